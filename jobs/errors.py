@@ -1,0 +1,157 @@
+"""The errors of what was asked for and what became of it.
+
+JobsError
+├── ManifestInvalid      the manifest has faults; all of them are listed
+├── KeyConflict          the same idempotency key with other content
+├── UnknownJob           no such job, unit or render for this tenant
+├── SettingsInvalid      a setting cannot be used
+├── PhotoRefused         a photo cannot be read within the limits
+├── DatabaseUnavailable  the database does not answer                      (retryable)
+├── DatabaseOutdated     the schema is older than the code
+├── BrokerUnavailable    the broker does not answer                        (retryable)
+└── StorageError
+    ├── StorageUnavailable  the store does not answer                      (retryable)
+    ├── StorageFull         no space is left                               (retryable)
+    ├── StorageDenied       keys or permissions are refused
+    ├── BucketMissing       the bucket does not exist
+    ├── ObjectExists        a conditional write found an object
+    ├── ObjectMissing       no object under that key
+    └── BadKey              the key leaves the store's root
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class JobsError(Exception):
+    """The request could not be carried out."""
+
+    code = "jobs"
+    retryable = False
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a manifest: where, in which field, and what to do."""
+
+    message: str
+    line: int | None = None
+    field: str | None = None
+    source: str | None = None
+
+    def __str__(self) -> str:
+        place = [part for part in (self.source, f"line {self.line}" if self.line else None, self.field) if part]
+        return f"{', '.join(place)}: {self.message}" if place else self.message
+
+
+class ManifestInvalid(JobsError):
+    """The manifest has faults; nothing was written."""
+
+    code = "manifest_invalid"
+
+    def __init__(self, faults: Sequence[Fault], total: int | None = None) -> None:
+        self.faults = list(faults)
+        self.total = len(self.faults) if total is None else total
+        shown = "\n".join(f"  - {fault}" for fault in self.faults[:20])
+        more = f"\n  ... and {self.total - 20} more" if self.total > 20 else ""
+        noun = "fault" if self.total == 1 else "faults"
+        super().__init__(f"the manifest has {self.total} {noun}; nothing was written\n{shown}{more}")
+
+
+class KeyConflict(JobsError):
+    """A job with this key exists already, and its content differs."""
+
+    code = "key_conflict"
+
+
+class UnknownJob(JobsError):
+    """No such job."""
+
+    code = "unknown_job"
+
+
+class SettingsInvalid(JobsError):
+    """A setting cannot be used."""
+
+    code = "settings_invalid"
+
+
+class PhotoRefused(JobsError):
+    """The photo cannot be read within the limits."""
+
+    code = "photo_refused"
+
+
+class DatabaseUnavailable(JobsError):
+    """The database does not answer."""
+
+    code = "database_unavailable"
+    retryable = True
+
+
+class DatabaseOutdated(JobsError):
+    """The database schema is not the one this version needs; run `portraits db upgrade`."""
+
+    code = "database_outdated"
+
+
+class BrokerUnavailable(JobsError):
+    """The broker does not answer."""
+
+    code = "broker_unavailable"
+    retryable = True
+
+
+class StorageError(JobsError):
+    """The object store refused."""
+
+    code = "storage"
+
+
+class StorageUnavailable(StorageError):
+    """The object store does not answer."""
+
+    code = "storage_unavailable"
+    retryable = True
+
+
+class StorageFull(StorageError):
+    """No space is left in the object store."""
+
+    code = "storage_full"
+    retryable = True
+
+
+class StorageDenied(StorageError):
+    """The object store refused the keys or the permission."""
+
+    code = "storage_denied"
+
+
+class BucketMissing(StorageError):
+    """The bucket does not exist."""
+
+    code = "bucket_missing"
+
+
+class ObjectExists(StorageError):
+    """An object exists under this key already."""
+
+    code = "object_exists"
+
+
+class ObjectMissing(StorageError):
+    """No object exists under this key."""
+
+    code = "object_missing"
+
+
+class BadKey(StorageError):
+    """The key would leave the root of the store."""
+
+    code = "bad_key"

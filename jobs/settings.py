@@ -1,0 +1,106 @@
+"""Every setting of the product, read from `PORTRAITS_*` variables or a `.env` file.
+
+One frozen class: what is configured is decided once, at start. Secrets are masked in `repr`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Where things are and how much is allowed; every field is `PORTRAITS_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="PORTRAITS_", env_file=".env", extra="ignore", frozen=True)
+
+    home: Path = Field(Path(".portraits"), description="Folder of the embedded database, broker, objects and packs.")
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="SQLAlchemy URL: sqlite:///file.db or postgresql+psycopg://user@host/name. Empty: SQLite in home.",
+    )
+    broker_url: SecretStr = Field(
+        SecretStr(""),
+        description="Celery broker: filesystem:///folder, redis://host or amqp://host. Empty: a folder in home.",
+    )
+    storage_url: str = Field(
+        "", description="Object store: file:///folder or s3://bucket/prefix. Empty: a folder in home."
+    )
+    s3_endpoint_url: str = Field("", description="Endpoint of an S3-compatible server; empty: AWS.")
+    s3_region: str = Field("us-east-1", description="Region used to sign requests.")
+    url_expires_seconds: Positive = Field(3600, description="Life of a presigned URL, in seconds.")
+
+    tenant: str = Field(
+        "default", description="Tenant of a manifest that names none, and of commands without --tenant."
+    )
+    profile: str = Field("mini", description="Profile of a manifest that names none.")
+    profiles_file: Path | None = Field(
+        None, description="TOML file of profiles; empty: only the built-in profile `mini`."
+    )
+
+    max_photos_per_identity: Positive = Field(20, description="Photos per person and job.")
+    max_photo_bytes: Positive = Field(32 * 1024 * 1024, description="Size of one photo file, in bytes.")
+    max_photo_pixels: Positive = Field(50_000_000, description="Pixels of one decoded photo.")
+    max_renders_per_job: Positive = Field(5_000_000, description="Pictures one job may ask for.")
+    max_identities_per_job: Positive = Field(200_000, description="People in one job.")
+    max_manifest_bytes: Positive = Field(
+        16 * 1024 * 1024, description="Size of a YAML or JSON manifest (CSV and JSON Lines stream), in bytes."
+    )
+    max_steps: Positive = Field(150, description="Denoising steps of one picture.")
+    max_side: Positive = Field(2048, description="Longest side of a picture, in pixels.")
+    renders_per_unit: Positive = Field(
+        64, description="Pictures in one unit: what one lease covers and one message names."
+    )
+
+    lease_seconds: Seconds = Field(120.0, description="Life of a claim without a heartbeat, in seconds.")
+    shift_seconds: Seconds = Field(600.0, description="How long one Celery task goes on claiming, in seconds.")
+    reap_seconds: Seconds = Field(
+        20.0, description="How often expired leases are returned and messages sent again, in seconds."
+    )
+    resend_seconds: Seconds = Field(
+        60.0, description="Age after which the message of a ready unit is sent again, in seconds."
+    )
+    max_attempts: Positive = Field(
+        3, description="Claims of one unit before it fails as a lost worker or a transient fault."
+    )
+    retry_seconds: Seconds = Field(
+        5.0, description="First wait before a transient fault is tried again, in seconds; doubles each time."
+    )
+    priority_age_seconds: Positive = Field(60, description="Seconds of waiting that one step of priority is worth.")
+    claim_units: Positive = Field(64, description="Units claimed in one statement.")
+
+    device: str = Field("auto", description="Torch device: auto, cpu, cuda, cuda:0.")
+    batch_size: Positive | None = Field(None, description="Pictures drawn at once; empty: what the profile says.")
+    upload_threads: Positive = Field(
+        4, description="Threads that encode, upload and record while the next batch is drawn."
+    )
+    upload_queue: Positive = Field(32, description="Finished pictures that may wait for upload before drawing pauses.")
+
+    @model_validator(mode="after")
+    def _embedded_defaults(self) -> Settings:
+        home = self.home.expanduser().resolve()
+        embedded = {
+            "home": home,
+            "database_url": SecretStr(f"sqlite:///{home / 'portraits.db'}"),
+            "broker_url": SecretStr(f"filesystem://{home / 'broker'}"),
+            "storage_url": f"file://{home / 'objects'}",
+        }
+        for name, value in embedded.items():
+            current = getattr(self, name)
+            empty = not (current.get_secret_value() if isinstance(current, SecretStr) else current)
+            if empty or name == "home":
+                object.__setattr__(self, name, value)
+        return self
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
