@@ -1,0 +1,98 @@
+"""Every error of the model package, one tree.
+
+HyperLoRAError
+├── CheckpointMismatch      a checkpoint's tensors do not have the names or shapes they must have
+├── LoRAMismatch            a LoRA does not fit the network, the file format or the other LoRA
+├── NonFiniteWeights        NaN or infinity in weights
+├── FaceEncoderMismatch     embeddings of another face encoder than the checkpoint was trained with
+├── WeightsMissing          a model folder, file or hub repository is not there
+├── UnknownScheduler        a scheduler name nobody knows
+├── InvalidRequest          a picture was asked for in a way that cannot be drawn (size, steps, mixed guidance)
+└── FaceError
+    ├── NoFaceFound         no face in a photo
+    ├── BadPhoto            a photo whose face cannot be used
+    └── NoUsablePhoto       a person without a single usable photo
+
+Each class has a `code`, a stable word that may be stored and compared, and says by `retryable` whether the same call
+can succeed later without anybody changing its input.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HyperLoRAError(Exception):
+    """The model could not do what was asked."""
+
+    code: ClassVar[str] = "hyperlora"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+
+
+class CheckpointMismatch(HyperLoRAError):
+    """A checkpoint's tensors do not have the names or shapes they must have."""
+
+    code = "checkpoint_mismatch"
+
+
+class LoRAMismatch(HyperLoRAError):
+    """A LoRA does not fit the network, the file format or the other LoRA."""
+
+    code = "lora_mismatch"
+
+
+class NonFiniteWeights(HyperLoRAError):
+    """Weights contain NaN or infinity."""
+
+    code = "non_finite_weights"
+
+
+class FaceEncoderMismatch(HyperLoRAError):
+    """The embeddings come from another face encoder than the checkpoint was trained with."""
+
+    code = "face_encoder_mismatch"
+
+
+class WeightsMissing(HyperLoRAError):
+    """A model folder, file or hub repository is not there."""
+
+    code = "weights_missing"
+
+
+class UnknownScheduler(HyperLoRAError):
+    """Nobody knows a scheduler of this name."""
+
+    code = "unknown_scheduler"
+
+
+class InvalidRequest(HyperLoRAError):
+    """A picture was asked for in a way that cannot be drawn."""
+
+    code = "invalid_request"
+
+
+class FaceError(HyperLoRAError):
+    """A photo's face cannot be used."""
+
+    code = "face"
+
+
+class NoFaceFound(FaceError):
+    """No face was found in the photo."""
+
+    code = "no_face"
+
+
+class BadPhoto(FaceError):
+    """The photo's face cannot be used."""
+
+    code = "bad_photo"
+
+
+class NoUsablePhoto(FaceError):
+    """None of the person's photos can be used."""
+
+    code = "no_usable_photo"
