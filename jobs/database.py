@@ -1,0 +1,182 @@
+"""One database behind one door: engine, transactions, the database's own clock, migrations.
+
+SQLite runs in WAL mode and every transaction takes the write lock at its start (`BEGIN IMMEDIATE`): two writers
+wait for each other instead of failing half-way. PostgreSQL runs at READ COMMITTED; claims use SKIP LOCKED.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from jobs.errors import DatabaseOutdated, DatabaseUnavailable, SettingsInvalid
+from jobs.settings import Settings
+
+SQLITE_BUSY_SECONDS = 60.0
+
+
+class epoch_now(FunctionElement[float]):
+    """Seconds since 1970 on the database's clock, so that workers' clocks may differ."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(epoch_now, "sqlite")
+def _epoch_sqlite(element: epoch_now, compiler: SQLCompiler, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(epoch_now, "postgresql")
+def _epoch_postgresql(element: epoch_now, compiler: SQLCompiler, **_: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+def _migrations_folder() -> Path:
+    """The Alembic scripts: inside the installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    packaged = here / "_migrations"
+    return packaged if packaged.is_dir() else here.parent / "migrations"
+
+
+class Database:
+    """A handle to the database that survives a fork: each process gets an engine of its own."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._url = make_url(url)
+        except ArgumentError as error:
+            raise SettingsInvalid(
+                "PORTRAITS_DATABASE_URL cannot be read as a URL; wanted sqlite:///file.db or postgresql+psycopg://user@host/name"
+            ) from error
+        if self._url.drivername in {"postgresql", "postgres"}:
+            self._url = self._url.set(drivername="postgresql+psycopg")
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        if not self.is_sqlite and self._url.get_backend_name() != "postgresql":
+            raise SettingsInvalid(f"unsupported database {self._url.get_backend_name()!r}; wanted sqlite or postgresql")
+        self._engine: Engine | None = None
+        self._pid = 0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Database:
+        """The database that `PORTRAITS_DATABASE_URL` names."""
+        return cls(settings.database_url.get_secret_value())
+
+    def __str__(self) -> str:
+        return self._url.render_as_string(hide_password=True)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of this process; a forked child drops its parent's connections without closing them."""
+        if self._engine is None or self._pid != os.getpid():
+            if self._engine is not None:
+                self._engine.dispose(close=False)
+            self._engine, self._pid = self._create(), os.getpid()
+        return self._engine
+
+    def _create(self) -> Engine:
+        try:
+            if not self.is_sqlite:
+                return create_engine(self._url, pool_pre_ping=True, pool_size=8, connect_args={"connect_timeout": 10})
+            if self._url.database and self._url.database != ":memory:":
+                Path(self._url.database).expanduser().parent.mkdir(parents=True, exist_ok=True)
+            engine = create_engine(self._url, connect_args={"timeout": SQLITE_BUSY_SECONDS})
+        except NoSuchModuleError as error:
+            raise SettingsInvalid(f"no driver for {self}: {error}") from error
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """One transaction, committed when the block ends and rolled back when it raises.
+
+        Raises: DatabaseUnavailable (retryable) when the database does not answer or stays locked.
+        """
+        with self._translated(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One consistent view for queries; on SQLite it never waits for a writer. Raises as `transaction` does."""
+        with self._translated(), self.engine.connect() as connection:
+            yield connection.execution_options(portraits_reading=True)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as error:
+            if "no such table" in str(error.orig) or "no such column" in str(error.orig):
+                raise DatabaseOutdated(f"{self} lacks a table; run `portraits db upgrade`") from error
+            raise DatabaseUnavailable(f"{self} does not answer: {_first_line(error.orig)}") from error
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) == "42P01":
+                raise DatabaseOutdated(f"{self} lacks a table; run `portraits db upgrade`") from error
+            if error.connection_invalidated:
+                raise DatabaseUnavailable(f"{self} broke the connection: {_first_line(error.orig)}") from error
+            raise
+
+    def upgrade(self, revision: str = "head") -> None:
+        """Bring the schema to `revision`; safe to run twice and from several machines at once."""
+        with self.transaction() as connection:
+            if not self.is_sqlite:
+                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7236001)")
+            command.upgrade(self._alembic(connection), revision)
+
+    def revisions(self) -> tuple[str | None, str | None]:
+        """The schema revision found in the database, and the newest one this version knows."""
+        with self.transaction() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+        return found, ScriptDirectory.from_config(self._alembic(None)).get_current_head()
+
+    def require_current(self) -> None:
+        """Raise DatabaseOutdated unless the schema is the newest this version knows."""
+        found, wanted = self.revisions()
+        if found != wanted:
+            raise DatabaseOutdated(
+                f"{self} is at schema {found or 'none'}, wanted {wanted}; run `portraits db upgrade`"
+            )
+
+    def _alembic(self, connection: Connection | None) -> Config:
+        config = Config()
+        config.set_main_option("script_location", str(_migrations_folder()).replace("%", "%%"))
+        config.attributes["connection"] = connection
+        return config
+
+    def dispose(self) -> None:
+        """Close this process's connections."""
+        if self._engine is not None and self._pid == os.getpid():
+            self._engine.dispose()
+        self._engine = None
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver must not open transactions of its own: _begin_sqlite does
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = connection.get_execution_options().get("portraits_reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _first_line(error: BaseException | None) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

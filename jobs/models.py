@@ -1,0 +1,386 @@
+"""The tables: what was asked for and what became of it.
+
+`tenant_id` leads every table that holds a tenant's data, and every unique key, so that no statement can cross
+tenants by accident. Ids are UUIDv7: made by whoever writes the row, and sorted by time.
+Moments that people read are timestamps in UTC; moments that the queue computes with (`ready_at`, `sort_key`,
+`lease_until`, `message_sent_at`) are seconds since 1970 on the database's own clock.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from uuid_utils.compat import uuid7
+
+UNIT_STATES = ("ready", "leased", "done", "failed", "cancelled")
+RENDER_STATES = ("waiting", "done", "failed", "cancelled")
+WEIGHT_SET_STATES = ("pending", "generating", "ready", "failed")
+WEIGHT_SET_KINDS = ("photos", "mix", "slider", "refined")
+
+
+def new_id() -> uuid.UUID:
+    """A fresh id, later than every id made before on this machine."""
+    return uuid7()
+
+
+def utcnow() -> dt.datetime:
+    """This moment, in UTC."""
+    return dt.datetime.now(dt.UTC)
+
+
+class Utc(TypeDecorator[dt.datetime]):
+    """A timestamp that is aware and in UTC, also on databases that store none."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        return None if value is None else value.astimezone(dt.UTC)
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        return value.replace(tzinfo=dt.UTC) if value is not None and value.tzinfo is None else value
+
+
+class Base(DeclarativeBase):
+    """The one metadata object, with names for every constraint so that migrations can find them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        dt.datetime: Utc(),
+        uuid.UUID: Uuid(),
+        float: Double(),
+        dict[str, Any]: JSON(),
+    }
+
+
+def _own(table: str, *columns: str) -> ForeignKeyConstraint:
+    """A reference to a row of the same tenant."""
+    target = ["tenant_id", "id"]
+    return ForeignKeyConstraint(["tenant_id", *columns], [f"{table}.{name}" for name in target])
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+class Tenant(Base):
+    """Who owns people, jobs and pictures; nothing is shared between two tenants."""
+
+    __tablename__ = "tenants"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+
+
+class Owned:
+    """A row that belongs to a tenant."""
+
+    tenant_id: Mapped[str] = mapped_column(String(64), ForeignKey("tenants.id"), primary_key=True, sort_order=-2)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id, sort_order=-1)
+
+
+class Identity(Owned, Base):
+    """A person, known by reference photos; `external_id` is the caller's own name for them."""
+
+    __tablename__ = "identities"
+    __table_args__ = (UniqueConstraint("tenant_id", "external_id"),)
+    external_id: Mapped[str] = mapped_column(String(200))
+    consent_reference: Mapped[str | None] = mapped_column(String(500))
+    purpose: Mapped[str | None] = mapped_column(String(500))
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+
+
+class Photo(Owned, Base):
+    """One photo as it was given, stored once per tenant under its SHA-256."""
+
+    __tablename__ = "photos"
+    __table_args__ = (UniqueConstraint("tenant_id", "sha256"),)
+    sha256: Mapped[str] = mapped_column(String(64))
+    storage_key: Mapped[str] = mapped_column(String(500))
+    media_type: Mapped[str] = mapped_column(String(100))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    width: Mapped[int]
+    height: Mapped[int]
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+
+
+class PhotoSet(Owned, Base):
+    """The photos of one person that one job named; new photos of a known person are a new set."""
+
+    __tablename__ = "photo_sets"
+    __table_args__ = (
+        _own("identities", "identity_id"),
+        UniqueConstraint("tenant_id", "identity_id", "fingerprint"),
+    )
+    identity_id: Mapped[uuid.UUID]
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+
+
+class PhotoSetPhoto(Base):
+    """A photo's place in a set, and what the worker found in it."""
+
+    __tablename__ = "photo_set_photos"
+    __table_args__ = (_own("photo_sets", "photo_set_id"), _own("photos", "photo_id"))
+    tenant_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    photo_set_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    photo_id: Mapped[uuid.UUID]
+    verdict: Mapped[str | None] = mapped_column(String(32))
+    reason: Mapped[str | None] = mapped_column(Text)
+
+
+class WeightSet(Owned, Base):
+    """The LoRA of one person under one HyperLoRA checkpoint, generated once and stored once."""
+
+    __tablename__ = "weight_sets"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "fingerprint"),
+        _one_of("state", WEIGHT_SET_STATES),
+        _one_of("kind", WEIGHT_SET_KINDS),
+    )
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16), default="photos")
+    state: Mapped[str] = mapped_column(String(16), default="pending")
+    hyperlora_fingerprint: Mapped[str] = mapped_column(String(64))
+    recogniser: Mapped[str | None] = mapped_column(String(100))
+    reference_embedding: Mapped[bytes | None] = mapped_column(LargeBinary)
+    storage_key: Mapped[str | None] = mapped_column(String(500))
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    generations: Mapped[int] = mapped_column(default=0)
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str | None] = mapped_column(String(100))
+    lease_token: Mapped[int] = mapped_column(BigInteger, default=0)
+    lease_until: Mapped[float | None]
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error: Mapped[str | None] = mapped_column(Text)
+    seconds: Mapped[float | None]
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    finished_at: Mapped[dt.datetime | None]
+
+
+class WeightSetSource(Base):
+    """What a weight set was made from, so that erasing a person reaches every set made from that person."""
+
+    __tablename__ = "weight_set_sources"
+    __table_args__ = (
+        _own("weight_sets", "weight_set_id"),
+        _own("photo_sets", "photo_set_id"),
+        _own("weight_sets", "source_weight_set_id"),
+        CheckConstraint("(photo_set_id IS NULL) <> (source_weight_set_id IS NULL)", name="one_source"),
+    )
+    tenant_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    weight_set_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    photo_set_id: Mapped[uuid.UUID | None]
+    source_weight_set_id: Mapped[uuid.UUID | None]
+    weight: Mapped[float] = mapped_column(default=1.0)
+
+
+class Job(Owned, Base):
+    """One enqueued manifest."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (UniqueConstraint("tenant_id", "key"),)
+    key: Mapped[str] = mapped_column(String(200))
+    content_hash: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str | None] = mapped_column(String(200))
+    profile: Mapped[str] = mapped_column(String(100))
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    identities_total: Mapped[int] = mapped_column(default=0)
+    units_total: Mapped[int] = mapped_column(default=0)
+    renders_total: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    cancelled_at: Mapped[dt.datetime | None]
+
+
+class Unit(Owned, Base):
+    """One person of one job with a bounded number of renders: what is claimed, leased and tried again."""
+
+    __tablename__ = "units"
+    __table_args__ = (
+        _own("jobs", "job_id"),
+        _own("identities", "identity_id"),
+        _own("photo_sets", "photo_set_id"),
+        _one_of("state", UNIT_STATES),
+        Index("ix_units_id", "id"),
+        Index("ix_units_claim", "profile", "state", "sort_key"),
+        Index("ix_units_tenant_claim", "tenant_id", "state", "sort_key"),
+        Index("ix_units_group", "tenant_id", "photo_set_id", "profile", "state"),
+        Index("ix_units_job", "tenant_id", "job_id"),
+        Index("ix_units_lease", "state", "lease_until"),
+        Index("ix_units_owner", "lease_owner", "state"),
+    )
+    job_id: Mapped[uuid.UUID]
+    identity_id: Mapped[uuid.UUID]
+    photo_set_id: Mapped[uuid.UUID]
+    profile: Mapped[str] = mapped_column(String(100))
+    state: Mapped[str] = mapped_column(String(16), default="ready")
+    priority: Mapped[int] = mapped_column(default=0)
+    ready_at: Mapped[float]
+    sort_key: Mapped[float]
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str | None] = mapped_column(String(100))
+    lease_token: Mapped[int] = mapped_column(BigInteger, default=0)
+    lease_until: Mapped[float | None]
+    message_sent_at: Mapped[float | None]
+    renders_total: Mapped[int]
+    renders_done: Mapped[int] = mapped_column(default=0)
+    renders_failed: Mapped[int] = mapped_column(default=0)
+    renders_cancelled: Mapped[int] = mapped_column(default=0)
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    finished_at: Mapped[dt.datetime | None]
+
+
+class Render(Owned, Base):
+    """One picture: what was asked, what was drawn, how long each step took."""
+
+    __tablename__ = "renders"
+    __table_args__ = (
+        _own("jobs", "job_id"),
+        _own("units", "unit_id"),
+        _own("identities", "identity_id"),
+        _one_of("state", RENDER_STATES),
+        Index("ix_renders_unit", "tenant_id", "unit_id", "state"),
+        Index("ix_renders_job", "tenant_id", "job_id", "ordinal"),
+    )
+    job_id: Mapped[uuid.UUID]
+    unit_id: Mapped[uuid.UUID]
+    identity_id: Mapped[uuid.UUID]
+    rerun_of: Mapped[uuid.UUID | None]
+    ordinal: Mapped[int]
+    prompt_name: Mapped[str] = mapped_column(String(200))
+    prompt: Mapped[str] = mapped_column(Text)
+    negative_prompt: Mapped[str] = mapped_column(Text, default="")
+    seed: Mapped[int] = mapped_column(BigInteger)
+    width: Mapped[int]
+    height: Mapped[int]
+    steps: Mapped[int]
+    guidance: Mapped[float]
+    scheduler: Mapped[str] = mapped_column(String(64))
+    lora_weight: Mapped[float]
+
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error: Mapped[str | None] = mapped_column(Text)
+    final_prompt: Mapped[str | None] = mapped_column(Text)
+    storage_key: Mapped[str | None] = mapped_column(String(500))
+    media_type: Mapped[str | None] = mapped_column(String(100))
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    id_similarity: Mapped[float | None]
+    id_similarity_reason: Mapped[str | None] = mapped_column(String(200))
+    recogniser: Mapped[str | None] = mapped_column(String(100))
+    model_fingerprint: Mapped[str | None] = mapped_column(String(64))
+    weight_set_fingerprint: Mapped[str | None] = mapped_column(String(64))
+    device: Mapped[str | None] = mapped_column(String(100))
+    worker: Mapped[str | None] = mapped_column(String(200))
+    batch_size: Mapped[int | None]
+    seconds_weights: Mapped[float | None]
+    seconds_merge: Mapped[float | None]
+    seconds_denoise: Mapped[float | None]
+    seconds_decode: Mapped[float | None]
+    seconds_encode: Mapped[float | None]
+    seconds_upload: Mapped[float | None]
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    finished_at: Mapped[dt.datetime | None]
+
+
+class Candidate(Owned, Base):
+    """A picture drawn for a render; at most one of a render's candidates is chosen."""
+
+    __tablename__ = "candidates"
+    __table_args__ = (
+        _own("renders", "render_id"),
+        UniqueConstraint("tenant_id", "storage_key"),
+        Index("ix_candidates_render", "tenant_id", "render_id"),
+        Index(
+            "uq_candidates_chosen",
+            "tenant_id",
+            "render_id",
+            unique=True,
+            sqlite_where=text("chosen = 1"),
+            postgresql_where=text("chosen"),
+        ),
+    )
+    render_id: Mapped[uuid.UUID]
+    lease_token: Mapped[int] = mapped_column(BigInteger)
+    seed: Mapped[int] = mapped_column(BigInteger)
+    storage_key: Mapped[str] = mapped_column(String(500))
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    id_similarity: Mapped[float | None]
+    chosen: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+
+
+class Event(Owned, Base):
+    """Something that happened to a job, unit, render or weight set, kept for whoever asks why."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("ix_events_job", "tenant_id", "job_id"),)
+    at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    kind: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[uuid.UUID | None]
+    unit_id: Mapped[uuid.UUID | None]
+    render_id: Mapped[uuid.UUID | None]
+    worker: Mapped[str | None] = mapped_column(String(200))
+    data: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class Worker(Base):
+    """A worker process and its last sign of life. Workers serve every tenant."""
+
+    __tablename__ = "workers"
+    id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    pid: Mapped[int]
+    profile: Mapped[str | None] = mapped_column(String(100))
+    device: Mapped[str | None] = mapped_column(String(100))
+    version: Mapped[str] = mapped_column(String(32))
+    state: Mapped[str] = mapped_column(String(16))
+    started_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    last_seen_at: Mapped[float]
+
+
+class Leader(Base):
+    """A task of which only one process of the fleet does its turn, such as the reaper."""
+
+    __tablename__ = "leaders"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str | None] = mapped_column(String(100))
+    until: Mapped[float] = mapped_column(default=0.0)

@@ -1,0 +1,56 @@
+"""The workers' signs of life, and the election of the one that reaps."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from jobs.database import epoch_now
+from jobs.models import Leader, Worker, utcnow
+
+
+def sign_of_life(
+    tx: Connection,
+    worker_id: str,
+    *,
+    name: str,
+    pid: int,
+    version: str,
+    state: str,
+    profile: str | None = None,
+    device: str | None = None,
+) -> None:
+    """Note that this worker lives, what it holds and what it does: starting, idle, working or stopped."""
+    upsert = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
+    changing = {"state": state, "profile": profile, "device": device, "last_seen_at": epoch_now()}
+    statement = upsert(Worker).values(
+        id=worker_id, name=name, pid=pid, version=version, started_at=utcnow(), **changing
+    )
+    tx.execute(statement.on_conflict_do_update(index_elements=["id"], set_=changing))
+
+
+def alive(tx: Connection, *, within_seconds: float) -> int:
+    """How many workers gave a sign of life lately."""
+    statement = (
+        select(func.count())
+        .select_from(Worker)
+        .where(Worker.state != "stopped", Worker.last_seen_at > epoch_now() - within_seconds)
+    )
+    return tx.execute(statement).scalar_one()
+
+
+def elect(tx: Connection, name: str, owner: str, *, seconds: float) -> bool:
+    """True when `owner` holds the office `name` for the next `seconds`."""
+    insert = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
+    tx.execute(insert(Leader).values(name=name, until=0.0).on_conflict_do_nothing(index_elements=["name"]))
+    statement = (
+        update(Leader)
+        .where(Leader.name == name, or_(Leader.owner == owner, Leader.until < epoch_now()))
+        .values(owner=owner, until=epoch_now() + seconds)
+    )
+    return tx.execute(statement).rowcount == 1
+
+
+def step_down(tx: Connection, name: str, owner: str) -> None:
+    """Leave the office at once, so that another need not wait for it to run out."""
+    tx.execute(update(Leader).where(Leader.name == name, Leader.owner == owner).values(owner=None, until=0.0))

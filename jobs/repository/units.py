@@ -1,0 +1,278 @@
+"""Leases on units: who may draw what, and until when.
+
+A claim is one conditional UPDATE: it takes units that are ready, or whose lease has run out, and gives each a
+token one higher than any before. Every later write names owner and token; a write that changes no row was fenced
+out. Attempts are counted by the claim, before any work starts, so that a unit that kills its worker is noticed.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, case, func, or_, select, update
+from sqlalchemy.sql import ColumnElement
+
+from jobs.database import epoch_now
+from jobs.models import Render, Unit, utcnow
+
+LOST_WORKER = "lost_worker"
+LOST_WORKER_MESSAGE = (
+    "the worker that held this unit stopped answering, {attempts} times; see the worker's log, then `portraits retry`"
+)
+
+
+@dataclass(frozen=True)
+class ClaimedUnit:
+    """A unit in this worker's hands, with the token that fences its writes."""
+
+    tenant_id: str
+    id: uuid.UUID
+    job_id: uuid.UUID
+    identity_id: uuid.UUID
+    photo_set_id: uuid.UUID
+    profile: str
+    attempts: int
+    lease_token: int
+
+    @property
+    def group(self) -> tuple[str, uuid.UUID]:
+        """What units must share to be drawn with one weight set."""
+        return self.tenant_id, self.photo_set_id
+
+
+_CLAIMED = (
+    Unit.tenant_id,
+    Unit.id,
+    Unit.job_id,
+    Unit.identity_id,
+    Unit.photo_set_id,
+    Unit.profile,
+    Unit.attempts,
+    Unit.lease_token,
+)
+
+
+def _claimable() -> ColumnElement[bool]:
+    """Ready and due, or leased by somebody whose lease has run out."""
+    return or_(
+        and_(Unit.state == "ready", Unit.ready_at <= epoch_now()),
+        and_(Unit.state == "leased", Unit.lease_until < epoch_now()),
+    )
+
+
+def _claim(
+    tx: Connection, wanted: Select[Any], owner: str, lease_seconds: float, max_attempts: int
+) -> list[ClaimedUnit]:
+    """Lease the units that `wanted` selects; a unit another claimer locks at this moment is passed over."""
+    chosen = wanted.where(_claimable(), Unit.attempts < max_attempts).with_for_update(skip_locked=True)
+    ids = tx.execute(chosen).scalars().all()
+    if not ids:
+        return []
+    statement = (
+        update(Unit)
+        .where(Unit.id.in_(ids), _claimable())
+        .values(
+            state="leased",
+            lease_owner=owner,
+            lease_token=Unit.lease_token + 1,
+            lease_until=epoch_now() + lease_seconds,
+            attempts=Unit.attempts + 1,
+        )
+        .returning(*_CLAIMED)
+    )
+    claimed = [ClaimedUnit(**row._mapping) for row in tx.execute(statement)]
+    return sorted(claimed, key=lambda unit: unit.id)
+
+
+def claim_unit(
+    tx: Connection, unit_id: uuid.UUID, profile: str, owner: str, *, lease_seconds: float, max_attempts: int
+) -> list[ClaimedUnit]:
+    """Lease the one unit a message names, if it still waits."""
+    wanted = select(Unit.id).where(Unit.id == unit_id, Unit.profile == profile)
+    return _claim(tx, wanted, owner, lease_seconds, max_attempts)
+
+
+def claim_same_person(
+    tx: Connection, unit: ClaimedUnit, owner: str, *, limit: int, lease_seconds: float, max_attempts: int
+) -> list[ClaimedUnit]:
+    """Lease waiting units, of whichever job, that are drawn with the weight set `unit` needs."""
+    wanted = (
+        select(Unit.id)
+        .where(Unit.tenant_id == unit.tenant_id, Unit.photo_set_id == unit.photo_set_id, Unit.profile == unit.profile)
+        .order_by(Unit.sort_key, Unit.id)
+        .limit(limit)
+    )
+    return _claim(tx, wanted, owner, lease_seconds, max_attempts)
+
+
+def claim_next(
+    tx: Connection, profile: str, owner: str, *, limit: int, lease_seconds: float, max_attempts: int
+) -> list[ClaimedUnit]:
+    """Lease the first waiting units of this profile in claim order."""
+    wanted = select(Unit.id).where(Unit.profile == profile).order_by(Unit.sort_key, Unit.id).limit(limit)
+    return _claim(tx, wanted, owner, lease_seconds, max_attempts)
+
+
+def _held(unit: ClaimedUnit, owner: str) -> ColumnElement[bool]:
+    """The fence: this unit is still leased by this owner under this token."""
+    return and_(
+        Unit.tenant_id == unit.tenant_id,
+        Unit.id == unit.id,
+        Unit.state == "leased",
+        Unit.lease_owner == owner,
+        Unit.lease_token == unit.lease_token,
+    )
+
+
+def heartbeat(tx: Connection, owner: str, *, lease_seconds: float) -> dict[uuid.UUID, int]:
+    """Prolong every lease of `owner`; returns the units it still holds with their tokens."""
+    statement = (
+        update(Unit)
+        .where(Unit.lease_owner == owner, Unit.state == "leased")
+        .values(lease_until=epoch_now() + lease_seconds)
+        .returning(Unit.id, Unit.lease_token)
+    )
+    return {row.id: row.lease_token for row in tx.execute(statement)}
+
+
+def count_drawn(tx: Connection, unit: ClaimedUnit, owner: str, *, done: int = 0, failed: int = 0) -> bool:
+    """Add finished renders to a held unit and settle it when none waits; False when fenced out."""
+    open_after = Unit.renders_total - Unit.renders_done - Unit.renders_failed - Unit.renders_cancelled - done - failed
+    finished = open_after <= 0
+    statement = (
+        update(Unit)
+        .where(_held(unit, owner))
+        .values(
+            renders_done=Unit.renders_done + done,
+            renders_failed=Unit.renders_failed + failed,
+            state=case((finished, case((Unit.renders_done + done > 0, "done"), else_="failed")), else_=Unit.state),
+            finished_at=case((finished, utcnow()), else_=None),
+            lease_until=case((finished, None), else_=Unit.lease_until),
+        )
+    )
+    return tx.execute(statement).rowcount == 1
+
+
+def release(
+    tx: Connection,
+    unit: ClaimedUnit,
+    owner: str,
+    *,
+    after_seconds: float = 0.0,
+    give_attempt_back: bool = False,
+    error_code: str | None = None,
+    error: str | None = None,
+) -> bool:
+    """Hand a held unit back: at once on a shut-down, or `after_seconds` later on a transient fault."""
+    ready_at = epoch_now() + after_seconds
+    statement = (
+        update(Unit)
+        .where(_held(unit, owner))
+        .values(
+            state="ready",
+            lease_owner=None,
+            lease_until=None,
+            ready_at=ready_at,
+            # The place in the queue is kept: sort_key is not moved by a fault that is not the unit's own.
+            attempts=Unit.attempts - 1 if give_attempt_back else Unit.attempts,
+            message_sent_at=None,
+            error_code=error_code,
+            error=error,
+        )
+    )
+    return tx.execute(statement).rowcount == 1
+
+
+def fail(tx: Connection, unit: ClaimedUnit, owner: str, *, error_code: str, error: str) -> bool:
+    """End a held unit: every render that still waits fails with this reason; False when fenced out."""
+    statement = update(Unit).where(_held(unit, owner)).values(error_code=error_code, error=error)
+    if tx.execute(statement).rowcount != 1:
+        return False
+    failed = _fail_waiting(tx, [(unit.tenant_id, unit.id)], error_code, error)
+    return count_drawn(tx, unit, owner, failed=failed)
+
+
+def _fail_waiting(tx: Connection, units: Sequence[tuple[str, uuid.UUID]], error_code: str, error: str) -> int:
+    total = 0
+    for tenant_id, unit_id in units:
+        statement = (
+            update(Render)
+            .where(Render.tenant_id == tenant_id, Render.unit_id == unit_id, Render.state == "waiting")
+            .values(state="failed", error_code=error_code, error=error, finished_at=utcnow())
+        )
+        total += tx.execute(statement).rowcount
+    return total
+
+
+def reap(tx: Connection, *, max_attempts: int, limit: int = 500) -> tuple[int, int]:
+    """Return units with expired leases to the queue, and end those tried too often.
+
+    Returns: how many were handed back, how many were given up.
+    """
+    expired = and_(Unit.state == "leased", Unit.lease_until < epoch_now())
+    hopeless = tx.execute(
+        select(Unit.tenant_id, Unit.id, Unit.attempts)
+        .where(expired, Unit.attempts >= max_attempts)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in hopeless:
+        message = LOST_WORKER_MESSAGE.format(attempts=row.attempts)
+        failed = _fail_waiting(tx, [(row.tenant_id, row.id)], LOST_WORKER, message)
+        tx.execute(
+            update(Unit)
+            .where(Unit.tenant_id == row.tenant_id, Unit.id == row.id)
+            .values(
+                state=case((Unit.renders_done > 0, "done"), else_="failed"),
+                renders_failed=Unit.renders_failed + failed,
+                lease_token=Unit.lease_token + 1,  # whoever wakes late is fenced out
+                lease_owner=None,
+                lease_until=None,
+                finished_at=utcnow(),
+                error_code=LOST_WORKER,
+                error=message,
+            )
+        )
+    waiting = (
+        select(Unit.id).where(expired, Unit.attempts < max_attempts).limit(limit).with_for_update(skip_locked=True)
+    )
+    returned = tx.execute(
+        update(Unit)
+        .where(Unit.id.in_(waiting.scalar_subquery()), expired)
+        .values(state="ready", lease_owner=None, lease_until=None, message_sent_at=None)
+    ).rowcount
+    return returned, len(hopeless)
+
+
+def unsent(tx: Connection, *, resend_seconds: float, limit: int) -> list[uuid.UUID]:
+    """Ready units whose message was never sent, or was sent so long ago that it may be lost."""
+    stale = or_(Unit.message_sent_at.is_(None), Unit.message_sent_at < epoch_now() - resend_seconds)
+    statement = (
+        select(Unit.id)
+        .where(Unit.state == "ready", Unit.ready_at <= epoch_now(), stale)
+        .order_by(Unit.sort_key, Unit.id)
+        .limit(limit)
+    )
+    return list(tx.execute(statement).scalars())
+
+
+def mark_sent(tx: Connection, unit_ids: Sequence[uuid.UUID]) -> None:
+    """Note that the broker has taken the messages of these units."""
+    for start in range(0, len(unit_ids), 500):
+        part = unit_ids[start : start + 500]
+        tx.execute(update(Unit).where(Unit.id.in_(part)).values(message_sent_at=epoch_now()))
+
+
+def mark_job_sent(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
+    """Note that the broker has taken a message for every unit of the job."""
+    tx.execute(
+        update(Unit).where(Unit.tenant_id == tenant_id, Unit.job_id == job_id).values(message_sent_at=epoch_now())
+    )
+
+
+def waiting_for_profile(tx: Connection, profile: str) -> int:
+    """How many units of the profile could be claimed now."""
+    return tx.execute(select(func.count()).select_from(Unit).where(Unit.profile == profile, _claimable())).scalar_one()
