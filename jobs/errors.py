@@ -5,7 +5,8 @@ JobsError
 ├── KeyConflict          the same idempotency key with other content
 ├── UnknownJob           no such job, unit or render for this tenant
 ├── SettingsInvalid      a setting cannot be used
-├── PhotoRefused         a photo cannot be read within the limits
+├── FileRefused          a file that a manifest names cannot be read
+│   └── PhotoRefused     a photo cannot be read within the limits
 ├── DatabaseUnavailable  the database does not answer                      (retryable)
 ├── DatabaseOutdated     the schema is older than the code
 ├── BrokerUnavailable    the broker does not answer                        (retryable)
@@ -16,6 +17,7 @@ JobsError
     ├── BucketMissing       the bucket does not exist
     ├── ObjectExists        a conditional write found an object
     ├── ObjectMissing       no object under that key
+    ├── ConditionalWriteMissing  the server overwrites where it should refuse
     └── BadKey              the key leaves the store's root
 """
 
@@ -81,7 +83,13 @@ class SettingsInvalid(JobsError):
     code = "settings_invalid"
 
 
-class PhotoRefused(JobsError):
+class FileRefused(JobsError):
+    """The file cannot be read from the manifest's folder."""
+
+    code = "file_refused"
+
+
+class PhotoRefused(FileRefused):
     """The photo cannot be read within the limits."""
 
     code = "photo_refused"
@@ -149,6 +157,12 @@ class ObjectMissing(StorageError):
     """No object exists under this key."""
 
     code = "object_missing"
+
+
+class ConditionalWriteMissing(StorageError):
+    """The object store does not keep If-None-Match, so two writers could both win."""
+
+    code = "conditional_write_missing"
 
 
 class BadKey(StorageError):

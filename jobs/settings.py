@@ -28,13 +28,17 @@ class Settings(BaseSettings):
     )
     broker_url: SecretStr = Field(
         SecretStr(""),
-        description="Celery broker: filesystem:///folder, redis://host or amqp://host. Empty: a folder in home.",
+        description="Celery broker: sqla+sqlite:///file.db, filesystem:///folder, redis://host or amqp://host. Empty: SQLite in home.",
     )
     storage_url: str = Field(
         "", description="Object store: file:///folder or s3://bucket/prefix. Empty: a folder in home."
     )
     s3_endpoint_url: str = Field("", description="Endpoint of an S3-compatible server; empty: AWS.")
     s3_region: str = Field("us-east-1", description="Region used to sign requests.")
+    photo_buckets: str = Field(
+        "",
+        description="Buckets that s3:// photos may come from, with commas between; empty: only the one of storage_url.",
+    )
     url_expires_seconds: Positive = Field(3600, description="Life of a presigned URL, in seconds.")
 
     tenant: str = Field(
@@ -89,8 +93,8 @@ class Settings(BaseSettings):
         embedded = {
             "home": home,
             "database_url": SecretStr(f"sqlite:///{home / 'portraits.db'}"),
-            "broker_url": SecretStr(f"filesystem://{home / 'broker'}"),
-            "storage_url": f"file://{home / 'objects'}",
+            "broker_url": SecretStr(f"sqla+sqlite:///{home / 'broker.db'}"),
+            "storage_url": (home / "objects").as_uri(),
         }
         for name, value in embedded.items():
             current = getattr(self, name)
