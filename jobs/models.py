@@ -373,6 +373,7 @@ class Worker(Base):
     device: Mapped[str | None] = mapped_column(String(100))
     version: Mapped[str] = mapped_column(String(32))
     state: Mapped[str] = mapped_column(String(16))
+    error: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
     last_seen_at: Mapped[float]
 

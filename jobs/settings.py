@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     )
     broker_url: SecretStr = Field(
         SecretStr(""),
-        description="Celery broker: sqla+sqlite:///file.db, filesystem:///folder, redis://host or amqp://host. Empty: SQLite in home.",
+        description="Celery broker: sqla+sqlite:///file.db, redis://host, amqp://host, filesystem:///folder; empty: in home.",
     )
     storage_url: str = Field(
         "", description="Object store: file:///folder or s3://bucket/prefix. Empty: a folder in home."

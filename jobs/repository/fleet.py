@@ -19,10 +19,13 @@ def sign_of_life(
     state: str,
     profile: str | None = None,
     device: str | None = None,
+    error: str | None = None,
 ) -> None:
-    """Note that this worker lives, what it holds and what it does: starting, idle, working or stopped."""
+    """Note that this worker lives, what it holds and what it does: starting, idle, working,
+    unfit (with the reason in `error`) or stopped.
+    """
     upsert = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
-    changing = {"state": state, "profile": profile, "device": device, "last_seen_at": epoch_now()}
+    changing = {"state": state, "profile": profile, "device": device, "error": error, "last_seen_at": epoch_now()}
     statement = upsert(Worker).values(
         id=worker_id, name=name, pid=pid, version=version, started_at=utcnow(), **changing
     )

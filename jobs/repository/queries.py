@@ -40,9 +40,9 @@ IDENTITY_STATUS = _view(
 )
 RENDER_METRICS = _view(
     "render_metrics",
-    "tenant_id job_id job_key identity_id external_id unit_id render_id rerun_of ordinal prompt_name prompt final_prompt "
-    "negative_prompt seed width height steps guidance scheduler lora_weight state error_code error storage_key "
-    "media_type size_bytes sha256 id_similarity id_similarity_reason recogniser model_fingerprint "
+    "tenant_id job_id job_key identity_id external_id unit_id render_id rerun_of ordinal prompt_name prompt "
+    "final_prompt negative_prompt seed width height steps guidance scheduler lora_weight state error_code error "
+    "storage_key media_type size_bytes sha256 id_similarity id_similarity_reason recogniser model_fingerprint "
     "weight_set_fingerprint device worker batch_size seconds_weights seconds_merge seconds_denoise seconds_decode "
     "seconds_encode seconds_upload created_at finished_at",
 )

@@ -93,6 +93,7 @@ def upgrade() -> None:
         sa.Column("device", sa.String(length=100), nullable=True),
         sa.Column("version", sa.String(length=32), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("last_seen_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),

@@ -1,0 +1,145 @@
+"""The broker: it wakes workers, and decides nothing.
+
+A message names one unit. Losing, doubling or reordering messages is harmless, because the database decides who draws
+what; so results are not kept, and only JSON is accepted.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from jobs.errors import BrokerUnavailable, SettingsInvalid
+from jobs.settings import Settings
+
+SHIFT_TASK = "portraits.shift"
+QUEUE = "portraits"
+# Redis hands a message out again when its worker has not acknowledged it for this long; a shift must end well before.
+REDIS_VISIBILITY_SECONDS = 3 * 3600
+# RabbitMQ closes the channel of a consumer that holds a message for longer than its consumer timeout (30 minutes).
+RABBITMQ_CONSUMER_TIMEOUT_SECONDS = 1800
+
+
+def describe_broker(settings: Settings) -> str:
+    """The broker's kind and place, without its password."""
+    url = settings.broker_url.get_secret_value()
+    parts = urlsplit(url)
+    if parts.hostname is None:
+        return f"{parts.scheme}:{parts.path}"
+    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def make_app(settings: Settings) -> Celery:
+    """A Celery application for this broker: producers send with it, workers add the tasks.
+
+    Raises: SettingsInvalid for a broker the product was not made for.
+    """
+    url, options = _transport(settings)
+    app = Celery("portraits", broker=url)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_default_queue=QUEUE,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        worker_concurrency=1,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        broker_transport_options=options,
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=10,
+        task_publish_retry=False,
+        task_store_errors_even_if_ignored=False,
+    )
+    if url.startswith("amqp"):
+        app.conf.task_default_queue_type = "quorum"
+        app.conf.task_default_exchange_type = "topic"
+        app.conf.worker_detect_quorum_queues = True
+    return app
+
+
+def _transport(settings: Settings) -> tuple[str, dict[str, Any]]:
+    """The broker URL as kombu wants it, and the transport's options."""
+    url = settings.broker_url.get_secret_value()
+    scheme = urlsplit(url).scheme
+    if scheme == "filesystem":
+        folder = Path(urlsplit(url).path)
+        if not folder.is_absolute():
+            raise SettingsInvalid(
+                f"PORTRAITS_BROKER_URL names the folder {str(folder)!r}; wanted an absolute one, filesystem:///folder"
+            )
+        for name in ("queue", "control"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        queue = str(folder / "queue")
+        return "filesystem://", {
+            "data_folder_in": queue,
+            "data_folder_out": queue,
+            "control_folder": str(folder / "control"),
+        }
+    if scheme == "sqla+sqlite":
+        Path(url.split(":///", 1)[-1]).expanduser().parent.mkdir(parents=True, exist_ok=True)
+        return url, {}
+    if scheme in {"redis", "rediss"}:
+        return url, {"visibility_timeout": REDIS_VISIBILITY_SECONDS, "socket_connect_timeout": 10}
+    if scheme in {"amqp", "amqps"}:
+        if settings.shift_seconds > RABBITMQ_CONSUMER_TIMEOUT_SECONDS / 2:
+            raise SettingsInvalid(
+                f"PORTRAITS_SHIFT_SECONDS is {settings.shift_seconds:g}; wanted at most "
+                f"{RABBITMQ_CONSUMER_TIMEOUT_SECONDS // 2}, because RabbitMQ takes a message back after "
+                f"{RABBITMQ_CONSUMER_TIMEOUT_SECONDS} s"
+            )
+        return url, {"confirm_publish": True}
+    raise SettingsInvalid(
+        f"PORTRAITS_BROKER_URL has the scheme {scheme!r}; wanted sqla+sqlite, filesystem, redis, rediss, amqp or amqps"
+    )
+
+
+class Broker:
+    """Sends the messages that wake workers."""
+
+    def __init__(self, settings: Settings, app: Celery | None = None) -> None:
+        self._app = app or make_app(settings)
+        self.description = describe_broker(settings)
+
+    def send(self, unit_ids: Iterable[uuid.UUID]) -> int:
+        """Send one message for each unit; returns how many were taken.
+
+        Raises: BrokerUnavailable (retryable) when the broker does not take them.
+        """
+        sent = 0
+        try:
+            with self._app.producer_pool.acquire(block=True, timeout=10) as producer:
+                for unit_id in unit_ids:
+                    self._app.send_task(SHIFT_TASK, args=[str(unit_id)], producer=producer, retry=False)
+                    sent += 1
+        except _broker_errors(self._app) as error:
+            raise BrokerUnavailable(
+                f"the broker {self.description} took {sent} messages, then did not answer"
+            ) from error
+        return sent
+
+    def check(self) -> None:
+        """Raise BrokerUnavailable unless the broker answers."""
+        try:
+            with self._app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=5)
+        except _broker_errors(self._app) as error:
+            raise BrokerUnavailable(f"the broker {self.description} does not answer") from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._app.close()
+
+
+def _broker_errors(app: Celery) -> tuple[type[BaseException], ...]:
+    """What this transport raises when its server is away."""
+    with app.connection_for_write() as connection:
+        return (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)

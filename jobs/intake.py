@@ -1,0 +1,265 @@
+"""Enqueueing: a manifest becomes rows, photos in storage, and messages.
+
+The order is what makes it safe: everything is checked before anything is written; photos lie in storage before a row
+names them; all rows come in one transaction; messages follow the commit. If the broker is away the rows stay, and the
+reaper of any worker sends the messages later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+
+from jobs.broker import Broker
+from jobs.database import Database
+from jobs.errors import BrokerUnavailable, KeyConflict, ObjectExists
+from jobs.manifest import Manifest, open_manifest, parse_manifest
+from jobs.planned import Checked, CheckedPhoto, PlannedIdentity
+from jobs.repository import jobs as job_rows
+from jobs.repository import units
+from jobs.repository.writer import JobWriter, PersonRows
+from jobs.settings import Settings, get_settings
+from jobs.storage import Storage, open_storage
+
+PEOPLE_PER_CHUNK = 200
+_EXTENSIONS = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
+
+
+@dataclass(frozen=True)
+class Enqueued:
+    """What `enqueue` did. `created` is False when the same manifest had been enqueued before."""
+
+    tenant: str
+    job_id: uuid.UUID
+    key: str
+    created: bool
+    identities: int
+    units: int
+    renders: int
+    messages_sent: int
+    warnings: list[str] = field(default_factory=list)
+
+
+def enqueue(
+    manifest: Path | str | Mapping[str, Any],
+    *,
+    settings: Settings | None = None,
+    base: Path | None = None,
+    job_file: Path | None = None,
+    prompts_file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    again: bool = False,
+) -> Enqueued:
+    """Enqueue a manifest: a file (YAML, JSON, JSON Lines, CSV) or a mapping of the same form.
+
+    `base` is the folder that relative photo paths of a mapping start from (default: the working folder); `again`
+    makes a new job although the same content was enqueued before; `overrides` are tenant, key, profile, priority.
+
+    Raises: ManifestInvalid with every fault; KeyConflict; StorageError, DatabaseUnavailable. A broker that is away is
+    not an error: the result carries a warning and the messages are sent later.
+    """
+    settings = settings or get_settings()
+    chosen = overrides or {}
+    if isinstance(manifest, Mapping):
+        opened = parse_manifest(manifest, settings=settings, base=base or Path.cwd(), again=again, overrides=chosen)
+    else:
+        opened = open_manifest(
+            Path(manifest),
+            settings=settings,
+            job_file=job_file,
+            prompts_file=prompts_file,
+            again=again,
+            overrides=chosen,
+        )
+    with opened as open_one:
+        return enqueue_manifest(open_one, settings)
+
+
+def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
+    """The recipe: check, look for the same job, store photos, write rows, send messages."""
+    checked = manifest.check()
+    database = Database.from_settings(settings)
+    try:
+        known = _known(database, manifest, checked)
+        if known is not None:
+            return known
+        storage = open_storage(settings.storage_url, settings)
+        _store_photos(manifest, storage)
+        try:
+            job_id, writer = _write_rows(database, manifest, checked, settings)
+        except IntegrityError:
+            # Somebody enqueued the same key between the look and the write; theirs is the job, if it is the same.
+            known = _known(database, manifest, checked)
+            if known is None:
+                raise
+            return known
+        sent, warnings = send_messages(database, settings, manifest.job.tenant, job_id)
+        return Enqueued(
+            tenant=manifest.job.tenant,
+            job_id=job_id,
+            key=manifest.key,
+            created=True,
+            identities=writer.identities,
+            units=writer.units,
+            renders=writer.renders,
+            messages_sent=sent,
+            warnings=warnings,
+        )
+    finally:
+        database.dispose()
+
+
+def _known(database: Database, manifest: Manifest, checked: Checked) -> Enqueued | None:
+    """The job that was enqueued under this key before, if its content is the same."""
+    with database.reading() as tx:
+        row = job_rows.find_by_key(tx, manifest.job.tenant, manifest.key)
+    if row is None:
+        return None
+    if row.content_hash != checked.content_hash:
+        raise KeyConflict(
+            f"the key {manifest.key!r} belongs to job {row.id}, whose content differs "
+            f"({row.renders_total} renders of {row.identities_total} people; this one asks for {checked.renders} of "
+            f"{checked.identities}); choose another key, or leave it out"
+        )
+    return Enqueued(
+        tenant=row.tenant_id,
+        job_id=row.id,
+        key=row.key,
+        created=False,
+        identities=row.identities_total,
+        units=row.units_total,
+        renders=row.renders_total,
+        messages_sent=0,
+    )
+
+
+def photo_key(tenant: str, sha256: str, media_type: str) -> str:
+    """Where a photo lies: under its content's hash, so the same photo is stored once per tenant."""
+    return f"{tenant}/photos/{sha256[:2]}/{sha256}{_EXTENSIONS.get(media_type, '')}"
+
+
+def photo_set_fingerprint(photos: Sequence[CheckedPhoto]) -> str:
+    """A photo set's name: the same photos in any order are the same set."""
+    return hashlib.sha256("\n".join(sorted({photo.sha256 for photo in photos})).encode()).hexdigest()
+
+
+def _store_photos(manifest: Manifest, storage: Storage) -> None:
+    """Put every photo where the rows will say it is; those that lie there already are left alone."""
+    tenant = manifest.job.tenant
+
+    def store(photo: CheckedPhoto) -> None:
+        key = photo_key(tenant, photo.sha256, photo.media_type)
+        if storage.exists(key):
+            return
+        try:
+            storage.put(key, manifest.read_photo(photo), content_type=photo.media_type, if_absent=True)
+        except ObjectExists:
+            return  # another producer stored the same bytes meanwhile
+
+    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="photos") as pool:
+        for people in _chunks(manifest.people()):
+            photos = {photo.sha256: photo for person in people for photo in person.photos}
+            for _ in pool.map(store, photos.values()):
+                continue
+
+
+def _write_rows(
+    database: Database, manifest: Manifest, checked: Checked, settings: Settings
+) -> tuple[uuid.UUID, JobWriter]:
+    job = manifest.job
+    with database.transaction() as tx:
+        job_id = job_rows.add(
+            tx,
+            job.tenant,
+            key=manifest.key,
+            content_hash=checked.content_hash,
+            name=job.name,
+            profile=job.profile,
+            priority=job.priority,
+        )
+        writer = JobWriter(tx, job.tenant, job_id, job.profile, job.priority, age_seconds=settings.priority_age_seconds)
+        numbers = count()
+        for people in _chunks(manifest.people()):
+            writer.add([_person_rows(job.tenant, person, settings.renders_per_unit, numbers) for person in people])
+        job_rows.accept(
+            tx, job.tenant, job_id, identities=writer.identities, units=writer.units, renders=writer.renders
+        )
+    return job_id, writer
+
+
+def _chunks(people: Iterator[PlannedIdentity]) -> Iterator[list[PlannedIdentity]]:
+    """People by the hundred, so that memory stays bounded whatever the job's size."""
+    while chunk := list(islice(people, PEOPLE_PER_CHUNK)):
+        yield chunk
+
+
+def _person_rows(tenant: str, person: PlannedIdentity, renders_per_unit: int, numbers: Iterator[int]) -> PersonRows:
+    unique = {photo.sha256: photo for photo in person.photos}
+    photos = [
+        {
+            "sha256": photo.sha256,
+            "storage_key": photo_key(tenant, photo.sha256, photo.media_type),
+            "media_type": photo.media_type,
+            "size_bytes": photo.bytes_size,
+            "width": photo.width,
+            "height": photo.height,
+        }
+        for photo in unique.values()
+    ]
+
+    def in_units() -> Iterator[list[dict[str, Any]]]:
+        renders = iter(person.renders)
+        while part := list(islice(renders, renders_per_unit)):
+            yield [
+                {
+                    "ordinal": next(numbers),
+                    "prompt_name": render.prompt_name,
+                    "prompt": render.prompt,
+                    "negative_prompt": render.negative_prompt,
+                    "seed": render.seed,
+                    "width": render.width,
+                    "height": render.height,
+                    "steps": render.steps,
+                    "guidance": render.guidance,
+                    "scheduler": render.scheduler,
+                    "lora_weight": render.lora_weight,
+                }
+                for render in part
+            ]
+
+    return PersonRows(
+        external_id=person.external_id,
+        consent_reference=person.consent,
+        purpose=person.purpose,
+        photos=photos,
+        photo_set_fingerprint=photo_set_fingerprint(person.photos),
+        units=in_units(),
+    )
+
+
+def send_messages(database: Database, settings: Settings, tenant: str, job_id: uuid.UUID) -> tuple[int, list[str]]:
+    """Wake workers for every unit of the job; returns how many messages were taken, and a warning if not all."""
+    broker = Broker(settings)
+    sent = 0
+    try:
+        with database.reading() as tx:
+            chunks = list(job_rows.unit_ids(tx, tenant, job_id))
+        for ids in chunks:
+            sent += broker.send(ids)
+            with database.transaction() as tx:
+                units.mark_sent(tx, ids)
+    except BrokerUnavailable as error:
+        return sent, [
+            f"{error}; the job is stored, and a worker's reaper will send the messages when the broker is back"
+        ]
+    finally:
+        broker.close()
+    return sent, []

@@ -1,0 +1,154 @@
+"""What became of a job, for Python callers and the command line: status, pictures, cancel, retry, rerun."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.database import Database
+from jobs.errors import UnknownJob
+from jobs.intake import send_messages
+from jobs.repository import jobs as job_rows
+from jobs.repository import queries
+from jobs.repository.jobs import JobRow
+from jobs.settings import Settings, get_settings
+from jobs.storage import open_storage
+
+FINISHED_STATES = frozenset({"done", "failed", "partial", "cancelled"})
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job's counts, people and reasons at one moment; plain values that JSON can hold."""
+
+    job: dict[str, Any]
+    people: list[dict[str, Any]]
+    failures: list[dict[str, Any]]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing of the job waits or is being drawn any more."""
+        return self.job["state"] in FINISHED_STATES
+
+
+@contextmanager
+def _opened(settings: Settings | None) -> Iterator[tuple[Settings, Database]]:
+    chosen = settings or get_settings()
+    database = Database.from_settings(chosen)
+    try:
+        yield chosen, database
+    finally:
+        database.dispose()
+
+
+def find_job(database: Database, tenant: str, job: str | uuid.UUID | None) -> JobRow:
+    """The job that `job` names: its id, its key, or None for the newest one. Raises UnknownJob."""
+    with database.reading() as tx:
+        if job is None:
+            row = job_rows.newest(tx, tenant)
+            wanted = "any job"
+        else:
+            wanted = f"a job with the id or key {str(job)!r}"
+            as_id = _as_uuid(job)
+            row = job_rows.find_by_id(tx, tenant, as_id) if as_id else None
+            row = row or job_rows.find_by_key(tx, tenant, str(job))
+    if row is None:
+        raise UnknownJob(f"tenant {tenant!r} has not enqueued {wanted} here; `portraits status` lists its jobs")
+    return row
+
+
+def _as_uuid(text: str | uuid.UUID) -> uuid.UUID | None:
+    if isinstance(text, uuid.UUID):
+        return text
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None
+
+
+def status(
+    job: str | uuid.UUID | None = None, *, tenant: str | None = None, settings: Settings | None = None
+) -> JobStatus:
+    """How far a job is; `job` is its id or key, None for the newest. Raises UnknownJob."""
+    with _opened(settings) as (chosen, database):
+        row = find_job(database, tenant or chosen.tenant, job)
+        with database.reading() as tx:
+            found = queries.job(tx, row.tenant_id, row.id)
+            people = queries.people(tx, row.tenant_id, row.id)
+            failures = queries.failures(tx, row.tenant_id, row.id)
+    if found is None:
+        raise UnknownJob(f"job {row.id} has no units; it asks for nothing")
+    return JobStatus(dict(found), [dict(person) for person in people], [dict(failure) for failure in failures])
+
+
+def list_jobs(*, tenant: str | None = None, limit: int = 50, settings: Settings | None = None) -> list[dict[str, Any]]:
+    """The tenant's newest jobs with their counts."""
+    with _opened(settings) as (chosen, database), database.reading() as tx:
+        return [dict(row) for row in queries.jobs(tx, tenant or chosen.tenant, limit=limit)]
+
+
+def results(
+    job: str | uuid.UUID | None = None,
+    *,
+    tenant: str | None = None,
+    state: str | None = None,
+    urls: bool = False,
+    settings: Settings | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The renders of a job in the order they were asked for, with their metrics; lazily.
+
+    `state` keeps only waiting, done, failed or cancelled ones; `urls` adds a `url` to each finished picture:
+    presigned for `PORTRAITS_URL_EXPIRES_SECONDS`, or a file URL. Raises UnknownJob.
+    """
+    with _opened(settings) as (chosen, database):
+        row = find_job(database, tenant or chosen.tenant, job)
+        storage = open_storage(chosen.storage_url, chosen)
+        with database.reading() as tx:
+            for render in queries.renders(tx, row.tenant_id, row.id, state=state):
+                found = dict(render)
+                if urls:
+                    key = found["storage_key"]
+                    found["url"] = storage.url(key, chosen.url_expires_seconds) if key else None
+                yield found
+
+
+def cancel(job: str | uuid.UUID, *, tenant: str | None = None, settings: Settings | None = None) -> int:
+    """Stop a job; what is drawn stays. Returns how many renders were cancelled. Raises UnknownJob."""
+    with _opened(settings) as (chosen, database):
+        row = find_job(database, tenant or chosen.tenant, job)
+        with database.transaction() as tx:
+            return job_rows.cancel(tx, row.tenant_id, row.id)
+
+
+def retry(
+    job: str | uuid.UUID, *, cancelled: bool = False, tenant: str | None = None, settings: Settings | None = None
+) -> tuple[int, list[str]]:
+    """Wait again for a job's failed renders (`cancelled`: those too). Returns how many, and warnings."""
+    with _opened(settings) as (chosen, database):
+        row = find_job(database, tenant or chosen.tenant, job)
+        with database.transaction() as tx:
+            count = job_rows.retry(tx, row.tenant_id, row.id, cancelled=cancelled)
+        _, warnings = send_messages(database, chosen, row.tenant_id, row.id) if count else (0, [])
+        return count, warnings
+
+
+def rerun(
+    render_id: uuid.UUID, *, seed: int | None = None, tenant: str | None = None, settings: Settings | None = None
+) -> tuple[uuid.UUID, int, list[str]]:
+    """Draw one render once more, under `seed` or a fresh one. Returns the new render's id, its seed, and warnings."""
+    chosen_seed = secrets.randbits(32) if seed is None else seed
+    with _opened(settings) as (chosen, database):
+        owner = tenant or chosen.tenant
+        with database.transaction() as tx:
+            new_id = job_rows.rerun(tx, owner, render_id, seed=chosen_seed, age_seconds=chosen.priority_age_seconds)
+            found = queries.render(tx, owner, new_id) if new_id else None
+        if new_id is None or found is None:
+            raise UnknownJob(
+                f"tenant {owner!r} has no render {render_id}; `portraits results JOB --format jsonl` lists them"
+            )
+        _, warnings = send_messages(database, chosen, owner, found["job_id"])
+        return new_id, chosen_seed, warnings
