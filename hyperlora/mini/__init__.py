@@ -1,0 +1,36 @@
+"""The mini world: people who do not exist, drawn by a program, and a small model pack of SDXL's own classes.
+
+    >>> from hyperlora.mini import person, portrait
+    >>> image = portrait(person(2_000_001), {"clothing": "hoodie"}, seed=1)
+    >>> image.info["caption"], image.info["landmarks"].shape
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Attributes": "attributes",
+    "draw_attributes": "attributes",
+    "Person": "person",
+    "person": "person",
+    "split_of": "person",
+    "portrait": "portrait",
+    "build_untrained_pack": "pack",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use, so that importing the package costs nothing.
+
+    A submodule may share its name with a function (`person`, `portrait`): importing it would bind the module here,
+    so the function is bound over it at once.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
