@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -87,17 +88,13 @@ def waiting(tx: Connection, held: Sequence[ClaimedUnit]) -> list[WaitingRender]:
 
 
 def complete(tx: Connection, render: WaitingRender, owner: str, drawn: Drawn) -> bool:
-    """Record a picture that is already stored; False when another worker has taken the unit meanwhile."""
-    if not units.count_drawn(tx, render.unit, owner, done=1):
-        return False
+    """Record a picture that is already stored; False when another worker has taken the unit meanwhile.
+
+    Saying it twice under one lease is harmless, so a caller may try again when a commit's answer was lost.
+    """
     values = {name: getattr(drawn, name) for name in Drawn.__dataclass_fields__}
-    changed = tx.execute(
-        update(Render)
-        .where(Render.tenant_id == render.unit.tenant_id, Render.id == render.id, Render.state == "waiting")
-        .values(state="done", finished_at=utcnow(), error_code=None, error=None, **values)
-    )
-    if changed.rowcount != 1:
-        raise RuntimeError(f"render {render.id} was settled twice under one lease")
+    if not units.lock_held(tx, render.unit, owner) or not _settle(tx, render, state="done", **values):
+        return _names(tx, render, drawn.storage_key)
     tx.execute(
         insert(Candidate).values(
             tenant_id=render.unit.tenant_id,
@@ -110,20 +107,32 @@ def complete(tx: Connection, render: WaitingRender, owner: str, drawn: Drawn) ->
             size_bytes=drawn.size_bytes,
             id_similarity=drawn.id_similarity,
             chosen=True,
+            created_at=utcnow(),
         )
     )
-    return True
+    return units.count_drawn(tx, render.unit, owner, done=1)
 
 
 def fail(tx: Connection, render: WaitingRender, owner: str, *, error_code: str, error: str) -> bool:
-    """Record why a picture could not be drawn; False when fenced out."""
-    if not units.count_drawn(tx, render.unit, owner, failed=1):
+    """Record why a picture could not be drawn; False when fenced out or settled before."""
+    if not units.lock_held(tx, render.unit, owner):
         return False
-    changed = tx.execute(
+    if not _settle(tx, render, state="failed", error_code=error_code, error=error):
+        return False
+    return units.count_drawn(tx, render.unit, owner, failed=1)
+
+
+def _settle(tx: Connection, render: WaitingRender, **values: Any) -> bool:
+    """End a waiting render; False when it does not wait any more."""
+    statement = (
         update(Render)
         .where(Render.tenant_id == render.unit.tenant_id, Render.id == render.id, Render.state == "waiting")
-        .values(state="failed", finished_at=utcnow(), error_code=error_code, error=error)
+        .values(finished_at=utcnow(), **values)
     )
-    if changed.rowcount != 1:
-        raise RuntimeError(f"render {render.id} was settled twice under one lease")
-    return True
+    return tx.execute(statement).rowcount == 1
+
+
+def _names(tx: Connection, render: WaitingRender, key: str) -> bool:
+    """Whether the render's row already names this object."""
+    statement = select(Render.storage_key).where(Render.tenant_id == render.unit.tenant_id, Render.id == render.id)
+    return tx.execute(statement).scalar_one_or_none() == key

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, case, func, or_, select, update
+from sqlalchemy import Connection, Select, and_, case, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
@@ -127,6 +127,11 @@ def _held(unit: ClaimedUnit, owner: str) -> ColumnElement[bool]:
     )
 
 
+def lock_held(tx: Connection, unit: ClaimedUnit, owner: str) -> bool:
+    """Take the unit's row lock if it is still held; every writer locks the unit before its renders."""
+    return tx.execute(select(Unit.id).where(_held(unit, owner)).with_for_update()).one_or_none() is not None
+
+
 def heartbeat(tx: Connection, owner: str, *, lease_seconds: float) -> dict[uuid.UUID, int]:
     """Prolong every lease of `owner`; returns the units it still holds with their tokens."""
     statement = (
@@ -188,8 +193,8 @@ def release(
 
 def fail(tx: Connection, unit: ClaimedUnit, owner: str, *, error_code: str, error: str) -> bool:
     """End a held unit: every render that still waits fails with this reason; False when fenced out."""
-    statement = update(Unit).where(_held(unit, owner)).values(error_code=error_code, error=error)
-    if tx.execute(statement).rowcount != 1:
+    told = update(Unit).where(_held(unit, owner)).values(error_code=error_code, error=error)
+    if tx.execute(told).rowcount != 1:
         return False
     failed = _fail_waiting(tx, [(unit.tenant_id, unit.id)], error_code, error)
     return count_drawn(tx, unit, owner, failed=failed)
@@ -273,6 +278,6 @@ def mark_job_sent(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
     )
 
 
-def waiting_for_profile(tx: Connection, profile: str) -> int:
-    """How many units of the profile could be claimed now."""
-    return tx.execute(select(func.count()).select_from(Unit).where(Unit.profile == profile, _claimable())).scalar_one()
+def profile_if_waiting(tx: Connection, unit_id: uuid.UUID) -> str | None:
+    """The profile of a unit that could be claimed now; None when it is done, leased, not due or unknown."""
+    return tx.execute(select(Unit.profile).where(Unit.id == unit_id, _claimable())).scalar_one_or_none()

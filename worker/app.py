@@ -1,0 +1,67 @@
+"""The Celery application: `celery -A worker.app worker`.
+
+One process, one device. Prefork with one child, because only a child can be killed without its parent losing the
+broker's heartbeats; other pools and counts are refused. Weights are loaded in the first shift, not at start-up: a
+parent waits only seconds for a child to come up.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from typing import Any
+
+from celery import Celery
+from celery.signals import celeryd_init, worker_ready, worker_shutdown, worker_shutting_down
+
+from jobs.broker import make_app
+from jobs.settings import get_settings
+from worker.errors import PoolRefused
+from worker.process import STOPPING
+from worker.reaper import Reaper
+
+log = logging.getLogger(__name__)
+app: Celery = make_app(get_settings())
+app.conf.imports = ("worker.tasks",)
+
+_reapers: list[Reaper] = []
+
+
+def _refuse_shared_devices(sender: Any = None, options: dict[str, Any] | None = None, **_: Any) -> None:
+    """Keep one device to one process: several would share one GPU's memory and slow each other down."""
+    chosen = options or {}
+    pool = str(chosen.get("pool") or chosen.get("pool_cls") or "prefork")
+    if "prefork" not in pool and "processes" not in pool:
+        reason = f"the pool {pool!r} is refused: solo loses heartbeats, threads ignore time limits; wanted prefork"
+        raise SystemExit(str(PoolRefused(reason)))
+    count = chosen.get("autoscale") or chosen.get("concurrency")
+    if count not in {None, 0, 1, "1"}:
+        reason = (
+            f"concurrency {count!r} is refused: a worker is one process on one device; "
+            "start one worker for each GPU, with CUDA_VISIBLE_DEVICES set"
+        )
+        raise SystemExit(str(PoolRefused(reason)))
+
+
+def _start_reaper(**_: Any) -> None:
+    reaper = Reaper(get_settings(), f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}")
+    reaper.start()
+    _reapers.append(reaper)
+
+
+def _tell_child_to_stop(**_: Any) -> None:
+    """A warm shut-down: the child finishes its batch, releases the rest, and ends its shift."""
+    STOPPING.set()
+
+
+def _stop_reaper(**_: Any) -> None:
+    while _reapers:
+        _reapers.pop().stop()
+
+
+celeryd_init.connect(_refuse_shared_devices, weak=False)
+worker_ready.connect(_start_reaper, weak=False)
+worker_shutting_down.connect(_tell_child_to_stop, weak=False)
+worker_shutdown.connect(_stop_reaper, weak=False)

@@ -1,0 +1,78 @@
+"""What can go wrong while a unit is drawn.
+
+WorkerError
+├── OutOfMemory       the batch does not fit; a smaller one may        (retryable)
+├── BatchAbandoned    every unit of the batch was taken or cancelled   (retryable)
+├── ProfileUnknown    this worker has no profile of that name
+├── ProfileInvalid    the profiles file has a fault
+├── PoolRefused       a pool or concurrency that would share one GPU
+└── WeightSetDamaged  a stored weight set is not what was recorded     (retryable)
+"""
+
+from __future__ import annotations
+
+
+class WorkerError(Exception):
+    """The worker could not go on."""
+
+    code = "worker"
+    retryable = False
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+
+class OutOfMemory(WorkerError):
+    """The batch does not fit into the device's memory."""
+
+    code = "out_of_memory"
+    retryable = True
+
+
+class BatchAbandoned(WorkerError):
+    """Every unit of the batch was taken over or cancelled meanwhile."""
+
+    code = "batch_abandoned"
+    retryable = True
+
+
+class ProfileUnknown(WorkerError):
+    """This worker has no profile of that name."""
+
+    code = "profile_unknown"
+
+
+class ProfileInvalid(WorkerError):
+    """The profiles file has a fault."""
+
+    code = "profile_invalid"
+
+
+class PoolRefused(WorkerError):
+    """The worker would run several processes on one device."""
+
+    code = "pool_refused"
+
+
+class WeightSetDamaged(WorkerError):
+    """A stored weight set is not what was recorded."""
+
+    code = "weight_set_damaged"
+    retryable = True
+
+
+INTERNAL = "internal"
+
+
+def code_of(error: BaseException) -> str:
+    """The stable code of an error of any of the three packages; `internal` for what nobody foresaw."""
+    return str(getattr(error, "code", INTERNAL)) if _ours(error) else INTERNAL
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether trying again may help. What nobody foresaw is tried again, up to the cap of attempts."""
+    return bool(getattr(error, "retryable", True)) if _ours(error) else True
+
+
+def _ours(error: BaseException) -> bool:
+    return type(error).__module__.split(".")[0] in {"hyperlora", "jobs", "worker"}

@@ -1,0 +1,89 @@
+"""The units in this worker's hands: kept alive from a thread, and watched for loss.
+
+The thread prolongs every lease of this worker three times per lease life. A unit that the database no longer counts
+as ours (cancelled, or taken over after a silence) is lost at once: drawing for it stops at the next denoising step.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from jobs.database import Database
+from jobs.errors import DatabaseUnavailable
+from jobs.repository import fleet, units, weight_sets
+from jobs.repository.units import ClaimedUnit
+
+log = logging.getLogger(__name__)
+
+
+class Leases:
+    """Heartbeats for whatever `owner` holds, from `__enter__` to `__exit__`."""
+
+    def __init__(
+        self, database: Database, owner: str, *, lease_seconds: float, sign_of_life: Callable[[], dict[str, object]]
+    ) -> None:
+        self._database, self._owner, self._lease_seconds = database, owner, lease_seconds
+        self._sign_of_life = sign_of_life
+        self._lock = threading.Lock()
+        self._tokens: dict[uuid.UUID, int] = {}
+        self._last_confirmed = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+
+    def __enter__(self) -> Leases:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def hold(self, claimed: Sequence[ClaimedUnit]) -> None:
+        """Begin to watch units that were just claimed."""
+        with self._lock:
+            self._tokens.update({unit.id: unit.lease_token for unit in claimed})
+            self._last_confirmed = time.monotonic()
+
+    def let_go(self, unit: ClaimedUnit) -> None:
+        """Stop watching a unit that was settled or released."""
+        with self._lock:
+            self._tokens.pop(unit.id, None)
+
+    def holds(self, unit: ClaimedUnit) -> bool:
+        """Whether the unit is still ours as far as this process can know.
+
+        After a silence longer than a lease life (a stopped process, a database that was away) nothing is ours until
+        the database has said so again.
+        """
+        with self._lock:
+            silent = time.monotonic() - self._last_confirmed > self._lease_seconds
+            return not silent and self._tokens.get(unit.id) == unit.lease_token
+
+    def beat(self) -> None:
+        """Prolong what is held, drop what was lost, and give a sign of life."""
+        with self._lock:
+            before = dict(self._tokens)
+        with self._database.transaction() as tx:
+            held = units.heartbeat(tx, self._owner, lease_seconds=self._lease_seconds)
+            weight_sets.heartbeat(tx, self._owner, lease_seconds=self._lease_seconds)
+            fleet.sign_of_life(tx, self._owner, **self._sign_of_life())  # type: ignore[arg-type]
+        with self._lock:
+            self._last_confirmed = time.monotonic()
+            for unit_id, token in before.items():
+                if held.get(unit_id) != token and self._tokens.get(unit_id) == token:
+                    del self._tokens[unit_id]
+                    log.debug("unit no longer held: settled, cancelled or taken over", extra={"unit": str(unit_id)})
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._lease_seconds / 3):
+            try:
+                self.beat()
+            except DatabaseUnavailable:
+                log.exception("no heartbeat: the database does not answer")

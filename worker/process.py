@@ -1,0 +1,138 @@
+"""What one worker process holds from its first shift on: a database, a store, and one loaded profile."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import platform
+import socket
+import uuid
+from importlib.metadata import PackageNotFoundError, version
+
+from jobs.database import Database
+from jobs.errors import DatabaseUnavailable
+from jobs.repository import fleet
+from jobs.settings import Settings
+from jobs.storage import open_storage
+from worker.errors import WorkerError
+from worker.leases import Leases
+from worker.profiles import Profile, find_profile
+from worker.recorder import Recorder
+from worker.renderer import Renderer
+from worker.shift import Shift, ShiftReport
+from worker.weights import WeightSets
+
+log = logging.getLogger(__name__)
+
+# Set by the parent when it is told to stop, read by the child between batches. It must exist before the fork.
+STOPPING = multiprocessing.get_context("fork").Event() if platform.system() != "Windows" else multiprocessing.Event()
+
+
+def package_version() -> str:
+    """The version of this distribution."""
+    try:
+        return version("hyperlora-portraits")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def make_renderer(profile: Profile, settings: Settings) -> Renderer:
+    """Load a profile's weights. Raises WeightsMissing, CheckpointMismatch, FaceEncoderMismatch."""
+    if profile.renderer == "fake":
+        from worker.testing import FakeRenderer
+
+        return FakeRenderer(profile.name, batch_size=settings.batch_size or profile.batch_size)
+    from worker.sdxl import SdxlRenderer
+
+    return SdxlRenderer.load_profile(profile, settings)
+
+
+class WorkerProcess:
+    """Runs shifts; loads a profile when a shift first needs it, and holds one at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        # A new owner for every process start: a recycled process id can never be taken for its predecessor.
+        self.owner = f"{self.name}:{uuid.uuid4().hex[:12]}"
+        self._database = Database.from_settings(settings)
+        self._storage = open_storage(settings.storage_url, settings)
+        self._renderer: Renderer | None = None
+        self._weight_sets: WeightSets | None = None
+        self._state = "starting"
+
+    def run_shift(self, unit_id: uuid.UUID, profile_name: str) -> ShiftReport:
+        """Draw from this unit on until the shift ends."""
+        renderer, weight_sets = self._ready_for(profile_name)
+        self._state = "working"
+        leases = Leases(
+            self._database,
+            self.owner,
+            lease_seconds=self._settings.lease_seconds,
+            sign_of_life=self._sign_of_life,
+        )
+        recorder = Recorder(
+            self._database,
+            self._storage,
+            renderer,
+            self.owner,
+            worker_name=self.name,
+            threads=self._settings.upload_threads,
+            queue=self._settings.upload_queue,
+        )
+        try:
+            with leases:
+                shift = Shift(
+                    self._database,
+                    self._settings,
+                    renderer,
+                    weight_sets,
+                    leases,
+                    recorder,
+                    self.owner,
+                    should_stop=STOPPING.is_set,
+                )
+                report = shift.run(unit_id)
+        finally:
+            recorder.close()
+            self._state = "idle"
+        self.tell()
+        return report
+
+    def tell(self, state: str | None = None, error: str | None = None) -> None:
+        """Give a sign of life now."""
+        self._state = state or self._state
+        try:
+            with self._database.transaction() as tx:
+                fleet.sign_of_life(tx, self.owner, **{**self._sign_of_life(), "error": error})  # type: ignore[arg-type]
+        except DatabaseUnavailable:
+            log.exception("no sign of life: the database does not answer")
+
+    def _sign_of_life(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "pid": os.getpid(),
+            "version": package_version(),
+            "state": self._state,
+            "profile": self._renderer.profile if self._renderer else None,
+            "device": self._renderer.device if self._renderer else None,
+        }
+
+    def _ready_for(self, profile_name: str) -> tuple[Renderer, WeightSets]:
+        """The loaded profile; a worker that cannot load it says so in its row and takes no unit."""
+        if self._renderer is None or self._weight_sets is None or self._renderer.profile != profile_name:
+            self._renderer = self._weight_sets = None  # the old profile's memory goes before the new one is loaded
+            self.tell("starting")
+            try:
+                renderer = make_renderer(find_profile(self._settings, profile_name), self._settings)
+            except Exception as error:
+                self.tell("unfit", f"profile {profile_name}: {error}")
+                if isinstance(error, WorkerError):
+                    log.error("this worker takes no unit of profile %s: %s", profile_name, error)
+                raise
+            self._renderer = renderer
+            self._weight_sets = WeightSets(
+                self._database, self._storage, renderer, self.owner, lease_seconds=self._settings.lease_seconds
+            )
+        return self._renderer, self._weight_sets

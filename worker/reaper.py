@@ -1,0 +1,77 @@
+"""The reaper: returns what dead workers held, and sends again what the broker lost.
+
+A thread of every worker's parent; one of the fleet is elected for each turn by a row lease. It runs at start too, so
+that a single worker on a broker that redelivers nothing heals by itself after a crash.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from jobs.broker import Broker
+from jobs.database import Database
+from jobs.errors import JobsError
+from jobs.repository import fleet
+from jobs.repository import units as unit_rows
+from jobs.settings import Settings
+
+log = logging.getLogger(__name__)
+OFFICE = "reaper"
+
+
+def turn(database: Database, broker: Broker, settings: Settings, owner: str) -> tuple[int, int, int]:
+    """One turn: units handed back, units given up, messages sent. All zero when another worker is the reaper.
+
+    A message only wakes a worker, which then claims whatever is ready: so a few suffice, whatever the backlog.
+    """
+    with database.transaction() as tx:
+        if not fleet.elect(tx, OFFICE, owner, seconds=settings.reap_seconds * 2):
+            return 0, 0, 0
+        returned, given_up = unit_rows.reap(tx, max_attempts=settings.max_attempts)
+        limit = max(8, 2 * fleet.alive(tx, within_seconds=settings.lease_seconds))
+        ids = unit_rows.unsent(tx, resend_seconds=settings.resend_seconds, limit=limit)
+    sent = broker.send(ids)
+    with database.transaction() as tx:
+        unit_rows.mark_sent(tx, ids)
+    return returned, given_up, sent
+
+
+class Reaper:
+    """Takes turns every `reap_seconds`, beginning at once."""
+
+    def __init__(self, settings: Settings, owner: str) -> None:
+        self._settings, self._owner = settings, owner
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the turn in progress."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        database, broker = Database.from_settings(self._settings), Broker(self._settings)
+        while True:
+            try:
+                returned, given_up, sent = turn(database, broker, self._settings, self._owner)
+                if returned or given_up or sent:
+                    log.info("reaper: %d handed back, %d given up, %d messages sent", returned, given_up, sent)
+            except JobsError as error:
+                log.warning("the reaper tries again in %g s: %s", self._settings.reap_seconds, error)
+            if self._stop.wait(self._settings.reap_seconds):
+                break
+        self._step_down(database)
+        broker.close()
+        database.dispose()
+
+    def _step_down(self, database: Database) -> None:
+        try:
+            with database.transaction() as tx:
+                fleet.step_down(tx, OFFICE, self._owner)
+        except JobsError as error:
+            log.warning("the reaper's office stays taken until it runs out: %s", error)

@@ -1,0 +1,210 @@
+"""One shift: a stretch of claiming and drawing many units under one Celery task.
+
+1. claim the unit that the message names, and what else the same person waits for
+2. obtain the person's weight set
+3. merge it, draw full batches, hand pictures to the recorder
+4. settle the units: done, failed with a reason, or released for another try
+5. go on with the next person until nothing waits, the time is up, or the worker is told to stop
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.database import Database
+from jobs.errors import JobsError
+from jobs.repository import renders as render_rows
+from jobs.repository import units as unit_rows
+from jobs.repository.renders import WaitingRender
+from jobs.repository.units import ClaimedUnit
+from jobs.settings import Settings
+from worker.errors import BatchAbandoned, OutOfMemory, code_of, is_retryable
+from worker.leases import Leases
+from worker.plan import BatchKey, batches
+from worker.recorder import Finished, Recorder
+from worker.renderer import Renderer, Sample
+from worker.weights import Weights, WeightSets
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class ShiftReport:
+    """What one shift did."""
+
+    units: int = 0
+    renders: int = 0
+    groups: int = 0
+    batches: int = 0
+    generated: int = 0
+
+
+class Shift:
+    """Claims and draws for one profile; one instance per Celery task."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        renderer: Renderer,
+        weight_sets: WeightSets,
+        leases: Leases,
+        recorder: Recorder,
+        owner: str,
+        *,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._database, self._settings, self._renderer = database, settings, renderer
+        self._weight_sets, self._leases, self._recorder = weight_sets, leases, recorder
+        self._owner, self._should_stop = owner, should_stop
+        self.report = ShiftReport()
+
+    def run(self, unit_id: uuid.UUID) -> ShiftReport:
+        """Draw the named unit's person, then whoever is next, until the shift ends."""
+        ends_at = time.monotonic() + self._settings.shift_seconds
+        group = self._claim_named(unit_id)
+        while group:
+            self._draw_group(group)
+            if self._should_stop() or time.monotonic() > ends_at:
+                break
+            group = self._claim_next()
+        return self.report
+
+    def _claim_named(self, unit_id: uuid.UUID) -> list[ClaimedUnit]:
+        return self._claim(
+            lambda tx, **terms: unit_rows.claim_unit(tx, unit_id, self._renderer.profile, self._owner, **terms)
+        )
+
+    def _claim_next(self) -> list[ClaimedUnit]:
+        return self._claim(
+            lambda tx, **terms: unit_rows.claim_next(tx, self._renderer.profile, self._owner, limit=1, **terms)
+        )
+
+    def _claim(self, first: Callable[..., list[ClaimedUnit]]) -> list[ClaimedUnit]:
+        """Lease one unit, and with it what waits for the same weight set in any job."""
+        terms: dict[str, Any] = {
+            "lease_seconds": self._settings.lease_seconds,
+            "max_attempts": self._settings.max_attempts,
+        }
+        with self._database.transaction() as tx:
+            claimed = first(tx, **terms)
+            if claimed:
+                room = self._settings.claim_units - len(claimed)
+                claimed += unit_rows.claim_same_person(tx, claimed[0], self._owner, limit=room, **terms)
+        self._leases.hold(claimed)
+        return claimed
+
+    def _draw_group(self, group: list[ClaimedUnit]) -> None:
+        """Draw everything that waits for one person, and settle the units whatever happens."""
+        self.report.groups += 1
+        fault: Exception | None = None
+        try:
+            with self._database.reading() as tx:
+                waiting = render_rows.waiting(tx, group)
+            weights = self._weight_sets.obtain(group[0], lambda: any(map(self._leases.holds, group)))
+            if weights is not None:
+                self.report.generated += weights.source == "generated"
+                self._draw_all(weights, waiting)
+        except BatchAbandoned as error:
+            log.info("%s", error)
+        except Exception as error:
+            log.log(
+                logging.INFO if _expected(error) else logging.ERROR,
+                "a person could not be drawn: %s",
+                error,
+                exc_info=None if _expected(error) else error,
+            )
+            fault = error
+        for unit in group:
+            self._settle(unit, self._recorder.wait_for(unit) or fault)
+        self.report.units += len(group)
+
+    def _draw_all(self, weights: Weights, waiting: Sequence[WaitingRender]) -> None:
+        """Merge and draw, batch after batch; a batch that does not fit is halved, and the worker remembers."""
+        todo = batches(waiting, self._renderer.batch_size)
+        seconds_weights = weights.seconds / max(1, len(waiting))
+        while todo and not self._should_stop():
+            key, batch = todo.pop(0)
+            batch = [render for render in batch if self._leases.holds(render.unit)]
+            if not batch:
+                continue
+            try:
+                self._draw_batch(weights, key, batch, seconds_weights)
+            except OutOfMemory:
+                if len(batch) == 1:
+                    raise
+                self._renderer.batch_size = max(1, len(batch) // 2)
+                log.warning("out of memory with a batch of %d; going on with %d", len(batch), self._renderer.batch_size)
+                rest = [render for _, left in todo for render in left]
+                todo = batches([*batch, *rest], self._renderer.batch_size)
+
+    def _draw_batch(
+        self, weights: Weights, key: BatchKey, batch: Sequence[WaitingRender], seconds_weights: float
+    ) -> None:
+        def on_step(_step: int, _steps: int) -> None:
+            if not any(self._leases.holds(render.unit) for render in batch):
+                raise BatchAbandoned
+
+        merging = self._renderer.apply(weights.loaded, key.lora_weight)
+        samples = [Sample(r.prompt, r.negative_prompt, r.seed, r.guidance) for r in batch]
+        drawn = self._renderer.draw(
+            samples, width=key.width, height=key.height, steps=key.steps, scheduler=key.scheduler, on_step=on_step
+        )
+        self.report.batches += 1
+        self.report.renders += len(batch)
+        for render, image in zip(batch, drawn.images, strict=True):
+            self._recorder.add(
+                Finished(
+                    render=render,
+                    image=image,
+                    weights=weights,
+                    final_prompt=self._renderer.final_prompt(render.prompt),
+                    batch_size=len(batch),
+                    seconds_weights=seconds_weights,
+                    seconds_merge=merging / len(batch),
+                    seconds_denoise=drawn.seconds_denoise / len(batch),
+                    seconds_decode=drawn.seconds_decode / len(batch),
+                )
+            )
+
+    def _settle(self, unit: ClaimedUnit, fault: Exception | None) -> None:
+        """End a unit that met a fault, or hand it back; one without a fault was settled by its last picture."""
+        if self._leases.holds(unit):
+            with self._database.transaction() as tx:
+                if fault is None:
+                    unit_rows.count_drawn(tx, unit, self._owner)
+                    unit_rows.release(tx, unit, self._owner, give_attempt_back=True)
+                elif is_retryable(fault) and unit.attempts < self._settings.max_attempts:
+                    unit_rows.release(
+                        tx,
+                        unit,
+                        self._owner,
+                        after_seconds=self._wait_before(unit.attempts + 1),
+                        error_code=code_of(fault),
+                        error=_told(fault),
+                    )
+                else:
+                    unit_rows.fail(tx, unit, self._owner, error_code=code_of(fault), error=_told(fault))
+        self._leases.let_go(unit)
+
+    def _wait_before(self, attempt: int) -> float:
+        """Doubling waits with jitter, so that units that failed together do not come back together."""
+        return self._settings.retry_seconds * 2.0 ** (attempt - 2) * random.uniform(0.75, 1.25)
+
+
+def _expected(error: Exception) -> bool:
+    return isinstance(error, JobsError) or code_of(error) != "internal"
+
+
+def _told(error: Exception) -> str:
+    """What the row says: our own errors speak for themselves, foreign ones are named by type, without their text.
+
+    A foreign text may hold a path, an address or a secret; the worker's log has it.
+    """
+    return str(error) if _expected(error) else f"unforeseen {type(error).__name__}; the worker's log has the traceback"

@@ -1,0 +1,57 @@
+"""The one Celery task: a shift."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+
+from jobs.broker import SHIFT_TASK
+from jobs.database import Database
+from jobs.repository import units as unit_rows
+from jobs.settings import get_settings
+from worker.app import app
+from worker.process import STOPPING, WorkerProcess
+
+log = logging.getLogger(__name__)
+_process: WorkerProcess | None = None
+_process_pid = 0
+
+
+def _this_process() -> WorkerProcess:
+    """The state of this process, made in its first shift; a forked child never uses its parent's."""
+    global _process, _process_pid
+    if _process is None or _process_pid != os.getpid():
+        _process, _process_pid = WorkerProcess(get_settings()), os.getpid()
+    return _process
+
+
+@app.task(name=SHIFT_TASK, acks_late=True, reject_on_worker_lost=True, ignore_result=True)  # type: ignore[untyped-decorator]
+def shift(unit_id: str) -> None:
+    """Draw the unit that the message names, and go on with whatever waits.
+
+    A message is only a wake-up: one for a unit that is leased, done or unknown returns at once.
+    """
+    try:
+        wanted = uuid.UUID(unit_id)
+    except (TypeError, ValueError, AttributeError):
+        log.error("a message names no unit: %.100r", unit_id)
+        return
+    if STOPPING.is_set():
+        return  # the unit stays ready; another worker, or the reaper, sees to it
+    database = Database.from_settings(get_settings())
+    try:
+        with database.reading() as tx:
+            profile = unit_rows.profile_if_waiting(tx, wanted)
+    finally:
+        database.dispose()
+    if profile is None:
+        return
+    report = _this_process().run_shift(wanted, profile)
+    log.info(
+        "shift ended: %d pictures of %d people in %d batches, %d weight sets generated",
+        report.renders,
+        report.groups,
+        report.batches,
+        report.generated,
+    )

@@ -1,0 +1,184 @@
+"""A person's weight set: from memory, from storage, or generated - once in the whole fleet.
+
+The row in `weight_sets` is claimed like a unit. Whoever claims it generates and stores the set; everybody else waits
+for the row to become ready, and takes the set over if the claimant goes silent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.database import Database
+from jobs.errors import JobsError, ObjectExists, ObjectMissing
+from jobs.repository import weight_sets
+from jobs.repository.units import ClaimedUnit
+from jobs.repository.weight_sets import StoredPhoto, WeightSetRow
+from jobs.storage import Storage
+from worker.errors import WeightSetDamaged, code_of, is_retryable
+from worker.renderer import Renderer
+
+log = logging.getLogger(__name__)
+POLL_SECONDS = 0.2
+
+
+class WeightSetRefused(JobsError):
+    """No weight set can be made from these photos."""
+
+    retryable = False
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weight set ready to be merged, and how it was come by."""
+
+    fingerprint: str
+    loaded: Any
+    reference_embedding: bytes
+    seconds: float
+    source: str  # memory, storage or generated
+
+
+def weight_set_fingerprint(tenant: str, photo_set: str, renderer: Renderer) -> str:
+    """The name of the weight set of these photos under this checkpoint and preprocessing: 64 hex digits."""
+    parts = ("weight-set-1", tenant, photo_set, renderer.hyperlora_fingerprint, renderer.conditioning)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+class WeightSets:
+    """The weight sets of one worker for one profile, the last few kept in memory."""
+
+    def __init__(
+        self,
+        database: Database,
+        storage: Storage,
+        renderer: Renderer,
+        owner: str,
+        *,
+        lease_seconds: float,
+        keep: int = 16,
+    ) -> None:
+        self._database, self._storage, self._renderer, self._owner = database, storage, renderer, owner
+        self._lease_seconds, self._keep = lease_seconds, keep
+        self._memory: OrderedDict[str, Weights] = OrderedDict()
+        self._idle = threading.Event()
+
+    def obtain(self, unit: ClaimedUnit, still_wanted: Callable[[], bool]) -> Weights | None:
+        """The weight set for this unit's person; None when `still_wanted` turned false while waiting.
+
+        Raises: WeightSetRefused when the photos cannot give one; StorageError, DatabaseUnavailable.
+        """
+        began = time.perf_counter()
+        with self._database.reading() as tx:
+            photo_set, photos = weight_sets.photo_set(tx, unit.tenant_id, unit.photo_set_id)
+        fingerprint = weight_set_fingerprint(unit.tenant_id, photo_set, self._renderer)
+        if fingerprint in self._memory:
+            self._memory.move_to_end(fingerprint)
+            known = self._memory[fingerprint]
+            return Weights(fingerprint, known.loaded, known.reference_embedding, time.perf_counter() - began, "memory")
+        with self._database.transaction() as tx:
+            weight_sets.begin(
+                tx,
+                unit.tenant_id,
+                fingerprint,
+                hyperlora_fingerprint=self._renderer.hyperlora_fingerprint,
+                photo_set_id=unit.photo_set_id,
+            )
+        lost_key: str | None = None
+        while still_wanted():
+            with self._database.transaction() as tx:
+                mine = weight_sets.claim(
+                    tx,
+                    unit.tenant_id,
+                    fingerprint,
+                    self._owner,
+                    lease_seconds=self._lease_seconds,
+                    lost_key=lost_key,
+                )
+                row = mine or weight_sets.find(tx, unit.tenant_id, fingerprint)
+            if mine is not None:
+                return self._remember(self._generate(mine, unit, photos, began))
+            if row is not None and row.state == "failed":
+                raise WeightSetRefused(row.error_code or "weight_set_failed", row.error or "no reason was recorded")
+            if row is not None and row.state == "ready":
+                try:
+                    return self._remember(self._load(row, began))
+                except (WeightSetDamaged, ObjectMissing) as error:
+                    log.warning("generating a weight set anew: %s", error)
+                    lost_key = row.storage_key
+                    continue
+            self._idle.wait(POLL_SECONDS)
+        return None
+
+    def _remember(self, weights: Weights) -> Weights:
+        self._memory[weights.fingerprint] = weights
+        while len(self._memory) > self._keep:
+            self._memory.popitem(last=False)
+        return weights
+
+    def _load(self, row: WeightSetRow, began: float) -> Weights:
+        data = self._storage.get(row.storage_key or "")
+        found = hashlib.sha256(data).hexdigest()
+        if found != row.sha256:
+            raise WeightSetDamaged(
+                f"{row.storage_key} has SHA-256 {found[:12]}..., recorded is {str(row.sha256)[:12]}..."
+            )
+        loaded = self._renderer.load(data)
+        seconds = time.perf_counter() - began
+        return Weights(row.fingerprint, loaded, row.reference_embedding or b"", seconds, "storage")
+
+    def _generate(self, row: WeightSetRow, unit: ClaimedUnit, photos: list[StoredPhoto], began: float) -> Weights:
+        try:
+            pictures = [self._storage.get(photo.storage_key) for photo in photos]
+            made = self._renderer.generate(pictures, [f"photo {photo.position + 1}" for photo in photos])
+            # The token in the name: a slow claimant that was fenced out cannot overwrite its successor's object.
+            key = f"{row.tenant_id}/weights/{row.fingerprint}-{row.lease_token}.safetensors"
+            self._put(key, made.lora)
+        except Exception as error:
+            self._record_failure(row, error)
+            if is_retryable(error):
+                raise
+            raise WeightSetRefused(code_of(error), str(error)) from error
+        seconds = time.perf_counter() - began
+        with self._database.transaction() as tx:
+            kept = weight_sets.finish(
+                tx,
+                row,
+                self._owner,
+                storage_key=key,
+                sha256=hashlib.sha256(made.lora).hexdigest(),
+                size_bytes=len(made.lora),
+                recogniser=self._renderer.recogniser,
+                reference_embedding=made.reference_embedding,
+                seconds=seconds,
+            )
+            verdicts = [(v.position, v.verdict, v.reason) for v in made.verdicts]
+            weight_sets.record_verdicts(tx, unit.tenant_id, unit.photo_set_id, verdicts)
+        if not kept:
+            self._storage.delete(key)
+            raise WeightSetDamaged("another worker took over the generation of this weight set; trying again")
+        return Weights(row.fingerprint, self._renderer.load(made.lora), made.reference_embedding, seconds, "generated")
+
+    def _put(self, key: str, data: bytes) -> None:
+        try:
+            self._storage.put(key, data, content_type="application/octet-stream", if_absent=True)
+        except ObjectExists:
+            if self._storage.get(key) != data:
+                raise
+
+    def _record_failure(self, row: WeightSetRow, error: Exception) -> None:
+        with self._database.transaction() as tx:
+            if is_retryable(error):
+                weight_sets.give_back(tx, row, self._owner)
+            else:
+                weight_sets.fail(tx, row, self._owner, error_code=code_of(error), error=str(error))
