@@ -1,0 +1,66 @@
+"""Where weights lie: a local folder, or a repository of the Hugging Face hub.
+
+A hub id is `owner/name`, or `owner/name/sub/folder` for one folder of a repository. Only safetensors, JSON and
+vocabulary text are ever fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from hyperlora.errors import WeightsMissing
+
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(/[\w][\w./-]*)?")
+_SAFE = ("*.safetensors", "*.json", "*.txt")
+
+
+def split_hub_id(name: str) -> tuple[str, str]:
+    """Split into repository and folder within it ("" for the whole); `WeightsMissing` where it cannot be an id."""
+    if not _HUB_ID.fullmatch(name):
+        raise WeightsMissing(f"no folder at {name!r}, and it is not a hub id (owner/name or owner/name/folder)")
+    owner, repository, *folder = name.split("/")
+    return f"{owner}/{repository}", "/".join(folder)
+
+
+def resolve(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
+    """Return the local folder, after fetching it if it is no local folder but a hub id.
+
+    Raises `WeightsMissing` where neither exists or the hub cannot be reached.
+    """
+    local = Path(folder_or_hub_id).expanduser()
+    if local.is_dir():
+        return local
+    if local.exists() or not isinstance(folder_or_hub_id, str):
+        found = "a file" if local.exists() else "missing"
+        raise WeightsMissing(f"a folder with weights was wanted, {local} is {found}")
+    repository, folder = split_hub_id(folder_or_hub_id)
+
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    patterns = [f"{folder}/{pattern}" for pattern in _SAFE] if folder else list(_SAFE)
+    try:
+        root = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise WeightsMissing(
+            f"no local folder {folder_or_hub_id!r}, and the hub repository {repository!r} cannot be fetched: "
+            f"{type(error).__name__}; check the name, the network and your access, or give a local folder"
+        ) from error
+    if not (root / folder).is_dir():
+        raise WeightsMissing(f"the hub repository {repository!r} has no folder {folder!r}")
+    return root / folder
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_fingerprint(files: Mapping[str, Path] | Iterable[tuple[str, Path]]) -> str:
+    """One SHA-256 over names and contents: the hash of sorted lines `name sha256`."""
+    lines = sorted(f"{name} {file_sha256(path)}\n" for name, path in dict(files).items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

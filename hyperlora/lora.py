@@ -1,0 +1,257 @@
+"""A LoRA as a value: scaled, added, saved, loaded, never changed.
+
+Shapes: r rank, in and out features.  delta W (out, in) = (alpha / r) * up (out, r) @ down (r, in)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import torch
+
+from hyperlora.errors import LoRAMismatch, NonFiniteWeights, WeightsMissing
+from hyperlora.lora_formats import (
+    ALPHA,
+    DOWN,
+    FORMATS,
+    UP,
+    LoRAFormat,
+    collect,
+    detect,
+    kohya_name,
+    peft_factor,
+    peft_name,
+)
+from hyperlora.tensorfile import BrokenTensorFile, dump, parse
+
+if TYPE_CHECKING:
+    from typing import Self
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LoRALayer:
+    """The two factors of one projection: down (r, in), up (out, r), and alpha."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if self.down.ndim != 2 or self.up.ndim != 2 or self.down.shape[0] != self.up.shape[1] or not self.rank:
+            raise LoRAMismatch(
+                f"a LoRA layer needs down (r, in) and up (out, r), found down {tuple(self.down.shape)} "
+                f"and up {tuple(self.up.shape)}"
+            )
+
+    @property
+    def rank(self) -> int:
+        """Rows of down, columns of up."""
+        return self.down.shape[0]
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return self.alpha / self.rank
+
+    def delta(self) -> torch.Tensor:
+        """The change of the weight at LoRA weight 1, (out, in), in float32."""
+        return self.scale * (self.up.float() @ self.down.float())
+
+    def scaled(self, weight: float) -> LoRALayer:
+        """The layer whose delta is `weight` times as large; alpha stays above zero, as other readers expect."""
+        if weight > 0:
+            return LoRALayer(self.down, self.up, self.alpha * weight)
+        if weight < 0:
+            return LoRALayer(self.down, -self.up, self.alpha * -weight)
+        return LoRALayer(self.down, torch.zeros_like(self.up), self.alpha)
+
+    def __add__(self, other: LoRALayer) -> LoRALayer:
+        """Concatenate the ranks: the delta is the sum of both deltas, exactly."""
+        if self.down.shape[1] != other.down.shape[1] or self.up.shape[0] != other.up.shape[0]:
+            raise LoRAMismatch(
+                f"two layers of one name need one shape, found (in {self.down.shape[1]}, out {self.up.shape[0]}) "
+                f"and (in {other.down.shape[1]}, out {other.up.shape[0]})"
+            )
+        rank = self.rank + other.rank
+        if self.scale == other.scale:
+            return LoRALayer(_cat(self.down, other.down, 0), _cat(self.up, other.up, 1), self.scale * rank)
+        # Unequal factors go into `up`, in float32, so that half precision loses nothing.
+        up = torch.cat([self.scale * self.up.float(), other.scale * other.up.float()], dim=1)
+        return LoRALayer(_cat(self.down, other.down, 0), up, float(rank))
+
+
+def _cat(a: torch.Tensor, b: torch.Tensor, dim: int) -> torch.Tensor:
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return torch.cat([a.to(dtype), b.to(dtype)], dim=dim)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LoRA:
+    """Layers by name (`lora_unet_..._to_q`) and where they came from.
+
+    The tensors are shared, not copied, when a LoRA is made: whoever makes one hands them over.
+    """
+
+    layers: Mapping[str, LoRALayer]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    def __repr__(self) -> str:
+        kinds = sorted({str(layer.up.dtype).removeprefix("torch.") for layer in self.layers.values()})
+        return f"LoRA({len(self.layers)} layers, rank {self.rank}, {' and '.join(kinds) or 'empty'})"
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of any layer, 0 without layers."""
+        return max((layer.rank for layer in self.layers.values()), default=0)
+
+    @cached_property
+    def non_finite_layer(self) -> str | None:
+        """The first layer with NaN or infinity, None where all is finite. Looked at once."""
+        if not self.layers:
+            return None
+        # One flag per tensor and one transfer for all, as each transfer makes a GPU wait.
+        flags = torch.stack(
+            [
+                torch.isfinite(layer.down).all() & torch.isfinite(layer.up).all()
+                if math.isfinite(layer.alpha)
+                else torch.zeros((), dtype=torch.bool, device=layer.down.device)
+                for layer in self.layers.values()
+            ]
+        ).tolist()
+        return next((name for name, finite in zip(self.layers, flags, strict=True) if not finite), None)
+
+    def require_finite(self) -> None:
+        """Raise `NonFiniteWeights` naming the first layer with NaN or infinity."""
+        if self.non_finite_layer is not None:
+            raise NonFiniteWeights(f"LoRA layer {self.non_finite_layer} holds NaN or infinity; make the LoRA again")
+
+    def scaled(self, weight: float) -> LoRA:
+        """The LoRA whose effect is `weight` times as large; `weight` may be negative."""
+        return LoRA({name: layer.scaled(weight) for name, layer in self.layers.items()}, self.metadata)
+
+    def __add__(self, other: LoRA) -> LoRA:
+        """Both effects together, exactly: ranks are concatenated where both have a layer."""
+        layers = dict(self.layers)
+        for name, layer in other.layers.items():
+            try:
+                layers[name] = layers[name] + layer if name in layers else layer
+            except LoRAMismatch as error:
+                raise LoRAMismatch(f"layer {name}: {error}") from error
+        return LoRA(layers, _joint_metadata(self.metadata, other.metadata))
+
+    def __sub__(self, other: LoRA) -> LoRA:
+        """What the first has beyond the second, as for a concept slider."""
+        return self + other.scaled(-1.0)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> LoRA:
+        """The same LoRA elsewhere or in another precision."""
+        moved = {
+            name: LoRALayer(layer.down.to(device, dtype), layer.up.to(device, dtype), layer.alpha)
+            for name, layer in self.layers.items()
+        }
+        return LoRA(moved, self.metadata)
+
+    def equals(self, other: LoRA) -> bool:
+        """True if names, factors and alphas are the same numbers; metadata is not looked at."""
+        if self is other:
+            return True
+        return self.layers.keys() == other.layers.keys() and all(
+            layer.alpha == other.layers[name].alpha
+            and torch.equal(layer.down, other.layers[name].down)
+            and torch.equal(layer.up, other.layers[name].up)
+            for name, layer in self.layers.items()
+        )
+
+    def to_bytes(self, format: LoRAFormat = "diffusers") -> bytes:
+        """A safetensors file's bytes; the same LoRA gives the same bytes. Raises `NonFiniteWeights`."""
+        self.require_finite()
+        return dump(dict(_named_tensors(self.layers, format)), self.metadata)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` or another program wrote, in any of the formats.
+
+        Raises `LoRAMismatch` for anything else than a LoRA for the UNet and `NonFiniteWeights` for NaN.
+        """
+        try:
+            tensors, metadata = parse(data)
+        except BrokenTensorFile as error:
+            raise LoRAMismatch(f"a LoRA is a safetensors file: {error}") from error
+        form = detect(tensors)
+        factor = peft_factor(metadata) if form == "peft" else 1.0
+        layers = {name: _layer(name, parts, factor) for name, parts in collect(tensors, form).items()}
+        lora = cls(dict(sorted(layers.items())), metadata)
+        lora.require_finite()
+        logger.info("read %r in the %s format", lora, form)
+        return lora
+
+    def save(self, path: str | Path, format: LoRAFormat = "diffusers") -> None:
+        """Write a safetensors file in one of the formats `diffusers`, `comfyui`, `kohya`, `peft`."""
+        Path(path).write_bytes(self.to_bytes(format))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a safetensors file; `WeightsMissing` where there is none, else as `from_bytes`."""
+        path = Path(path)
+        if not path.is_file():
+            raise WeightsMissing(f"no LoRA file at {path}")
+        try:
+            return cls.from_bytes(path.read_bytes())
+        except LoRAMismatch as error:
+            raise LoRAMismatch(f"{path}: {error}") from error
+
+
+def _named_tensors(layers: Mapping[str, LoRALayer], form: str) -> Iterable[tuple[str, torch.Tensor]]:
+    if form not in FORMATS:
+        raise LoRAMismatch(f"unknown LoRA format {form!r}, known: {', '.join(FORMATS)}")
+    for name, layer in layers.items():
+        if form == "peft":
+            # peft keeps alpha outside the tensors, so the factor goes into `up`.
+            up = layer.up if layer.scale == 1.0 else layer.scale * layer.up.float()
+            yield f"{peft_name(name)}.lora_A.weight", layer.down
+            yield f"{peft_name(name)}.lora_B.weight", up
+            continue
+        known = kohya_name(name) if form == "kohya" else name
+        exact = torch.tensor(layer.alpha, dtype=torch.float32)
+        yield f"{known}.{ALPHA}", exact if exact.item() == layer.alpha else torch.tensor(layer.alpha).double()
+        yield f"{known}.{DOWN}", layer.down
+        yield f"{known}.{UP}", layer.up
+
+
+def _layer(name: str, parts: Mapping[str, torch.Tensor], factor: float) -> LoRALayer:
+    missing = [part for part in (DOWN, UP) if part not in parts]
+    if missing:
+        raise LoRAMismatch(f"layer {name} needs {DOWN} and {UP}, missing: {', '.join(missing)}")
+    for part in (DOWN, UP):
+        if not parts[part].is_floating_point():
+            raise LoRAMismatch(f"layer {name} needs floating-point factors, found {part} of {parts[part].dtype}")
+    down, up = parts[DOWN], parts[UP]
+    # Without an alpha, the usual meaning is a factor of one, unless the file's metadata says otherwise.
+    alpha = float(parts[ALPHA].item()) if ALPHA in parts else factor * down.shape[0]
+    try:
+        return LoRALayer(down, up, alpha)
+    except LoRAMismatch as error:
+        raise LoRAMismatch(f"layer {name}: {error}") from error
+
+
+def _joint_metadata(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, str]:
+    """Keep what both say alike; list both in `sources` where they differ."""
+    if a == b:
+        return dict(a)
+    joint = {key: value for key, value in a.items() if b.get(key) == value and key != "sources"}
+    joint["sources"] = json.dumps([dict(sorted(a.items())), dict(sorted(b.items()))], sort_keys=True)
+    return joint

@@ -1,0 +1,114 @@
+"""LoRAs into the UNet's weights and out again, exactly.
+
+    W' = W + sum_i weight_i * (alpha_i / rank_i) * up_i @ down_i
+
+W is always the pristine copy, products and sums are float32, and the result is rounded once to the UNet's dtype. So no
+number of swaps drifts, and the UNet runs at its plain speed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from hyperlora.errors import LoRAMismatch, NonFiniteWeights
+from hyperlora.lora import LoRA, LoRALayer
+
+_PROJECTION = re.compile(r".*\.transformer_blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)")
+
+
+def attention_projections(unet: nn.Module) -> dict[str, nn.Linear]:
+    """The UNet's attention projections under the names that LoRA files use."""
+    return {
+        f"lora_unet_{name.replace('.', '_')}": module
+        for name, module in unet.named_modules()
+        if isinstance(module, nn.Linear) and _PROJECTION.fullmatch(name)
+    }
+
+
+class WeightMerger:
+    """Holds the pristine attention weights of one UNet and writes merged ones over them.
+
+    The copy is made at construction, on the UNet's device and in its dtype: move or cast the UNet before.
+    """
+
+    def __init__(self, unet: nn.Module) -> None:
+        self._projections = attention_projections(unet)
+        if not self._projections:
+            raise LoRAMismatch("the UNet has no attention projections named as in diffusers' SDXL UNet")
+        self._pristine = {name: module.weight.detach().clone() for name, module in self._projections.items()}
+        self._changed: set[str] = set()
+        self.merges = 0
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that a LoRA may have here."""
+        return tuple(self._projections)
+
+    @torch.no_grad()
+    def merge(self, loras: Sequence[tuple[LoRA, float]]) -> None:
+        """Make the UNet pristine plus these LoRAs with their weights; what was merged before is gone.
+
+        Raises `LoRAMismatch` naming an unknown layer or a wrong shape, `NonFiniteWeights` for NaN, infinity or a
+        result beyond the UNet's dtype. After any error the UNet is pristine.
+        """
+        try:
+            self._write(self._by_layer(loras))
+        except Exception:
+            # Whatever went wrong (no memory left, say), the next person must not start from half a merge.
+            self.restore()
+            raise
+        self.merges += 1
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give the UNet its pristine weights back, bit for bit."""
+        for name in sorted(self._changed):
+            self._projections[name].weight.copy_(self._pristine[name])
+        self._changed.clear()
+
+    def _by_layer(self, loras: Sequence[tuple[LoRA, float]]) -> dict[str, list[tuple[float, LoRALayer]]]:
+        layers: dict[str, list[tuple[float, LoRALayer]]] = {}
+        for lora, weight in loras:
+            if not abs(weight) < float("inf"):
+                raise NonFiniteWeights(f"a LoRA's weight must be a finite number, found {weight}")
+            for name, layer in lora.layers.items():
+                self._check_fit(name, layer)
+                layers.setdefault(name, []).append((weight * layer.scale, layer))
+            lora.require_finite()
+        return layers
+
+    def _check_fit(self, name: str, layer: LoRALayer) -> None:
+        if name not in self._pristine:
+            raise LoRAMismatch(f"the LoRA has layer {name}, which this UNet lacks; it is for another base model")
+        expected = tuple(self._pristine[name].shape)
+        found = (layer.up.shape[0], layer.down.shape[1])
+        if found != expected:
+            raise LoRAMismatch(f"layer {name} changes weights of (out, in) {found}, this UNet's are {expected}")
+
+    def _write(self, layers: dict[str, list[tuple[float, LoRALayer]]]) -> None:
+        for name in sorted(self._changed - layers.keys()):
+            self._projections[name].weight.copy_(self._pristine[name])
+            self._changed.discard(name)
+        finite: dict[str, torch.Tensor] = {}
+        for name, parts in layers.items():
+            weight = self._projections[name].weight
+            self._changed.add(name)
+            weight.copy_(_merged(self._pristine[name], parts))
+            finite[name] = torch.isfinite(weight).all()
+        if finite:
+            flags = torch.stack(list(finite.values())).tolist()
+            broken = [name for name, good in zip(finite, flags, strict=True) if not good]
+            if broken:
+                raise NonFiniteWeights(f"the merged weights of {broken[0]} leave the range of the UNet's dtype")
+
+
+def _merged(pristine: torch.Tensor, parts: Sequence[tuple[float, LoRALayer]]) -> torch.Tensor:
+    """Pristine plus all parts, in float32: one product over the concatenated ranks."""
+    device = pristine.device
+    up = torch.cat([factor * layer.up.to(device, torch.float32) for factor, layer in parts], dim=1)
+    down = torch.cat([layer.down.to(device, torch.float32) for _, layer in parts], dim=0)
+    return torch.addmm(pristine.float(), up, down)
