@@ -30,7 +30,7 @@ class Mood:
 
 
 MOODS = {
-    "neutral": Mood(corners=0.008),
+    "neutral": Mood(corners=0.022),
     "smiling": Mood(corners=0.062, wide=1.16, lids=0.94, lower_lid=0.12, brows=0.012),
     "laughing": Mood(corners=0.075, wide=1.22, gap=0.135, teeth=True, lids=0.78, lower_lid=0.24, brows=0.03, jaw=0.03),
     "serious": Mood(corners=-0.032, wide=0.95, lids=0.88, brows=-0.026, frown=0.05),

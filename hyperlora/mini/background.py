@@ -13,9 +13,14 @@ from hyperlora.mini.person import Dice
 
 
 def paint_background(canvas: Canvas, name: str, seed: int) -> None:
-    """Fill the canvas with the named background; the seed moves its details."""
+    """Fill the canvas with the named background; the seed moves its details.
+
+    It is out of focus, so it is painted at half the size and enlarged.
+    """
     d = Dice(f"hyperlora.mini background {name} {seed}")
-    _PLACES[name](_Scene(canvas, d))
+    behind = Canvas(canvas.size // 2)
+    _PLACES[name](_Scene(behind, d))
+    canvas.lay(behind)
 
 
 class _Scene:

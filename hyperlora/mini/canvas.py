@@ -22,6 +22,7 @@ Colour = tuple[float, float, float]
 Pixels = npt.NDArray[np.float32]
 
 OVERSAMPLE = 2
+_ENOUGH = 2.5  # a blur of so many pixels hides the grid below it
 _SHIFT = 4  # OpenCV takes polygon corners in fixed point: 4 bits of fraction
 
 
@@ -121,26 +122,34 @@ class Canvas:
         return self._draw(list(lines), blur, width)
 
     def _draw(self, lines: list[Points], blur: float, width: float | None) -> Mask:
+        # a soft shape has no fine detail: draw it coarser, by a power of two, and enlarge it
+        coarse = 1 << max(0, math.floor(math.log2(max(blur * OVERSAMPLE / _ENOUGH, 1))))
         reach = math.ceil((blur * 3 + (width or 0) + 1) * OVERSAMPLE)
         every = np.concatenate(lines) * OVERSAMPLE
         left, top = (max(0, int(v) - reach) for v in np.floor(every.min(0)))
         right, bottom = (min(self.inner, int(v) + reach + 1) for v in np.ceil(every.max(0)))
         if right <= left or bottom <= top:
             return Mask(0, 0, np.zeros((0, 0), np.float32))
-        plane = np.zeros((bottom - top, right - left), np.uint8)
-        corner = np.array([left, top]) + 0.5
-        fixed = [np.round((line * OVERSAMPLE - corner) * (1 << _SHIFT)).astype(np.int32) for line in lines]
+        plane = np.zeros((-(-(bottom - top) // coarse), -(-(right - left) // coarse)), np.uint8)
+        corner = np.array([left, top], np.float64)
+        unit = (1 << _SHIFT) / coarse
+        middle = 0.5 * (1 << _SHIFT)  # OpenCV counts from the middle of a pixel
+        fixed = [np.rint((line * OVERSAMPLE - corner) * unit - middle).astype(np.int32) for line in lines]
         if width is None:
             for outline in fixed:
                 cv2.fillPoly(plane, [outline], 255, cv2.LINE_AA, _SHIFT)
         else:
-            thick = width * OVERSAMPLE
+            thick = width * OVERSAMPLE / coarse
             whole = max(1, round(thick))
             tone = 255 if thick >= 1 else round(255 * thick)  # thinner than a pixel: paler
             cv2.polylines(plane, fixed, False, tone, whole, cv2.LINE_AA, _SHIFT)
         alpha = plane.astype(np.float32) * np.float32(1 / 255)
         if blur:
-            alpha = cv2.GaussianBlur(alpha, (0, 0), blur * OVERSAMPLE, borderType=cv2.BORDER_CONSTANT)
+            # beyond the picture's edge the shape goes on; its own window has room for the whole blur
+            alpha = cv2.GaussianBlur(alpha, (0, 0), blur * OVERSAMPLE / coarse, borderType=cv2.BORDER_REPLICATE)
+        if coarse > 1:
+            whole_size = (alpha.shape[1] * coarse, alpha.shape[0] * coarse)
+            alpha = cv2.resize(alpha, whole_size, interpolation=cv2.INTER_LINEAR)[: bottom - top, : right - left]
         return Mask(left, top, alpha)
 
     def everything(self) -> Mask:
@@ -179,6 +188,10 @@ class Canvas:
     def soften(self, blur: float) -> None:
         """Blur all that is there, as a lens does with what lies behind."""
         self.rgb = cv2.GaussianBlur(self.rgb, (0, 0), blur * OVERSAMPLE, borderType=cv2.BORDER_REFLECT)
+
+    def lay(self, other: Canvas) -> None:
+        """Replace everything by another canvas, enlarged or reduced to this one's size."""
+        self.rgb = cv2.resize(other.rgb, (self.inner, self.inner), interpolation=cv2.INTER_LINEAR)
 
     def pixels(self) -> Pixels:
         """The finished picture, float RGB 0..255 at its own size."""

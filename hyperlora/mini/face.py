@@ -113,11 +113,11 @@ def _paint_nose(canvas: Canvas, person: Person, face: Anatomy, pose: Pose, mask:
     canvas.paint(canvas.shape(under, blur=0.03 * u), shadow_of(person.skin), 0.75, clip=mask)
     holes, wings = [], []
     for side in (-1.0, 1.0):
-        holes.append(pose.head(ellipse(side * half * 0.47, base - 0.004, 0.24 * half, 0.019, side * 0.25), 0.68))
+        holes.append(pose.head(ellipse(side * half * 0.45, base - 0.006, 0.20 * half, 0.015, side * 0.30), 0.68))
         wing = points((side * half * 0.86, tip - 0.055), (side * half * 1.04, tip + 0.01), (side * half * 0.98, tip + 0.06), (side * half * 0.74, base))
         wings.append(tapered(pose.head(spline(wing), 0.60), (0.003 * u, 0.018 * u, 0.024 * u, 0.010 * u)))
     canvas.paint(canvas.shape(wings, blur=0.010 * u), dark, 0.62, clip=mask)
-    canvas.paint(canvas.shape(holes, blur=0.007 * u), darker(dark, 0.55), 0.85, clip=mask)
+    canvas.paint(canvas.shape(holes, blur=0.007 * u), darker(dark, 0.62), 0.72, clip=mask)
     light = float(np.sign(pose.light[0])) or 1.0
     bridge = pose.head(np.linspace([light * 0.018, 0.02], [light * 0.02, tip - 0.05], 12), np.linspace(0.64, 0.85, 12))
     canvas.paint(canvas.shape(tapered(bridge, (0.02 * u, 0.05 * u, 0.06 * u)), blur=0.016 * u), (255, 244, 230), 0.22, "screen", clip=mask)

@@ -100,7 +100,7 @@ def front_sheets(person: Person) -> list[Sheet]:
         return [_swept(h, v + (0.30 if cut == "afro" else 0.14), 0.0, reach=1.0 if cut != "curly" else 0.96)]
     if cut == "fringe bob":
         tips = [(x, -0.335 + 0.05 * abs(x)) for x in np.linspace(-0.64, 0.64, 9)]
-        return [*_curtains(h, 0.0, v, end=0.72 + 0.25 * person.hair_volume, open_=0.93, reach=w + 0.11 + v), _forward(h, v + 0.03, tips, 0.72)]
+        return [_scalp(h, v + 0.055), *_curtains(h, 0.0, v, end=0.72 + 0.25 * person.hair_volume, open_=0.93, reach=w + 0.11 + v), _forward(h, v + 0.03, tips, 0.72)]
     if cut == "pixie":
         side = math.copysign(1.0, p)
         tips = [(side * x, -0.44 + 0.30 * x * x + 0.03 * math.sin(9 * x)) for x in np.linspace(-0.60, 0.70, 8)]
@@ -110,7 +110,7 @@ def front_sheets(person: Person) -> list[Sheet]:
     end = {"bob": 0.70 + 0.25 * person.hair_volume, "chin length": 0.84}.get(cut, 1.5)
     reach = w + {"long straight": 0.08, "long wavy": 0.16, "bob": 0.10, "chin length": 0.04}[cut] + v
     wave = {"long wavy": 0.045, "chin length": 0.02}.get(cut, 0.0)
-    return _curtains(h, p, v, end=end, open_=0.86, reach=reach, wave=wave)
+    return [_scalp(h, v + 0.055), *_curtains(h, p, v, end=end, open_=0.86, reach=reach, wave=wave)]
 
 
 def _swept(h: Head, lift: float, skew: float, reach: float) -> Sheet:
@@ -122,6 +122,16 @@ def _swept(h: Head, lift: float, skew: float, reach: float) -> Sheet:
         middle = ((root[0] + tip[0]) / 2 * 1.03, (root[1] + tip[1]) / 2 - 0.02)
         guides.append(points(root, middle, tip))
     return Sheet(guides, shine=0.55)
+
+
+def _scalp(h: Head, lift: float) -> Sheet:
+    """The crown below a parting: from the hairline to the rim, so that no skin shows between the locks."""
+    guides = []
+    for t in np.linspace(-1, 1, 13):
+        s = float(t)
+        root, tip = h.line_at(s * 0.8), h.rim(s * 0.74, lift)
+        guides.append(points(tip, (0.5 * (root[0] + tip[0]), 0.5 * (root[1] + tip[1])), root))
+    return Sheet(guides, shine=0.3, dark=0.92)
 
 
 def _temples(h: Head, lift: float, low: float = 0.0) -> Sheet:

@@ -28,16 +28,21 @@ def light_of(skin: Colour) -> Colour:
 
 
 class _Lit:
-    """A paint: the relief's tone, worked out once for a window and enlarged."""
+    """A paint: the relief's tone, worked out coarsely and enlarged by `factor` to oversampled pixels."""
 
-    def __init__(self, tone: Pixels, skin: Colour) -> None:
+    def __init__(self, tone: Pixels, skin: Colour, factor: float) -> None:
+        self._factor = factor
         shade, base, light = (np.array(c, np.float32) for c in (shadow_of(skin), skin, light_of(skin)))
         t = tone[..., None]
-        self._rgb: Pixels = np.where(t < 0, base + (base - shade) * t, base + (light - base) * t)
+        self._rgb: Pixels = base + (base - shade) * np.minimum(t, 0) + (light - base) * np.maximum(t, 0)
 
     def pixels(self, left: int, top: int, height: int, width: int) -> Pixels:
         """See `canvas.Paint`."""
-        return self._rgb[top : top + height, left : left + width]
+        f = 1 / self._factor
+        move = np.array([[f, 0, (left + 0.5) * f - 0.5], [0, f, (top + 0.5) * f - 0.5]], np.float32)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        window = cv2.warpAffine(self._rgb, move, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(window, np.float32)
 
 
 def paint_neck(canvas: Canvas, person: Person, pose: Pose) -> None:
@@ -65,14 +70,14 @@ def paint_head(canvas: Canvas, person: Person, face: Anatomy, pose: Pose) -> Mas
     """Ears and face; answers with the face's mask, which later layers stay within."""
     _paint_ears(canvas, person, pose)
     mask = canvas.shape(pose.head(face.head, outline_depth(face.head)))
-    canvas.paint(mask, _Lit(_tone(canvas, person, face, pose), person.skin))
+    canvas.paint(mask, _Lit(_tone(canvas, person, face, pose), person.skin, 2 * OVERSAMPLE))
     _blush(canvas, person, pose, mask)
     _marks(canvas, person, pose, mask)
     return mask
 
 
 def _tone(canvas: Canvas, person: Person, face: Anatomy, pose: Pose) -> Pixels:
-    """-1 (shade) to 1 (light) for the whole canvas, worked out at half a pixel in three."""
+    """-1 (shade) to 1 (light) for the whole canvas at half the picture's size."""
     coarse = canvas.size // 2
     grid = (np.stack(np.meshgrid(np.arange(coarse), np.arange(coarse)), -1) + 0.5) * (canvas.size / coarse)
     lying = pose.flat(grid.astype(np.float32).astype(np.float64)).astype(np.float32)
@@ -99,7 +104,7 @@ def _tone(canvas: Canvas, person: Person, face: Anatomy, pose: Pose) -> Pixels:
         bump(side * person.eye_distance * 0.55, -0.06, 0.09, 0.12, -0.05)
         bump(side * person.eye_distance, -0.26, 0.26, 0.075, 0.035)
         bump(side * 0.47, 0.30 - 1.2 * max(0.0, face.mood.corners), 0.19, 0.17, 0.03 + 0.05 * person.cheek + 0.9 * max(0.0, face.mood.corners))
-        bump(side * (person.mouth_width + 0.06), person.mouth_height - 0.02, 0.07, 0.08, -0.03 - 0.4 * max(0.0, face.mood.corners))
+        bump(side * (person.mouth_width + 0.05), person.mouth_height, 0.10, 0.11, -0.022)
         bump(side * 0.68, -0.36, 0.14, 0.22, -0.04)
     mouth = person.mouth_height
     bump(0, mouth, 0.24, 0.16, 0.06)
@@ -115,8 +120,7 @@ def _tone(canvas: Canvas, person: Person, face: Anatomy, pose: Pose) -> Pixels:
     lambert = (lz - dx * lx - dy * ly) / np.sqrt(1 + dx * dx + dy * dy)
     tone = np.tanh((lambert - 0.62) * 1.9) * pose.strength
     tone = tone - 0.18 * np.clip((y - 0.62) / 0.5, 0, 1)  # less light reaches the chin
-    tone = cv2.GaussianBlur(np.clip(tone, -1, 1).astype(np.float32), (0, 0), 0.6)
-    return np.asarray(cv2.resize(tone, (canvas.size * OVERSAMPLE,) * 2, interpolation=cv2.INTER_CUBIC), np.float32)
+    return np.asarray(cv2.GaussianBlur(np.clip(tone, -1, 1).astype(np.float32), (0, 0), 0.6), np.float32)
 
 
 def _paint_ears(canvas: Canvas, person: Person, pose: Pose) -> None:
