@@ -1,0 +1,23 @@
+"""Faces: find them, know them again, cut from a photo what the hypernetwork is shown."""
+
+from hyperlora.faces.find import Search, find_faces, search_faces
+from hyperlora.faces.findings import Finding
+from hyperlora.faces.load import load_analyzer
+from hyperlora.faces.measure import similarity
+from hyperlora.faces.prepare import PhotoConditions, prepare_photo
+from hyperlora.faces.types import Face, FaceAnalyzer, require_encoder, same_person_cosine
+
+__all__ = [
+    "Face",
+    "FaceAnalyzer",
+    "Finding",
+    "PhotoConditions",
+    "Search",
+    "find_faces",
+    "load_analyzer",
+    "prepare_photo",
+    "require_encoder",
+    "same_person_cosine",
+    "search_faces",
+    "similarity",
+]

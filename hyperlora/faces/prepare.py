@@ -1,0 +1,139 @@
+"""One photo becomes what the hypernetwork is conditioned on: two pictures for CLIP and one face embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from hyperlora.errors import BadPhoto, NoFaceFound
+from hyperlora.faces.crops import FACE_STREAM_SIDES, crop_padded, faceless, masked_face
+from hyperlora.faces.find import DETECTOR_SIZES, Search, search_faces
+from hyperlora.faces.findings import TINY_FACE_PIXELS, Finding, findings
+from hyperlora.faces.geometry import landmark_box
+from hyperlora.faces.photo import upright_rgb
+from hyperlora.faces.types import Face, FaceAnalyzer, FloatArray, RGBArray
+
+Verdict = Literal["usable", "warning"]
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoConditions:
+    """What one photo tells the hypernetwork.
+
+    Parameters
+    ----------
+    clip_image
+        RGB; the face on grey, for the ID branch's CLIP stream.
+    base_image
+        RGB; the surroundings with the face blurred away, for the Base branch.
+    face_embedding
+        (E,) of unit length.
+    face
+        The face that was taken, in the coordinates of `photo`.
+    verdict
+        "usable", or "warning" where there are findings.
+    findings
+        Stable codes and sentences.
+    encoder
+        Name of the analyzer; the embedding means nothing to any other.
+    photo
+        The upright RGB photo that everything was cut from.
+    others
+        Further faces of the photo, best score first.
+    """
+
+    clip_image: Image.Image
+    base_image: Image.Image
+    face_embedding: FloatArray
+    face: Face
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    encoder: str
+    photo: Image.Image
+    others: tuple[Face, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The findings' sentences."""
+        return tuple(finding.message for finding in self.findings)
+
+
+def prepare_photo(analyzer: FaceAnalyzer, image: Image.Image) -> PhotoConditions:
+    """Everything the hypernetwork needs from one photo.
+
+    Raises
+    ------
+    NoFaceFound
+        No detector size shows a face, not even with a margin around the photo.
+    BadPhoto
+        The file cannot be decoded, or its face is too small or its landmarks are senseless.
+    """
+    # 1. Upright, opaque, 8 bit RGB.
+    photo = upright_rgb(image)
+    rgb_HW3 = np.asarray(photo.image, dtype=np.uint8)
+    # 2. The best face.
+    search = search_faces(analyzer, rgb_HW3)
+    face = _best_face(search, photo.image)
+    # 3. The face stream: look again, closely, then recognise.
+    embedding_E, closer = embed_closely(analyzer, photo.image, face)
+    # 4. What to tell the owner.
+    found = [*findings(photo.image, rgb_HW3, search), *([closer] if closer else [])]
+    found += [Finding("colours_assumed", note) for note in photo.notes]
+    # 5. The pictures for CLIP.
+    return PhotoConditions(
+        clip_image=masked_face(photo.image, face),
+        base_image=faceless(photo.image, face),
+        face_embedding=embedding_E,
+        face=face,
+        verdict="warning" if found else "usable",
+        findings=tuple(found),
+        encoder=analyzer.name,
+        photo=photo.image,
+        others=search.faces[1:],
+    )
+
+
+def embed_closely(analyzer: FaceAnalyzer, image: Image.Image, face: Face) -> tuple[FloatArray, Finding | None]:
+    """The embedding from a crop of twice the landmark box, in which the face is detected again at 640 pixels.
+
+    Returns
+    -------
+    The (E,) embedding, and a finding when the second look did not show the face and the first detection was used.
+
+    Raises
+    ------
+    BadPhoto
+        The face's points cannot be used.
+    """
+    crop, corner = crop_padded(image, landmark_box(face, FACE_STREAM_SIDES))
+    rgb_HW3: RGBArray = np.asarray(crop, dtype=np.uint8)
+    expected = face.moved(-corner[0], -corner[1])
+    again = max(analyzer.detect(rgb_HW3, DETECTOR_SIZES[0]), key=expected.overlap, default=None)
+    # A neighbour may stand in the crop too: it must be the same face, not just any.
+    if again is not None and expected.overlap(again) >= 0.3:
+        return analyzer.embed(rgb_HW3, again), None
+    return analyzer.embed(rgb_HW3, expected), Finding(
+        "first_detection_used",
+        "a second, closer look did not show the face again, so the likeness rests on the first look alone",
+    )
+
+
+def _best_face(search: Search, image: Image.Image) -> Face:
+    if not search.faces:
+        sizes = ", ".join(str(size) for size in DETECTOR_SIZES)
+        raise NoFaceFound(
+            f"no face found in a photo of {image.width} x {image.height} pixels (looked at detector sizes {sizes}, "
+            "then again with a margin around the photo); use an upright photo that shows the face from the front, "
+            "uncovered and in focus"
+        )
+    face = search.faces[0]
+    side = min(face.width, face.height)
+    if side < TINY_FACE_PIXELS:
+        raise BadPhoto(
+            f"the face is only {side:.0f} pixels wide, too few to know a person by; at least {TINY_FACE_PIXELS} are "
+            "needed and 64 or more are better: use a larger photo or stand closer"
+        )
+    return face
