@@ -1,5 +1,6 @@
 """Faces: find them, know them again, cut from a photo what the hypernetwork is shown."""
 
+from hyperlora.faces.debug import debug_picture
 from hyperlora.faces.find import Search, find_faces, search_faces
 from hyperlora.faces.findings import Finding
 from hyperlora.faces.load import load_analyzer
@@ -13,6 +14,7 @@ __all__ = [
     "Finding",
     "PhotoConditions",
     "Search",
+    "debug_picture",
     "find_faces",
     "load_analyzer",
     "prepare_photo",

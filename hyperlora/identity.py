@@ -1,0 +1,166 @@
+"""A person's photos become what the hypernetwork is conditioned on.
+
+Shapes: N usable photos, E numbers of a face embedding, T and C tokens and width of CLIP's vision tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hyperlora.errors import FaceError, NoUsablePhoto
+from hyperlora.faces.findings import Finding
+from hyperlora.faces.prepare import PhotoConditions, prepare_photo
+from hyperlora.faces.types import FaceAnalyzer, FloatArray, same_person_cosine, unit_length
+
+SHORTEST_MEAN = 1e-3
+
+
+class ImageTokens(Protocol):
+    """What is needed of CLIP's vision tower; `hyperlora.clip.ClipVision` has it."""
+
+    def tokens(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """(N, T, C) tokens of N pictures."""
+        ...
+
+
+@dataclass(frozen=True)
+class PhotoVerdict:
+    """What became of one photo.
+
+    Parameters
+    ----------
+    index
+        Its place among the photos given, from 0.
+    verdict
+        "usable", "warning" (used, but worth a look) or "skipped".
+    code
+        Stable word of the gravest finding or of the error; None for a usable photo.
+    reason
+        Sentences for people; empty for a usable photo.
+    """
+
+    index: int
+    verdict: Literal["usable", "warning", "skipped"]
+    code: str | None
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class IdentityConditions:
+    """One person as the hypernetwork reads it.
+
+    Parameters
+    ----------
+    face_embeddings
+        (N, E) float32 on the CPU, rows of unit length.
+    clip_tokens
+        (N, T, C) of the masked faces.
+    base_tokens
+        (N, T, C) of the surroundings with the face blurred away.
+    reference_embedding
+        (E,) of unit length: the mean of the photos' embeddings; finished pictures are measured against it.
+    verdicts
+        One for each photo given, skipped ones included, in their order.
+    similarity_NN
+        (N, N) cosines between the usable photos' embeddings.
+    encoder
+        Name of the analyzer that made the embeddings.
+    used
+        (N,) indices of the usable photos among those given.
+    """
+
+    face_embeddings: torch.Tensor
+    clip_tokens: torch.Tensor
+    base_tokens: torch.Tensor
+    reference_embedding: FloatArray
+    verdicts: tuple[PhotoVerdict, ...]
+    similarity_NN: FloatArray
+    encoder: str
+    used: tuple[int, ...]
+
+
+def prepare_identity(analyzer: FaceAnalyzer, clip: ImageTokens, photos: Sequence[Image.Image]) -> IdentityConditions:
+    """Conditions from every photo that shows a usable face; the others are skipped with their reason.
+
+    Raises
+    ------
+    NoUsablePhoto
+        No photo is usable; the message lists each one's reason.
+    """
+    # 1. Every photo by itself.
+    prepared: dict[int, PhotoConditions] = {}
+    refused: dict[int, FaceError] = {}
+    for index, photo in enumerate(photos):
+        try:
+            prepared[index] = prepare_photo(analyzer, photo)
+        except FaceError as fault:
+            refused[index] = fault
+    if not prepared:
+        raise NoUsablePhoto(_why_none(len(photos), refused))
+    # 2. The photos among each other.
+    used = tuple(prepared)
+    embeddings_NE = np.stack([prepared[index].face_embedding for index in used]).astype(np.float32)
+    similarity_NN = np.clip(embeddings_NE @ embeddings_NE.T, -1.0, 1.0)
+    strangers = _strangers(used, similarity_NN, same_person_cosine(analyzer.name))
+    # 3. Both streams of CLIP in one call.
+    pictures = [prepared[index].clip_image for index in used] + [prepared[index].base_image for index in used]
+    tokens_MTC = clip.tokens(pictures)
+    return IdentityConditions(
+        face_embeddings=torch.from_numpy(embeddings_NE),
+        clip_tokens=tokens_MTC[: len(used)],
+        base_tokens=tokens_MTC[len(used) :],
+        reference_embedding=_mean_direction(embeddings_NE),
+        verdicts=tuple(_verdict(index, prepared, refused, strangers) for index in range(len(photos))),
+        similarity_NN=similarity_NN,
+        encoder=analyzer.name,
+        used=used,
+    )
+
+
+def _strangers(used: tuple[int, ...], similarity_NN: FloatArray, threshold: float) -> dict[int, Finding]:
+    """Photos whose face is, in the median over the other photos, less alike than one person's faces should be."""
+    if len(used) < 2:
+        return {}
+    out = {}
+    for row, index in enumerate(used):
+        middle = float(np.median(np.delete(similarity_NN[row], row)))
+        if middle < threshold:
+            out[index] = Finding(
+                "photos_disagree",
+                f"the face does not look like the person in the other photos (similarity {middle:.2f}, one person's "
+                f"photos usually reach {threshold:.2f}); remove the photo if it shows somebody else",
+            )
+    return out
+
+
+def _verdict(
+    index: int,
+    prepared: dict[int, PhotoConditions],
+    refused: dict[int, FaceError],
+    strangers: dict[int, Finding],
+) -> PhotoVerdict:
+    if index in refused:
+        return PhotoVerdict(index, "skipped", refused[index].code, str(refused[index]))
+    found = [*([strangers[index]] if index in strangers else []), *prepared[index].findings]
+    if not found:
+        return PhotoVerdict(index, "usable", None, "")
+    return PhotoVerdict(index, "warning", found[0].code, "; ".join(finding.message for finding in found))
+
+
+def _mean_direction(embeddings_NE: FloatArray) -> FloatArray:
+    mean_E = embeddings_NE.mean(axis=0)
+    # Opposite embeddings cancel; then no direction is better than that of the first photo.
+    return unit_length(mean_E if float(np.linalg.norm(mean_E)) > SHORTEST_MEAN else embeddings_NE[0])
+
+
+def _why_none(count: int, refused: dict[int, FaceError]) -> str:
+    if count == 0:
+        return "the person has no photos; at least one photo with a visible face is needed"
+    reasons = "; ".join(f"photo {index + 1}: {fault}" for index, fault in refused.items())
+    return f"none of the person's {count} photo{'s' if count > 1 else ''} can be used: {reasons}"
