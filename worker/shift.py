@@ -139,7 +139,7 @@ class Shift:
             except OutOfMemory:
                 if len(batch) == 1:
                     raise
-                self._renderer.batch_size = max(1, len(batch) // 2)
+                self._renderer.batch_size = (len(batch) + 1) // 2
                 log.warning("out of memory with a batch of %d; going on with %d", len(batch), self._renderer.batch_size)
                 rest = [render for _, left in todo for render in left]
                 todo = batches([*batch, *rest], self._renderer.batch_size)

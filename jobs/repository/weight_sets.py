@@ -87,8 +87,9 @@ def begin(
             created_at=utcnow(),
         )
         .on_conflict_do_nothing(index_elements=["tenant_id", "fingerprint"])
-    )
-    if made.rowcount == 1:
+        .returning(WeightSet.id)
+    ).one_or_none()
+    if made is not None:
         tx.execute(
             insert(WeightSetSource).values(
                 tenant_id=tenant_id, weight_set_id=weight_set_id, position=0, photo_set_id=photo_set_id, weight=1.0

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+
 from jobs.database import Database
+from jobs.models import Unit
 from jobs.repository import jobs as job_rows
+from jobs.repository import queries
 from jobs.repository.writer import JobWriter, PersonRows
 from jobs.settings import Settings
 from jobs.storage import open_storage
+from worker.leases import Leases
+from worker.recorder import Recorder
+from worker.shift import Shift, ShiftReport
+from worker.testing import FakeRenderer
+from worker.weights import WeightSets
 
 TENANT = "acme"
 ASKED: dict[str, Any] = {
@@ -68,3 +78,73 @@ def add_job(
         totals = {"identities": writer.identities, "units": writer.units, "renders": writer.renders}
         job_rows.accept(tx, TENANT, job_id, **totals)
     return job_id
+
+
+class World:
+    """A database, a folder store and a renderer, and shifts over them in this process."""
+
+    def __init__(self, database: Database, settings: Settings, renderer: FakeRenderer, owner: str = "worker-1") -> None:
+        self.database, self.settings, self.renderer, self.owner = database, settings, renderer, owner
+        self.storage: Any = open_storage(settings.storage_url, settings)
+        self.stop = threading.Event()
+        self.weight_sets = WeightSets(database, self.storage, renderer, owner, lease_seconds=settings.lease_seconds)
+        self.leases: Leases | None = None
+
+    def use_storage(self, storage: Any) -> None:
+        """Put another store in the place of the folder."""
+        self.storage = storage
+        self.weight_sets = WeightSets(
+            self.database, storage, self.renderer, self.owner, lease_seconds=self.settings.lease_seconds
+        )
+
+    def shift(self, unit_id: uuid.UUID | None = None) -> ShiftReport:
+        """Run one shift from this unit, or from the first that waits."""
+        if unit_id is None:
+            with self.database.reading() as tx:
+                first = select(Unit.id).where(Unit.state == "ready").order_by(Unit.sort_key, Unit.id).limit(1)
+                unit_id = tx.execute(first).scalar_one_or_none() or uuid.uuid4()
+        self.leases = Leases(
+            self.database,
+            self.owner,
+            lease_seconds=self.settings.lease_seconds,
+            sign_of_life=lambda: {"name": self.owner, "pid": 1, "version": "0", "state": "working"},
+        )
+        recorder = Recorder(
+            self.database,
+            self.storage,
+            self.renderer,
+            self.owner,
+            worker_name=self.owner,
+            threads=2,
+            queue=4,
+        )
+        try:
+            with self.leases:
+                return Shift(
+                    self.database,
+                    self.settings,
+                    self.renderer,
+                    self.weight_sets,
+                    self.leases,
+                    recorder,
+                    self.owner,
+                    should_stop=self.stop.is_set,
+                ).run(unit_id)
+        finally:
+            recorder.close()
+
+    def job(self, job_id: uuid.UUID) -> dict[str, Any]:
+        """The job's row in the view."""
+        with self.database.reading() as tx:
+            row = queries.job(tx, TENANT, job_id)
+        assert row is not None
+        return dict(row)
+
+    def renders(self, job_id: uuid.UUID) -> list[dict[str, Any]]:
+        """The job's renders in the view."""
+        with self.database.reading() as tx:
+            return [dict(row) for row in queries.renders(tx, TENANT, job_id)]
+
+    def pictures(self) -> list[str]:
+        """The keys of all stored pictures."""
+        return sorted(key for key in self.storage.list("") if key.endswith(".png"))
