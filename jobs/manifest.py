@@ -1,0 +1,252 @@
+"""The manifest: who is to be drawn, and how. The door to everything about it.
+
+    with open_manifest(path, settings=settings) as manifest:
+        checked = manifest.check()             # every fault at once, or the counts and the content's hash
+        for person in manifest.people():       # lazily: identities x prompts x seeds
+            for render in person.renders: ...
+
+What a manifest may say stands in `manifest_schema`, the file formats in `manifest_reader`, `yaml_format`, `json_format`
+and `streams`. Memory is constant in the number of people for CSV and JSON Lines; what must be remembered lies in a
+temporary spool on the disk, which leaving the `with` block removes.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import ManifestInvalid, SettingsInvalid
+from jobs.located import Faults, Mapped, Unreadable, from_python, line_of
+from jobs.manifest_people import PeopleCheck, Photos, canonical
+from jobs.manifest_prompts import Prompt, PromptReader, renders
+from jobs.manifest_reader import ManifestReader, Part, read_document, read_manifest, read_mapping
+from jobs.manifest_schema import Drawing, JobEntry, Reading
+from jobs.photos import PhotoSource
+from jobs.planned import Checked, CheckedPhoto, JobSpec, PlannedIdentity, PlannedRender
+from jobs.settings import Settings
+from jobs.spool import Spool
+
+__all__ = [
+    "Checked",
+    "CheckedPhoto",
+    "JobSpec",
+    "Manifest",
+    "PlannedIdentity",
+    "PlannedRender",
+    "open_manifest",
+    "parse_manifest",
+]
+
+MAX_KEY_CHARACTERS = 200
+
+DefaultsOf = Callable[[str], Mapping[str, Any]]
+
+
+def open_manifest(
+    path: Path,
+    *,
+    settings: Settings,
+    job_file: Path | None = None,
+    prompts_file: Path | None = None,
+    again: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    defaults_of: DefaultsOf | None = None,
+) -> Manifest:
+    """Open a manifest file (.yaml, .json, .jsonl, .csv).
+
+    `job_file` and `prompts_file` replace what the manifest says (see `manifest_reader`); `overrides` may hold tenant,
+    key, profile and priority and win over both; None in it means not given. `again` makes the key new, so that the same
+    content is drawn again with other derived seeds. `defaults_of` tells what a profile draws by default (size, steps
+    and so on); if it raises `SettingsInvalid`, that is a fault of the field `profile`.
+
+    Raises `ManifestInvalid` when a file cannot be read at all; all other faults come from `Manifest.check`.
+    """
+    prompts = Part(read_document(prompts_file, settings), prompts_file.name, Path()) if prompts_file else None
+    reader = read_manifest(path, job_file, settings)
+    return Manifest(reader, settings, prompts=prompts, again=again, overrides=overrides, defaults_of=defaults_of)
+
+
+def parse_manifest(
+    data: Mapping[str, Any],
+    *,
+    settings: Settings,
+    base: Path,
+    again: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    defaults_of: DefaultsOf | None = None,
+) -> Manifest:
+    """The same for a mapping of the same form; photo paths and prompt sets are relative to the folder `base`."""
+    reader = read_mapping(data, base)
+    return Manifest(reader, settings, again=again, overrides=overrides, defaults_of=defaults_of)
+
+
+class Manifest:
+    """One manifest, opened; used as a context manager. `job` and `key` are there after `check`."""
+
+    job: JobSpec
+    key: str
+
+    def __init__(
+        self,
+        reader: ManifestReader,
+        settings: Settings,
+        *,
+        prompts: Part | None = None,
+        again: bool = False,
+        overrides: Mapping[str, Any] | None = None,
+        defaults_of: DefaultsOf | None = None,
+    ) -> None:
+        self._reader = reader
+        self._settings = settings
+        self._prompts_part = prompts
+        self._again = again
+        self._overrides = {name: value for name, value in (overrides or {}).items() if value is not None}
+        self._defaults_of = defaults_of
+        self._faults = Faults()
+        self._reading = Reading(self._faults, settings)
+        self._prompts: list[Prompt] = []
+        self._checked: Checked | None = None
+        self._photos: Photos = PhotoSource(reader.folder, settings)
+        self._spool = Spool()
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and remove the spool. Closing twice is harmless."""
+        self._reader.close()
+        self._spool.close()
+
+    def check(self, photos: Photos | None = None) -> Checked:
+        """The first pass: read and check everything, write nothing.
+
+        Raises `ManifestInvalid` with every fault (the first 1000 of them, and how many there are), a `StorageError` if
+        a bucket with photos does not answer. A second call returns the first one's answer.
+        """
+        if self._checked is not None:
+            return self._checked
+        self._photos = photos or self._photos
+        job, drawings = self._read_job()
+        reader = PromptReader(self._reading, drawings)
+        self._prompts = self._read_prompts(reader)
+        people = PeopleCheck(self._reader, self._spool, self._photos, self._reading, reader, self._prompts)
+        counts = people.run()
+        self._faults.raise_any()
+        if job is None:  # every way to this has noted a fault
+            raise ManifestInvalid([])
+        digest = self._spool.content_hash(canonical([job.profile, [prompt.canonical() for prompt in self._prompts]]))
+        number, size = self._spool.photo_totals()
+        self.job = job
+        self.key = self._key_of(job.key or digest)
+        self._checked = Checked(
+            content_hash=digest,
+            identities=counts.total(),
+            renders=sum(each * many for each, many in counts.items()),
+            photos=number,
+            photo_bytes=size,
+            renders_histogram=counts,
+        )
+        return self._checked
+
+    def people(self) -> Iterator[PlannedIdentity]:
+        """The people that `check` found, in the manifest's order; may be walked any number of times."""
+        if self._checked is None:
+            raise RuntimeError("check() comes before people()")
+        for document in self._spool.documents():
+            external_id, subject, fields, consent, purpose, sources, own = json.loads(document)
+            photos = [found for source in sources if isinstance(found := self._spool.photo(source), CheckedPhoto)]
+            prompts = [*self._prompts, *map(Prompt.from_canonical, own)]
+            values = {"subject": subject, **fields} if subject else fields
+            yield PlannedIdentity(
+                external_id=external_id,
+                subject=subject,
+                fields=fields,
+                consent=consent,
+                purpose=purpose,
+                photos=photos,
+                renders=renders(prompts, values, self.key, external_id),
+                renders_count=sum(prompt.drawing.seeds.count for prompt in prompts),
+            )
+
+    def read_photo(self, photo: CheckedPhoto) -> bytes:
+        """Read a photo again; `PhotoRefused` if its SHA-256 is another than `check` found. Thread-safe."""
+        return self._photos.read(photo)
+
+    def _read_job(self) -> tuple[JobSpec | None, list[Drawing]]:
+        """The job, and the defaults of prompts, nearest first."""
+        values: dict[str, Any] = {}
+        drawings: list[Drawing] = []
+        of_settings = from_python({"tenant": self._settings.tenant, "profile": self._settings.profile})
+        last = Part(self._python(self._overrides, "overrides"), "overrides", Path())
+        prompt_reader = PromptReader(self._reading, [])
+        for part in (Part(of_settings, "settings", Path()), *self._reader.parts, last):
+            entry = self._reading.entry(JobEntry, part.record, source=part.source)
+            if entry is None:
+                continue
+            if entry.defaults is not None:
+                given = prompt_reader.defaults(entry.defaults, source=part.source, field="defaults")
+                drawings = [given] if given else []
+            values |= entry.model_dump(include={"tenant", "key", "name", "profile", "priority"}, exclude_unset=True)
+            values = {name: value for name, value in values.items() if value is not None}
+        if "tenant" not in values or "profile" not in values:
+            return None, drawings
+        drawings += self._profile_drawing(values["profile"], prompt_reader)
+        return JobSpec(**{"key": None, "name": None, "priority": 0, **values}), drawings
+
+    def _profile_drawing(self, profile: str, reader: PromptReader) -> list[Drawing]:
+        if self._defaults_of is None:
+            return []
+        try:
+            given = self._defaults_of(profile)
+        except SettingsInvalid as error:
+            self._faults.add(str(error), field="profile", source=self._reader.source)
+            return []
+        source = f"profile {profile}"
+        drawing = reader.defaults(self._python(given, source), source=source, field="defaults")
+        return [drawing] if drawing else []
+
+    def _python(self, data: Mapping[str, Any], source: str) -> Any:
+        try:
+            return from_python(data)
+        except Unreadable as error:
+            self._faults.add(str(error), field=error.field, source=source)
+            return Mapped()
+
+    def _read_prompts(self, reader: PromptReader) -> list[Prompt]:
+        """The job's prompts, from the last part that gives any; prompts that no row could fill are faults already."""
+        prompts: list[Prompt] = []
+        if self._prompts_part is not None:
+            prompts = reader.set_prompts(self._prompts_part.record, source=self._prompts_part.source or "prompts")
+        else:
+            for part in reversed(self._reader.parts):
+                if isinstance(part.record, Mapped) and "prompts" in part.record:
+                    line, entries = line_of(part.record, ["prompts"]), part.record["prompts"]
+                    prompts = reader.prompts(
+                        entries, source=part.source, folder=part.folder, field="prompts", line=line
+                    )
+                    break
+        offered = self._reader.fields
+        if offered is None:
+            return prompts
+        for prompt in prompts:
+            for name in sorted(prompt.fields - offered):
+                self._faults.add(
+                    f"the prompt {prompt.name!r} uses {{{name}}}, and there is no such column; the columns are "
+                    f"{', '.join(sorted(offered)) or 'none'}",
+                    line=prompt.line,
+                    field=prompt.field,
+                    source=prompt.source,
+                )
+        return [prompt for prompt in prompts if prompt.fields <= offered]
+
+    def _key_of(self, key: str) -> str:
+        if not self._again:
+            return key
+        suffix = f"-{secrets.token_hex(4)}"
+        return key[: MAX_KEY_CHARACTERS - len(suffix)] + suffix
