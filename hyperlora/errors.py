@@ -8,6 +8,7 @@ HyperLoRAError
 ├── WeightsMissing          a model folder, file or hub repository is not there
 ├── UnknownScheduler        a scheduler name nobody knows
 ├── InvalidRequest          a picture was asked for in a way that cannot be drawn (size, steps, mixed guidance)
+├── NonFinitePicture        the model's numbers overflowed while drawing
 └── FaceError
     ├── NoFaceFound         no face in a photo
     ├── BadPhoto            a photo whose face cannot be used
@@ -72,6 +73,12 @@ class InvalidRequest(HyperLoRAError):
     """A picture was asked for in a way that cannot be drawn."""
 
     code = "invalid_request"
+
+
+class NonFinitePicture(HyperLoRAError):
+    """The model gave NaN or infinity instead of a picture; draw in bfloat16 or float32, or lower the LoRA weight."""
+
+    code = "non_finite_picture"
 
 
 class FaceError(HyperLoRAError):
