@@ -97,7 +97,7 @@ def read_manifest(path: Path, job_file: Path | None, settings: Settings) -> Mani
             _refuse_identities(part)
             parts.append(part)
         if not parts:
-            raise _invalid("a table of people says nothing about prompts; give a job file with them (--job)", path)
+            raise _invalid("a table of people says nothing about prompts; give a job file with them", path)
     except BaseException:
         reader.close()
         raise
