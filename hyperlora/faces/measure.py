@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from hyperlora.errors import BadPhoto, FaceEncoderMismatch
+from hyperlora.errors import FaceEncoderMismatch, FaceError
 from hyperlora.faces.find import find_faces
 from hyperlora.faces.photo import upright_rgb
 from hyperlora.faces.prepare import embed_closely
@@ -37,7 +37,7 @@ def similarity(
         faces = find_faces(analyzer, np.asarray(picture, dtype=np.uint8))
         if not faces:
             return None, "no face found in the picture"
-        embedding_E, _ = embed_closely(analyzer, picture, faces[0])
-    except BadPhoto as fault:
+        embedding_E = embed_closely(analyzer, picture, faces[0]).embedding_E
+    except FaceError as fault:
         return None, str(fault)
     return float(np.clip(embedding_E @ unit_length(reference_E), -1.0, 1.0)), None

@@ -88,7 +88,7 @@ class OpenCVAnalyzer:
             Not an 8 bit RGB picture, or a face whose points lie in one place.
         """
         check_rgb(rgb_HW3)
-        aligned_112 = cv2.cvtColor(aligned_crop(rgb_HW3, face.points_5_2), cv2.COLOR_RGB2BGR)
+        aligned_112 = cv2.cvtColor(aligned_crop(rgb_HW3, face.points_5_2, smooth=True), cv2.COLOR_RGB2BGR)
         with self._lock:
             # The network reuses its output buffer: copy before anyone else may run it.
             feature_1E = np.array(self._recogniser.feature(aligned_112), dtype=np.float32)

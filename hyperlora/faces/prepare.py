@@ -10,13 +10,24 @@ from PIL import Image
 
 from hyperlora.errors import BadPhoto, NoFaceFound
 from hyperlora.faces.crops import FACE_STREAM_SIDES, crop_padded, faceless, masked_face
-from hyperlora.faces.find import DETECTOR_SIZES, Search, search_faces
+from hyperlora.faces.find import DETECTOR_SIZES, Search, quarter_turns, search_faces
 from hyperlora.faces.findings import TINY_FACE_PIXELS, Finding, findings
 from hyperlora.faces.geometry import landmark_box
 from hyperlora.faces.photo import upright_rgb
 from hyperlora.faces.types import Face, FaceAnalyzer, FloatArray, RGBArray
 
 Verdict = Literal["usable", "warning"]
+# The same face seen twice shares more than this part of the boxes' common area.
+SAME_FACE_OVERLAP = 0.3
+# A detector that scores lower than this in both looks may be looking at something else.
+SURE_SCORE = 0.75
+_FIRST_DETECTION = Finding(
+    "first_detection_used",
+    "a second, closer look did not show the face again, so the likeness rests on the first look alone",
+)
+_UNSURE = (
+    "the detector is not sure that this is a face (score {:.2f}); it may be covered, drawn, turned away or badly lit"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,50 +72,55 @@ class PhotoConditions:
         return tuple(finding.message for finding in self.findings)
 
 
+@dataclass(frozen=True, eq=False)
+class CloserLook:
+    """A face's (E,) embedding of unit length, and what was noticed on the way."""
+
+    embedding_E: FloatArray
+    findings: tuple[Finding, ...]
+
+
 def prepare_photo(analyzer: FaceAnalyzer, image: Image.Image) -> PhotoConditions:
     """Everything the hypernetwork needs from one photo.
 
     Raises
     ------
     NoFaceFound
-        No detector size shows a face, not even with a margin around the photo.
+        No detector size shows a face, not even with a margin around the photo, or a closer look did not confirm it.
     BadPhoto
         The file cannot be decoded, or its face is too small or its landmarks are senseless.
     """
-    # 1. Upright, opaque, 8 bit RGB.
-    photo = upright_rgb(image)
-    rgb_HW3 = np.asarray(photo.image, dtype=np.uint8)
+    # 1. Opaque, 8 bit RGB, upright by its file and, where that is missing, by its face.
+    opened = upright_rgb(image)
     # 2. The best face.
-    search = search_faces(analyzer, rgb_HW3)
-    face = _best_face(search, photo.image)
+    photo, search, turn = _upright_search(analyzer, opened.image)
+    face = _best_face(search, photo)
     # 3. The face stream: look again, closely, then recognise.
-    embedding_E, closer = embed_closely(analyzer, photo.image, face)
+    closer = embed_closely(analyzer, photo, face)
     # 4. What to tell the owner.
-    found = [*findings(photo.image, rgb_HW3, search), *([closer] if closer else [])]
-    found += [Finding("colours_assumed", note) for note in photo.notes]
+    found = [*findings(photo, np.asarray(photo, dtype=np.uint8), search, turn), *closer.findings]
+    found += [Finding("colours_assumed", note) for note in opened.notes]
     # 5. The pictures for CLIP.
     return PhotoConditions(
-        clip_image=masked_face(photo.image, face),
-        base_image=faceless(photo.image, face),
-        face_embedding=embedding_E,
+        clip_image=masked_face(photo, face),
+        base_image=faceless(photo, face),
+        face_embedding=closer.embedding_E,
         face=face,
         verdict="warning" if found else "usable",
         findings=tuple(found),
         encoder=analyzer.name,
-        photo=photo.image,
+        photo=photo,
         others=search.faces[1:],
     )
 
 
-def embed_closely(analyzer: FaceAnalyzer, image: Image.Image, face: Face) -> tuple[FloatArray, Finding | None]:
+def embed_closely(analyzer: FaceAnalyzer, image: Image.Image, face: Face) -> CloserLook:
     """The embedding from a crop of twice the landmark box, in which the face is detected again at 640 pixels.
-
-    Returns
-    -------
-    The (E,) embedding, and a finding when the second look did not show the face and the first detection was used.
 
     Raises
     ------
+    NoFaceFound
+        The first look was unsure and the second saw nothing: most likely no face at all.
     BadPhoto
         The face's points cannot be used.
     """
@@ -113,12 +129,30 @@ def embed_closely(analyzer: FaceAnalyzer, image: Image.Image, face: Face) -> tup
     expected = face.moved(-corner[0], -corner[1])
     again = max(analyzer.detect(rgb_HW3, DETECTOR_SIZES[0]), key=expected.overlap, default=None)
     # A neighbour may stand in the crop too: it must be the same face, not just any.
-    if again is not None and expected.overlap(again) >= 0.3:
-        return analyzer.embed(rgb_HW3, again), None
-    return analyzer.embed(rgb_HW3, expected), Finding(
-        "first_detection_used",
-        "a second, closer look did not show the face again, so the likeness rests on the first look alone",
-    )
+    if again is None or expected.overlap(again) < SAME_FACE_OVERLAP:
+        if face.score < SURE_SCORE:
+            raise NoFaceFound(
+                f"no face found: something at {tuple(round(float(v)) for v in face.box_xyxy)} looked like one "
+                f"(score {face.score:.2f}), but a closer look did not confirm it; use a photo that shows the face "
+                "from the front, uncovered and in focus"
+            )
+        return CloserLook(analyzer.embed(rgb_HW3, expected), (_FIRST_DETECTION,))
+    unsure: tuple[Finding, ...] = ()
+    score = max(face.score, again.score)
+    if score < SURE_SCORE:
+        unsure = (Finding("unsure_face", _UNSURE.format(score)),)
+    return CloserLook(analyzer.embed(rgb_HW3, again), unsure)
+
+
+def _upright_search(analyzer: FaceAnalyzer, image: Image.Image) -> tuple[Image.Image, Search, int]:
+    """The photo as its face stands upright, the search in it, and the degrees it was turned counter-clockwise."""
+    rgb_HW3: RGBArray = np.asarray(image, dtype=np.uint8)
+    search = search_faces(analyzer, rgb_HW3)
+    turns = quarter_turns(analyzer, rgb_HW3, search)
+    if turns == 0:
+        return image, search, 0
+    turned_HW3 = np.ascontiguousarray(np.rot90(rgb_HW3, turns))
+    return Image.fromarray(turned_HW3), search_faces(analyzer, turned_HW3), turns * 90
 
 
 def _best_face(search: Search, image: Image.Image) -> Face:
