@@ -1,8 +1,8 @@
 """The mini world: people who do not exist, drawn by a program, and a small model pack of SDXL's own classes.
 
-    >>> from hyperlora.mini import person, portrait
-    >>> image = portrait(person(2_000_001), {"clothing": "hoodie"}, seed=1)
-    >>> image.info["caption"], image.info["landmarks"].shape
+>>> from hyperlora.mini import person, portrait
+>>> image = portrait(person(2_000_001), {"clothing": "hoodie"}, seed=1)
+>>> image.info["caption"], image.info["landmarks"].shape
 """
 
 from __future__ import annotations

@@ -13,10 +13,19 @@ from hyperlora.mini.curves import ellipse, mirror, points, spline
 from hyperlora.mini.person import Dice, Person
 from hyperlora.mini.pose import Pose
 
-_BRIGHT: tuple[Colour, ...] = ((196, 62, 66), (58, 116, 160), (226, 172, 70), (86, 140, 100), (138, 92, 160), (70, 72, 84))
+_BRIGHT: tuple[Colour, ...] = (
+    (196, 62, 66),
+    (58, 116, 160),
+    (226, 172, 70),
+    (86, 140, 100),
+    (138, 92, 160),
+    (70, 72, 84),
+)
 
 
-def paint_accessory(canvas: Canvas, person: Person, face: Anatomy, attributes: Attributes, pose: Pose, seed: int) -> None:
+def paint_accessory(
+    canvas: Canvas, person: Person, face: Anatomy, attributes: Attributes, pose: Pose, seed: int
+) -> None:
     """Draw the accessory over everything else."""
     d = Dice(f"hyperlora.mini accessory {seed}")
     colour = d.pick(_BRIGHT)
@@ -44,7 +53,13 @@ def _glasses(canvas: Canvas, person: Person, pose: Pose, name: str) -> None:
     power = 2.0 if name == "round glasses" else 3.4
     r = 0.245 if name == "round glasses" else 0.265
     t = np.linspace(0, 2 * math.pi, 41)
-    loop = np.stack([r * np.sign(np.cos(t)) * np.abs(np.cos(t)) ** (2 / power), 0.84 * r * np.sign(np.sin(t)) * np.abs(np.sin(t)) ** (2 / power)], 1)
+    loop = np.stack(
+        [
+            r * np.sign(np.cos(t)) * np.abs(np.cos(t)) ** (2 / power),
+            0.84 * r * np.sign(np.sin(t)) * np.abs(np.sin(t)) ** (2 / power),
+        ],
+        1,
+    )
     if name == "round glasses":
         loop[:, 1] *= 1.12
     rims = [pose.head(loop + np.array([s * person.eye_distance * 1.03, 0.015]), 0.62) for s in (-1.0, 1.0)]
@@ -63,7 +78,12 @@ def _glasses(canvas: Canvas, person: Person, pose: Pose, name: str) -> None:
     bridge = pose.head(spline(points((-inner, -0.02), (0, -0.065), (inner, -0.02))), 0.66)
     arms = []
     for s in (-1.0, 1.0):
-        arms.append(pose.head(points((s * (person.eye_distance * 1.03 + r), -0.03), (s * (person.face_width + 0.02), -0.06)), np.array([0.60, -0.05])))
+        arms.append(
+            pose.head(
+                points((s * (person.eye_distance * 1.03 + r), -0.03), (s * (person.face_width + 0.02), -0.06)),
+                np.array([0.60, -0.05]),
+            )
+        )
     canvas.paint(canvas.strokes([*rims, bridge, *arms], thick * u), frame)
     shine = [rim[24:32] - np.array([0, 0.008 * u]) for rim in rims]
     canvas.paint(canvas.strokes(shine, 0.3 * thick * u), darker(frame, 2.4), 0.6)
@@ -71,12 +91,33 @@ def _glasses(canvas: Canvas, person: Person, pose: Pose, name: str) -> None:
 
 def _beanie(canvas: Canvas, person: Person, pose: Pose, colour: Colour) -> None:
     u, w = pose.unit, person.face_width + 0.10 + 0.05 * person.hair_volume
-    dome = spline(points((w, -0.50), (w * 0.98, -0.88), (w * 0.66, -1.24), (0, -1.40), (-w * 0.66, -1.24), (-w * 0.98, -0.88), (-w, -0.50)))
+    dome = spline(
+        points(
+            (w, -0.50),
+            (w * 0.98, -0.88),
+            (w * 0.66, -1.24),
+            (0, -1.40),
+            (-w * 0.66, -1.24),
+            (-w * 0.98, -0.88),
+            (-w, -0.50),
+        )
+    )
     outline = np.concatenate([dome, points((0, -0.36))])
     cap = canvas.shape(pose.head(outline, 0.05))
     x = float(pose.head(points((0.0, 0.0)))[0, 0])
-    canvas.paint(cap, Linear((x + pose.light[0] * 2 * w * u, 0), darker(colour, 1.15), (x - pose.light[0] * 2 * w * u, 0), darker(colour, 0.6)))
-    ribs = [pose.head(spline(points((k * 0.12, -1.38), (k * w * 0.72, -0.95), (k * w * 0.95, -0.5))), 0.1) for k in np.linspace(-1, 1, 15)]
+    canvas.paint(
+        cap,
+        Linear(
+            (x + pose.light[0] * 2 * w * u, 0),
+            darker(colour, 1.15),
+            (x - pose.light[0] * 2 * w * u, 0),
+            darker(colour, 0.6),
+        ),
+    )
+    ribs = [
+        pose.head(spline(points((k * 0.12, -1.38), (k * w * 0.72, -0.95), (k * w * 0.95, -0.5))), 0.1)
+        for k in np.linspace(-1, 1, 15)
+    ]
     canvas.paint(canvas.strokes(ribs, 0.025 * u, blur=0.012 * u), darker(colour, 0.5), 0.55, clip=cap)
     fold = spline(points((-w * 1.03, -0.46), (-0.5 * w, -0.40), (0, -0.385), (0.5 * w, -0.40), (w * 1.03, -0.46)))
     band_outline = np.concatenate([fold, (fold + np.array([0.0, -0.24]))[::-1] * np.array([0.995, 1.0])])
@@ -85,7 +126,15 @@ def _beanie(canvas: Canvas, person: Person, pose: Pose, colour: Colour) -> None:
     under = canvas.strokes([pose.head(fold + np.array([0, 0.03]), 0.15)], 0.07 * u, blur=0.03 * u)
     canvas.paint(under, (60, 30, 26), 0.4)
     band = canvas.shape(pose.head(band_outline, 0.15))
-    canvas.paint(band, Linear((x + pose.light[0] * 2 * w * u, 0), darker(colour, 1.3), (x - pose.light[0] * 2 * w * u, 0), darker(colour, 0.75)))
+    canvas.paint(
+        band,
+        Linear(
+            (x + pose.light[0] * 2 * w * u, 0),
+            darker(colour, 1.3),
+            (x - pose.light[0] * 2 * w * u, 0),
+            darker(colour, 0.75),
+        ),
+    )
     teeth = [pose.head(points((k * w, -0.72), (k * w, -0.36)), 0.15) for k in np.linspace(-1, 1, 23)]
     canvas.paint(canvas.strokes(teeth, 0.018 * u), darker(colour, 0.6), 0.5, clip=band)
 
@@ -93,10 +142,23 @@ def _beanie(canvas: Canvas, person: Person, pose: Pose, colour: Colour) -> None:
 def _straw_hat(canvas: Canvas, person: Person, pose: Pose, colour: Colour) -> None:
     u, w = pose.unit, person.face_width
     straw: Colour = (226, 190, 122)
-    crown = spline(points((-w * 0.92, -0.64), (-w * 0.88, -1.05), (-w * 0.62, -1.36), (0, -1.42), (w * 0.62, -1.36), (w * 0.88, -1.05), (w * 0.92, -0.64)))
+    crown = spline(
+        points(
+            (-w * 0.92, -0.64),
+            (-w * 0.88, -1.05),
+            (-w * 0.62, -1.36),
+            (0, -1.42),
+            (w * 0.62, -1.36),
+            (w * 0.88, -1.05),
+            (w * 0.92, -0.64),
+        )
+    )
     top = canvas.shape(pose.head(crown, 0.0))
     x = float(pose.head(points((0.0, 0.0)))[0, 0])
-    canvas.paint(top, Linear((x + pose.light[0] * 2 * u, 0), darker(straw, 1.1), (x - pose.light[0] * 2 * u, 0), darker(straw, 0.66)))
+    canvas.paint(
+        top,
+        Linear((x + pose.light[0] * 2 * u, 0), darker(straw, 1.1), (x - pose.light[0] * 2 * u, 0), darker(straw, 0.66)),
+    )
     rows = [pose.head(spline(points((-w, y), (0, y + 0.09), (w, y))), 0.1) for y in np.linspace(-1.4, -0.6, 11)]
     canvas.paint(canvas.strokes(rows, 0.014 * u), darker(straw, 0.6), 0.5, clip=top)
     band = spline(points((-w, -0.78), (0, -0.66), (w, -0.78)))
@@ -105,8 +167,24 @@ def _straw_hat(canvas: Canvas, person: Person, pose: Pose, colour: Colour) -> No
     fallen = canvas.shape(pose.head(brim + np.array([0, 0.10]), 0.1), blur=0.05 * u)
     canvas.paint(fallen, (64, 34, 26), 0.35)
     rim = canvas.shape(pose.head(brim, 0.1))
-    keep = canvas.shape(pose.head(np.concatenate([ellipse(0, -0.60, w + 0.6, 0.24)[:17], points((-w - 0.6, -0.60), (-w * 0.9, -0.70), (0, -0.60), (w * 0.9, -0.70))]), 0.1))
-    canvas.paint(rim, Linear((x + pose.light[0] * 2.4 * u, 0), darker(straw, 1.16), (x - pose.light[0] * 2.4 * u, 0), darker(straw, 0.72)), clip=keep)
+    keep = canvas.shape(
+        pose.head(
+            np.concatenate(
+                [
+                    ellipse(0, -0.60, w + 0.6, 0.24)[:17],
+                    points((-w - 0.6, -0.60), (-w * 0.9, -0.70), (0, -0.60), (w * 0.9, -0.70)),
+                ]
+            ),
+            0.1,
+        )
+    )
+    canvas.paint(
+        rim,
+        Linear(
+            (x + pose.light[0] * 2.4 * u, 0), darker(straw, 1.16), (x - pose.light[0] * 2.4 * u, 0), darker(straw, 0.72)
+        ),
+        clip=keep,
+    )
     rings = [pose.head(ellipse(0, -0.60, (w + 0.52) * k, 0.20 * k, count=40), 0.1) for k in (0.97, 0.88, 0.79)]
     canvas.paint(canvas.strokes(rings, 0.014 * u), darker(straw, 0.6), 0.45, clip=rim & keep)
 
@@ -117,19 +195,33 @@ def _headphones(canvas: Canvas, person: Person, pose: Pose, colour: Colour) -> N
     a = np.linspace(-1.45, 1.45, 40)
     arc = np.stack([(w + lift) * np.sin(a), -0.18 - (0.92 + lift) * np.cos(a)], 1)
     canvas.paint(canvas.strokes([pose.head(arc, 0.0)], 0.12 * u), darker(colour, 0.55))
-    canvas.paint(canvas.strokes([pose.head(arc * np.array([1.0, 1.0]) + np.array([0, -0.02]), 0.0)], 0.05 * u), darker(colour, 1.1))
+    canvas.paint(
+        canvas.strokes([pose.head(arc * np.array([1.0, 1.0]) + np.array([0, -0.02]), 0.0)], 0.05 * u),
+        darker(colour, 1.1),
+    )
     for s in (-1.0, 1.0):
         x, y = (float(v) for v in pose.head(points((s * (w + 0.10), 0.06)), -0.05)[0])
-        canvas.paint(canvas.shape(ellipse(x - s * 0.05 * u, y + 0.02 * u, 0.16 * u, 0.29 * u), blur=0.02 * u), (40, 30, 32), 0.6)
+        canvas.paint(
+            canvas.shape(ellipse(x - s * 0.05 * u, y + 0.02 * u, 0.16 * u, 0.29 * u), blur=0.02 * u), (40, 30, 32), 0.6
+        )
         canvas.paint(canvas.shape(ellipse(x - s * 0.03 * u, y, 0.14 * u, 0.28 * u)), (52, 48, 56))
-        canvas.paint(canvas.shape(ellipse(x + s * 0.03 * u, y, 0.13 * u, 0.25 * u)), Linear((x, y - 0.25 * u), darker(colour, 1.2), (x, y + 0.25 * u), darker(colour, 0.7)))
-        canvas.paint(canvas.shape(ellipse(x + s * 0.05 * u, y - 0.08 * u, 0.05 * u, 0.09 * u), blur=0.02 * u), (255, 255, 255), 0.35)
+        canvas.paint(
+            canvas.shape(ellipse(x + s * 0.03 * u, y, 0.13 * u, 0.25 * u)),
+            Linear((x, y - 0.25 * u), darker(colour, 1.2), (x, y + 0.25 * u), darker(colour, 0.7)),
+        )
+        canvas.paint(
+            canvas.shape(ellipse(x + s * 0.05 * u, y - 0.08 * u, 0.05 * u, 0.09 * u), blur=0.02 * u),
+            (255, 255, 255),
+            0.35,
+        )
 
 
 def _earrings(canvas: Canvas, person: Person, pose: Pose) -> None:
     u = pose.unit
     for s in (-1.0, 1.0):
-        x, y = (float(v) for v in pose.head(points((s * (person.face_width + 0.045), 0.36 * person.ear_size)), -0.05)[0])
+        x, y = (
+            float(v) for v in pose.head(points((s * (person.face_width + 0.045), 0.36 * person.ear_size)), -0.05)[0]
+        )
         ring = ellipse(x, y + 0.12 * u, 0.085 * u, 0.11 * u)
         canvas.paint(canvas.strokes([np.concatenate([ring, ring[:1]])], 0.042 * u), (204, 152, 58))
         canvas.paint(canvas.strokes([ring[14:22]], 0.02 * u), (255, 236, 170), 0.9)
@@ -138,7 +230,21 @@ def _earrings(canvas: Canvas, person: Person, pose: Pose) -> None:
 
 def _scarf(canvas: Canvas, pose: Pose, colour: Colour) -> None:
     u = pose.unit
-    roll = spline(points((-0.72, 1.22), (-0.30, 1.34), (0, 1.37), (0.30, 1.34), (0.72, 1.22), (0.84, 1.45), (0.55, 1.72), (0, 1.82), (-0.55, 1.72), (-0.84, 1.45)), closed=True)
+    roll = spline(
+        points(
+            (-0.72, 1.22),
+            (-0.30, 1.34),
+            (0, 1.37),
+            (0.30, 1.34),
+            (0.72, 1.22),
+            (0.84, 1.45),
+            (0.55, 1.72),
+            (0, 1.82),
+            (-0.55, 1.72),
+            (-0.84, 1.45),
+        ),
+        closed=True,
+    )
     canvas.paint(canvas.shape(pose.body(roll + np.array([0, 0.07])), blur=0.04 * u), (30, 20, 24), 0.5)
     tail = points((0.16, 1.62), (0.52, 1.58), (0.66, 2.5), (0.24, 2.55))
     x, y = (float(v) for v in pose.body(points((0.0, 1.2)))[0])
@@ -149,7 +255,12 @@ def _scarf(canvas: Canvas, pose: Pose, colour: Colour) -> None:
             bars = [pose.body(points((0, v), (0.9, v - 0.03))) for v in np.linspace(1.9, 2.5, 5)]
             canvas.paint(canvas.strokes(bars, 0.05 * u), (246, 238, 222), 0.75, clip=cloth)
         else:
-            lines = [pose.body(spline(points((-0.8, 1.32 + k2), (-0.3, 1.48 + k2), (0.3, 1.47 + k2 * 0.8), (0.8, 1.32 + k2 * 0.5)))) for k2 in (0.02, 0.12, 0.22)]
+            lines = [
+                pose.body(
+                    spline(points((-0.8, 1.32 + k2), (-0.3, 1.48 + k2), (0.3, 1.47 + k2 * 0.8), (0.8, 1.32 + k2 * 0.5)))
+                )
+                for k2 in (0.02, 0.12, 0.22)
+            ]
             canvas.paint(canvas.strokes(lines, 0.03 * u, blur=0.015 * u), darker(colour, 0.5), 0.6, clip=cloth)
 
 
@@ -164,4 +275,6 @@ def _flower(canvas: Canvas, person: Person, pose: Pose, d: Dice) -> None:
         leaf = canvas.shape(ellipse(x + 0.13 * u * math.cos(a), y + 0.13 * u * math.sin(a), 0.12 * u, 0.085 * u, a))
         canvas.paint(leaf, Linear((x, y - 0.2 * u), darker(petal, 1.08), (x, y + 0.25 * u), darker(petal, 0.78)))
     canvas.paint(canvas.shape(ellipse(x, y, 0.07 * u, 0.07 * u)), (250, 190, 60))
-    canvas.paint(canvas.shape(mirror(ellipse(-x, y + 0.015 * u, 0.04 * u, 0.035 * u)), blur=0.01 * u), (200, 120, 40), 0.7)
+    canvas.paint(
+        canvas.shape(mirror(ellipse(-x, y + 0.015 * u, 0.04 * u, 0.035 * u)), blur=0.01 * u), (200, 120, 40), 0.7
+    )

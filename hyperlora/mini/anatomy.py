@@ -153,7 +153,9 @@ def _eye(person: Person, mood: Mood) -> Eye:
         )
     )
     lift = 0.022 + 0.03 * person.lid_fold
-    fold = upper[3:] + np.array([0.008, -lift]) * np.sin(np.linspace(0.5, math.pi - 0.25, len(upper) - 3))[:, None] ** 0.7
+    fold = (
+        upper[3:] + np.array([0.008, -lift]) * np.sin(np.linspace(0.5, math.pi - 0.25, len(upper) - 3))[:, None] ** 0.7
+    )
     radius = 0.26 * person.eye_width * (0.45 + 0.55 * person.eye_opening / 0.44) ** 0.5
     return Eye(upper, lower, fold, (person.eye_distance, -0.06 * height), radius)
 
@@ -189,8 +191,24 @@ def _mouth(person: Person, mood: Mood) -> Mouth:
 
     middle = y + sag
     return Mouth(
-        upper_outer=edge((0, middle - gap_up - up + bow), (0.22 * half, middle - gap_up - up), (0.60 * half, (middle + corner) / 2 - 0.66 * up - 0.6 * gap_up)),
-        upper_inner=edge((0, middle - gap_up + 0.006), (0.35 * half, middle - gap_up - 0.004), (0.70 * half, middle * 0.45 + corner * 0.55 - 0.62 * gap_up)),
-        lower_inner=edge((0, middle + gap_down + 0.008), (0.35 * half, middle + 0.93 * gap_down), (0.70 * half, middle * 0.45 + corner * 0.55 + 0.62 * gap_down)),
-        lower_outer=edge((0, middle + gap_down + low), (0.40 * half, middle + gap_down * 0.95 + 0.93 * low), (0.75 * half, middle * 0.4 + corner * 0.6 + 0.66 * gap_down + 0.42 * low)),
+        upper_outer=edge(
+            (0, middle - gap_up - up + bow),
+            (0.22 * half, middle - gap_up - up),
+            (0.60 * half, (middle + corner) / 2 - 0.66 * up - 0.6 * gap_up),
+        ),
+        upper_inner=edge(
+            (0, middle - gap_up + 0.006),
+            (0.35 * half, middle - gap_up - 0.004),
+            (0.70 * half, middle * 0.45 + corner * 0.55 - 0.62 * gap_up),
+        ),
+        lower_inner=edge(
+            (0, middle + gap_down + 0.008),
+            (0.35 * half, middle + 0.93 * gap_down),
+            (0.70 * half, middle * 0.45 + corner * 0.55 + 0.62 * gap_down),
+        ),
+        lower_outer=edge(
+            (0, middle + gap_down + low),
+            (0.40 * half, middle + gap_down * 0.95 + 0.93 * low),
+            (0.75 * half, middle * 0.4 + corner * 0.6 + 0.66 * gap_down + 0.42 * low),
+        ),
     )

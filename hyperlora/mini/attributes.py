@@ -100,12 +100,18 @@ def caption(person: Person, attributes: Attributes) -> str:
     a = attributes
     medium = {"plain": "portrait photo of", "watercolour": "watercolour painting of", "sketch": "pencil sketch of",
               "cyberpunk": "cyberpunk portrait of"}[a.style]  # fmt: skip
-    worn = _with_article(f"{a.clothing_colour} {a.clothing}") if a.clothing != "overalls" else f"{a.clothing_colour} overalls"
+    worn = (
+        _with_article(f"{a.clothing_colour} {a.clothing}")
+        if a.clothing != "overalls"
+        else f"{a.clothing_colour} overalls"
+    )
     extra = {"none": "", "glasses": "glasses", "round glasses": "round glasses", "sunglasses": "sunglasses",
              "headphones": "headphones", "earrings": "earrings"}.get(a.accessory, _with_article(a.accessory))  # fmt: skip
     place = {"sunset": "at sunset", "beach": "on a beach", "city at night": "in a city at night", "mountains": "in the mountains",
              "starry sky": "under a starry sky"}.get(a.background, f"in {_with_article(a.background)}")  # fmt: skip
-    face = {"neutral": "neutral face", "serious": "serious face", "surprised": "surprised face"}.get(a.expression, a.expression)
+    face = {"neutral": "neutral face", "serious": "serious face", "surprised": "surprised face"}.get(
+        a.expression, a.expression
+    )
     wearing = f"wearing {worn}" + (f" and {extra}" if extra else "")
     return f"{medium} {person.subject}, {wearing}, {face}, {place}"
 

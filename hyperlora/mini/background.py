@@ -34,13 +34,26 @@ class _Scene:
 
     def glow(self, x: float, y: float, radius: float, colour: Colour, opacity: float, mode: str = "screen") -> None:
         centre = (x * self.s, y * self.s)
-        disc = self.canvas.shape(ellipse(*centre, radius * self.s * 0.6, radius * self.s * 0.6), blur=radius * self.s * 0.25)
+        disc = self.canvas.shape(
+            ellipse(*centre, radius * self.s * 0.6, radius * self.s * 0.6), blur=radius * self.s * 0.25
+        )
         self.canvas.paint(disc, colour, opacity, mode)
 
-    def disc(self, x: float, y: float, rx: float, ry: float, colour: Colour, opacity: float = 1.0, blur: float = 0.0) -> None:
-        self.canvas.paint(self.canvas.shape(ellipse(x * self.s, y * self.s, rx * self.s, ry * self.s), blur * self.s), colour, opacity)
+    def disc(
+        self, x: float, y: float, rx: float, ry: float, colour: Colour, opacity: float = 1.0, blur: float = 0.0
+    ) -> None:
+        self.canvas.paint(
+            self.canvas.shape(ellipse(x * self.s, y * self.s, rx * self.s, ry * self.s), blur * self.s), colour, opacity
+        )
 
-    def shape(self, outline: list[tuple[float, float]], colour: Colour, opacity: float = 1.0, smooth: bool = False, blur: float = 0.0) -> None:
+    def shape(
+        self,
+        outline: list[tuple[float, float]],
+        colour: Colour,
+        opacity: float = 1.0,
+        smooth: bool = False,
+        blur: float = 0.0,
+    ) -> None:
         curve = points(*outline)
         if smooth:
             curve = np.concatenate([spline(curve[:-2]), curve[-2:]])
@@ -49,7 +62,14 @@ class _Scene:
     def bokeh(self, count: int, colours: list[Colour], top: float, bottom: float, size: float, opacity: float) -> None:
         for _ in range(count):
             r = self.d.between(0.5, 1.2) * size
-            self.disc(self.d.between(0, 1), self.d.between(top, bottom), r, r, self.d.pick(colours), opacity * self.d.between(0.5, 1))
+            self.disc(
+                self.d.between(0, 1),
+                self.d.between(top, bottom),
+                r,
+                r,
+                self.d.pick(colours),
+                opacity * self.d.between(0.5, 1),
+            )
 
     def focus(self, blur: float) -> None:
         self.canvas.soften(blur * self.s)
@@ -77,7 +97,14 @@ def _beach(q: _Scene) -> None:
     side = q.d.pick((0.06, 0.94))
     q.shape([(side - 0.02, 0.7), (side + 0.02, 0.7), (side + 0.05, 0.2), (side + 0.02, 0.2)], (128, 92, 60))
     for a in np.linspace(-2.9, -0.2, 6):
-        q.shape([(side + 0.035, 0.2), (side + 0.035 + 0.22 * math.cos(a), 0.2 + 0.14 * math.sin(a) + 0.03), (side + 0.035 + 0.2 * math.cos(a), 0.25 + 0.14 * math.sin(a))], (58, 128, 74))
+        q.shape(
+            [
+                (side + 0.035, 0.2),
+                (side + 0.035 + 0.22 * math.cos(a), 0.2 + 0.14 * math.sin(a) + 0.03),
+                (side + 0.035 + 0.2 * math.cos(a), 0.25 + 0.14 * math.sin(a)),
+            ],
+            (58, 128, 74),
+        )
     q.focus(0.009)
 
 
@@ -105,21 +132,36 @@ def _city(q: _Scene) -> None:
             for _ in range(14):
                 lights.append((x + w * q.d.between(0.1, 0.9), q.d.between(top + 0.02, 0.95)))
             for lx, ly in lights:
-                q.shape([(lx, ly), (lx + 0.014, ly), (lx + 0.014, ly + 0.02), (lx, ly + 0.02)], q.d.pick([(255, 214, 130), (255, 176, 96), (140, 200, 255)]), 0.9)
+                q.shape(
+                    [(lx, ly), (lx + 0.014, ly), (lx + 0.014, ly + 0.02), (lx, ly + 0.02)],
+                    q.d.pick([(255, 214, 130), (255, 176, 96), (140, 200, 255)]),
+                    0.9,
+                )
     q.bokeh(22, [(255, 190, 96), (255, 108, 130), (96, 190, 255), (255, 226, 150)], 0.5, 1.0, 0.030, 0.55)
     q.focus(0.008)
 
 
 def _library(q: _Scene) -> None:
     q.sky((92, 62, 42), (66, 44, 32), 1.0)
-    colours: list[Colour] = [(150, 54, 48), (54, 88, 108), (196, 158, 92), (72, 96, 62), (112, 66, 88), (220, 206, 178), (60, 52, 70)]
+    colours: list[Colour] = [
+        (150, 54, 48),
+        (54, 88, 108),
+        (196, 158, 92),
+        (72, 96, 62),
+        (112, 66, 88),
+        (220, 206, 178),
+        (60, 52, 70),
+    ]
     for row in range(5):
         base = 0.19 + row * 0.205
         x = q.d.between(-0.03, 0.0)
         while x < 1:
             w, h = q.d.between(0.022, 0.048), q.d.between(0.12, 0.172)
             colour = q.d.pick(colours)
-            q.shape([(x, base - h), (x + w * 0.92, base - h), (x + w * 0.92, base), (x, base)], darker(colour, q.d.between(0.75, 1.1)))
+            q.shape(
+                [(x, base - h), (x + w * 0.92, base - h), (x + w * 0.92, base), (x, base)],
+                darker(colour, q.d.between(0.75, 1.1)),
+            )
             x += w
         q.shape([(0, base), (1, base), (1, base + 0.025), (0, base + 0.025)], (142, 98, 62))
     q.glow(q.d.between(0.1, 0.9), 0.15, 0.6, (255, 206, 130), 0.35)
@@ -146,7 +188,16 @@ def _mountains(q: _Scene) -> None:
         if high > 0.15:
             for x, y in ridge:
                 if y < base - 0.5 * high:
-                    q.shape([(float(x), y), (float(x) + 0.035, y + 0.06), (float(x), y + 0.045), (float(x) - 0.035, y + 0.06)], (250, 252, 255), 0.9)
+                    q.shape(
+                        [
+                            (float(x), y),
+                            (float(x) + 0.035, y + 0.06),
+                            (float(x), y + 0.045),
+                            (float(x) - 0.035, y + 0.06),
+                        ],
+                        (250, 252, 255),
+                        0.9,
+                    )
     q.shape([(0, 0.86), (0.4, 0.82), (1, 0.87), (1, 1), (0, 1)], (84, 132, 86))
     q.focus(0.008)
 
@@ -154,7 +205,9 @@ def _mountains(q: _Scene) -> None:
 def _garden(q: _Scene) -> None:
     q.sky((188, 222, 196), (112, 170, 100), 0.8)
     q.bokeh(46, [(96, 152, 84), (126, 180, 98), (72, 128, 76)], 0.1, 1.0, 0.08, 0.7)
-    q.bokeh(34, [(242, 134, 162), (252, 210, 120), (250, 246, 240), (214, 92, 122), (176, 134, 206)], 0.15, 1.0, 0.030, 0.95)
+    q.bokeh(
+        34, [(242, 134, 162), (252, 210, 120), (250, 246, 240), (214, 92, 122), (176, 134, 206)], 0.15, 1.0, 0.030, 0.95
+    )
     q.glow(q.d.between(0, 1), 0.05, 0.5, (255, 250, 210), 0.5)
     q.focus(0.011)
 
@@ -162,7 +215,13 @@ def _garden(q: _Scene) -> None:
 def _stars(q: _Scene) -> None:
     q.sky((12, 14, 40), (50, 44, 104), 1.0)
     for _ in range(5):
-        q.glow(q.d.between(0, 1), q.d.between(0, 0.9), q.d.between(0.2, 0.4), q.d.pick([(84, 60, 150), (40, 90, 150), (140, 64, 130)]), 0.4)
+        q.glow(
+            q.d.between(0, 1),
+            q.d.between(0, 0.9),
+            q.d.between(0.2, 0.4),
+            q.d.pick([(84, 60, 150), (40, 90, 150), (140, 64, 130)]),
+            0.4,
+        )
     for _ in range(90):
         r = q.d.between(0.0015, 0.005)
         q.disc(q.d.between(0, 1), q.d.between(0, 1), r, r, (255, 250, 235), q.d.between(0.4, 1))

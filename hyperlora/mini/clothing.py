@@ -26,7 +26,14 @@ class _Tailor:
         """Shoulders with a neck opening (right half, from the neck's side to the middle), shaded for roundness."""
         w = self.wide + grow
         n = opening[0]
-        right = points((n[0], n[1]), (n[0] + 0.22, n[1] + 0.115 - grow * 0.4), (w - 0.30, 1.50 - grow * 0.5), (w, 1.74), (w + 0.14, 2.2), (w + 0.2, 3.2))
+        right = points(
+            (n[0], n[1]),
+            (n[0] + 0.22, n[1] + 0.115 - grow * 0.4),
+            (w - 0.30, 1.50 - grow * 0.5),
+            (w, 1.74),
+            (w + 0.14, 2.2),
+            (w + 0.2, 3.2),
+        )
         shoulder = spline(right)
         hole = spline(opening)
         outline = np.concatenate([shoulder, points((0, 3.2)), mirror(shoulder)[::-1], mirror(hole)[1:], hole[::-1][1:]])
@@ -35,7 +42,9 @@ class _Tailor:
         y0, y1 = self.pose.body(points((0, 1.3), (0, 2.7)))[:, 1]
         lit_left = self.pose.light[0] < 0
         start, end = (x0, x1) if lit_left else (x1, x0)
-        self.canvas.paint(mask, Linear((float(start), float(y0)), darker(colour, 1.16), (float(end), float(y1)), darker(colour, 0.66)))
+        self.canvas.paint(
+            mask, Linear((float(start), float(y0)), darker(colour, 1.16), (float(end), float(y1)), darker(colour, 0.66))
+        )
         self.folds(mask, colour)
         return mask
 
@@ -43,19 +52,33 @@ class _Tailor:
         """Soft creases from the armpits and shoulders."""
         lines = []
         for s in (-1.0, 1.0):
-            lines.append(points((s * (self.wide - 0.22), 2.3), (s * (self.wide - 0.36), 2.0), (s * (self.wide - 0.40), 1.86)))
+            lines.append(
+                points((s * (self.wide - 0.22), 2.3), (s * (self.wide - 0.36), 2.0), (s * (self.wide - 0.40), 1.86))
+            )
             lines.append(points((s * 0.55, 2.35), (s * 0.78, 2.02), (s * 0.95, 1.72)))
             lines.append(points((s * 0.28, 2.4), (s * 0.42, 2.15), (s * 0.62, 1.95)))
         drawn = [self.pose.body(spline(line)) for line in lines]
-        self.canvas.paint(self.canvas.strokes(drawn, 0.06 * self.u, blur=0.045 * self.u), darker(colour, 0.5), 0.42, clip=mask)
+        self.canvas.paint(
+            self.canvas.strokes(drawn, 0.06 * self.u, blur=0.045 * self.u), darker(colour, 0.5), 0.42, clip=mask
+        )
 
-    def fill(self, outline: Points, colour: Colour, blur: float = 0.0, opacity: float = 1.0, clip: Mask | None = None) -> Mask:
+    def fill(
+        self, outline: Points, colour: Colour, blur: float = 0.0, opacity: float = 1.0, clip: Mask | None = None
+    ) -> Mask:
         """A shape of one colour."""
         mask = self.canvas.shape(self.pose.body(outline), blur * self.u)
         self.canvas.paint(mask, colour, opacity, clip=clip)
         return mask
 
-    def line(self, lines: list[Points], colour: Colour, width: float, opacity: float = 1.0, blur: float = 0.0, clip: Mask | None = None) -> None:
+    def line(
+        self,
+        lines: list[Points],
+        colour: Colour,
+        width: float,
+        opacity: float = 1.0,
+        blur: float = 0.0,
+        clip: Mask | None = None,
+    ) -> None:
         """Seams, strings, ribs."""
         drawn = [self.pose.body(line) for line in lines]
         self.canvas.paint(self.canvas.strokes(drawn, width * self.u, blur * self.u), colour, opacity, clip=clip)
@@ -97,7 +120,10 @@ def _sweater(t: _Tailor) -> None:
     rows = [spline(points((-1.8, y + 0.25), (0, y), (1.8, y + 0.25))) for y in np.linspace(1.6, 2.6, 10)]
     t.line(rows, darker(t.colour, 1.3), 0.020, 0.25, 0.01, clip=mask)
     _collar_line(t, hole + np.array([0.0, 0.045]), darker(t.colour, 0.84), 0.13)
-    teeth = [points((x, 1.36 + 0.18 * (1 - (x / t.neck) ** 2)), (x * 1.05, 1.50 + 0.10 * (1 - (x / t.neck) ** 2))) for x in np.linspace(-0.4, 0.4, 13)]
+    teeth = [
+        points((x, 1.36 + 0.18 * (1 - (x / t.neck) ** 2)), (x * 1.05, 1.50 + 0.10 * (1 - (x / t.neck) ** 2)))
+        for x in np.linspace(-0.4, 0.4, 13)
+    ]
     t.line(teeth, darker(t.colour, 0.58), 0.016, 0.6)
 
 
@@ -109,15 +135,41 @@ def _turtleneck(t: _Tailor) -> None:
     outline = np.concatenate([spline(tube), mirror(spline(tube))[::-1], mirror(spline(rim))[1:], spline(rim)[::-1][1:]])
     t.fill(outline + np.array([0.0, 0.05]), darker(t.colour, 0.4), 0.03, 0.6)
     roll = t.fill(outline, darker(t.colour, 0.95))
-    t.line([points((x * n, 1.0), (x * (n + 0.08), 1.6)) for x in np.linspace(-0.95, 0.95, 15)], darker(t.colour, 0.62), 0.018, 0.5, clip=roll)
+    t.line(
+        [points((x * n, 1.0), (x * (n + 0.08), 1.6)) for x in np.linspace(-0.95, 0.95, 15)],
+        darker(t.colour, 0.62),
+        0.018,
+        0.5,
+        clip=roll,
+    )
     side = -1 if t.pose.light[0] > 0 else 1
-    t.fill(points((side * n * 1.2, 1.0), (side * n * 0.45, 1.0), (side * n * 0.45, 1.6), (side * n * 1.3, 1.6)), darker(t.colour, 0.45), 0.08, 0.55, clip=roll)
+    t.fill(
+        points((side * n * 1.2, 1.0), (side * n * 0.45, 1.0), (side * n * 0.45, 1.6), (side * n * 1.3, 1.6)),
+        darker(t.colour, 0.45),
+        0.08,
+        0.55,
+        clip=roll,
+    )
 
 
 def _hoodie(t: _Tailor) -> None:
     hood = points((0, 1.05), (t.neck + 0.20, 1.06), (t.neck + 0.42, 1.30), (t.neck + 0.40, 1.58), (0, 1.66))
     t.torso(_crew(t, 1.58), t.colour, grow=0.08)
-    for half in (spline(points((t.neck - 0.02, 1.16), (t.neck + 0.24, 1.14), (t.neck + 0.42, 1.38), (0.52, 1.72), (0.06, 1.86), (0.02, 1.66), (0.30, 1.52), (t.neck - 0.06, 1.36)), closed=True),):
+    for half in (
+        spline(
+            points(
+                (t.neck - 0.02, 1.16),
+                (t.neck + 0.24, 1.14),
+                (t.neck + 0.42, 1.38),
+                (0.52, 1.72),
+                (0.06, 1.86),
+                (0.02, 1.66),
+                (0.30, 1.52),
+                (t.neck - 0.06, 1.36),
+            ),
+            closed=True,
+        ),
+    ):
         t.both(half, darker(t.colour, 1.03), 0.45)
         inner = points((t.neck - 0.02, 1.18), (t.neck - 0.04, 1.38), (0.30, 1.55), (0.03, 1.70))
         t.line([spline(inner), mirror(spline(inner))], darker(t.colour, 0.55), 0.04, 0.7, 0.01)
@@ -133,7 +185,11 @@ def _shirt(t: _Tailor) -> None:
     for y in (1.88, 2.16, 2.44):
         t.fill(ellipse(0.045, y, 0.03, 0.03), mixed(t.colour, _WHITE, 0.75))
         t.fill(ellipse(0.045, y, 0.012, 0.012), darker(t.colour, 0.5))
-    t.both(points((t.neck - 0.01, 1.20), (t.neck + 0.12, 1.30), (0.44, 1.66), (0.02, 1.70), (0.22, 1.48)), darker(t.colour, 1.10), 0.45)
+    t.both(
+        points((t.neck - 0.01, 1.20), (t.neck + 0.12, 1.30), (0.44, 1.66), (0.02, 1.70), (0.22, 1.48)),
+        darker(t.colour, 1.10),
+        0.45,
+    )
 
 
 def _suit(t: _Tailor) -> None:
@@ -144,9 +200,24 @@ def _suit(t: _Tailor) -> None:
     tie = red if t.colour[2] > t.colour[0] - 10 else blue
     t.fill(points((-0.11, 1.60), (0.11, 1.60), (0.07, 1.76), (-0.07, 1.76)), tie)
     body = t.fill(points((-0.06, 1.76), (0.06, 1.76), (0.17, 2.7), (-0.17, 2.7)), darker(tie, 0.9))
-    t.line([points((x - 0.4, 2.9), (x + 0.3, 1.7)) for x in np.linspace(-0.4, 0.5, 8)], darker(tie, 1.4), 0.02, 0.6, clip=body)
+    t.line(
+        [points((x - 0.4, 2.9), (x + 0.3, 1.7)) for x in np.linspace(-0.4, 0.5, 8)],
+        darker(tie, 1.4),
+        0.02,
+        0.6,
+        clip=body,
+    )
     t.both(points((t.neck - 0.02, 1.24), (t.neck + 0.08, 1.34), (0.34, 1.70), (0.09, 1.62)), (248, 247, 244), 0.4)
-    lapel = points((t.neck + 0.06, 1.30), (t.neck + 0.26, 1.40), (0.84, 1.82), (0.66, 1.88), (0.70, 1.98), (0.05, 2.85), (0.02, 2.85), (0.34, 1.72))
+    lapel = points(
+        (t.neck + 0.06, 1.30),
+        (t.neck + 0.26, 1.40),
+        (0.84, 1.82),
+        (0.66, 1.88),
+        (0.70, 1.98),
+        (0.05, 2.85),
+        (0.02, 2.85),
+        (0.34, 1.72),
+    )
     t.both(lapel, darker(t.colour, 1.14), 0.55)
     t.line([lapel[1:7], mirror(lapel[1:7])], darker(t.colour, 0.6), 0.014, 0.8)
 
@@ -162,7 +233,11 @@ def _open_jacket(t: _Tailor, shell: Colour, under: Colour, stitch: Colour) -> No
     edge = points((t.neck + 0.10, 1.30), (0.42, 1.6), (0.34, 2.0), (0.30, 3.0))
     for e in (edge, mirror(edge)):
         t.line([spline(e)], (20, 18, 22), 0.07, 0.35, 0.03)
-    t.both(points((t.neck + 0.00, 1.20), (t.neck + 0.24, 1.32), (0.80, 1.66), (0.44, 1.90), (0.36, 1.62)), darker(shell, 1.12), 0.5)
+    t.both(
+        points((t.neck + 0.00, 1.20), (t.neck + 0.24, 1.32), (0.80, 1.66), (0.44, 1.90), (0.36, 1.62)),
+        darker(shell, 1.12),
+        0.5,
+    )
     t.line([points((0.40, 1.95), (0.36, 3.0)), points((-0.40, 1.95), (-0.36, 3.0))], stitch, 0.016, 0.9)
 
 
@@ -184,13 +259,23 @@ def _dress(t: _Tailor) -> None:
     w = t.wide - 0.12
     right = points((0.72, 1.46), (0.60, 1.72), (0.34, 1.92), (0, 1.86))
     outer = points((0.86, 1.46), (w - 0.32, 1.92), (w - 0.18, 2.3), (w - 0.1, 3.2))
-    outline = np.concatenate([spline(outer), points((0, 3.2)), mirror(spline(outer))[::-1], mirror(spline(right))[1:], spline(right)[::-1]])
+    outline = np.concatenate(
+        [spline(outer), points((0, 3.2)), mirror(spline(outer))[::-1], mirror(spline(right))[1:], spline(right)[::-1]]
+    )
     mask = t.fill(outline, t.colour)
     side = 1.0 if t.pose.light[0] < 0 else -1.0
-    t.fill(points((side * 0.5, 1.4), (side * 2, 1.4), (side * 2, 3), (side * 0.8, 3)), darker(t.colour, 0.55), 0.15, 0.5, clip=mask)
+    t.fill(
+        points((side * 0.5, 1.4), (side * 2, 1.4), (side * 2, 3), (side * 0.8, 3)),
+        darker(t.colour, 0.55),
+        0.15,
+        0.5,
+        clip=mask,
+    )
     t.folds(mask, t.colour)
     _collar_line(t, right + np.array([0.0, 0.02]), darker(t.colour, 1.25), 0.035)
-    beads = [ellipse(0.50 * np.sin(a), 1.36 + 0.30 * np.cos(a), 0.026, 0.026, count=10) for a in np.linspace(-1.25, 1.25, 19)]
+    beads = [
+        ellipse(0.50 * np.sin(a), 1.36 + 0.30 * np.cos(a), 0.026, 0.026, count=10) for a in np.linspace(-1.25, 1.25, 19)
+    ]
     for bead in beads:
         t.fill(bead, (244, 236, 220))
 

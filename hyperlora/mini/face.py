@@ -37,35 +37,70 @@ def _paint_eye(canvas: Canvas, person: Person, eye: Eye, side: float, pose: Pose
     iris_x = x + pose.gaze * 0.05 * u + 0.04 * u * math.sin(pose.turn)
     r = eye.radius * u
     iris = canvas.shape(ellipse(iris_x, y, r, r))
-    canvas.paint(iris, Radial((iris_x, y + 0.45 * r), 1.35 * r, mixed(darker(person.iris, 1.35), (255, 240, 210), 0.12), darker(person.iris, 0.6)), clip=opening)
-    rim = canvas.strokes([np.concatenate([e := ellipse(iris_x, y, 0.95 * r, 0.95 * r), e[:1]])], 0.022 * u, blur=0.008 * u)
+    canvas.paint(
+        iris,
+        Radial(
+            (iris_x, y + 0.45 * r),
+            1.35 * r,
+            mixed(darker(person.iris, 1.35), (255, 240, 210), 0.12),
+            darker(person.iris, 0.6),
+        ),
+        clip=opening,
+    )
+    rim = canvas.strokes(
+        [np.concatenate([e := ellipse(iris_x, y, 0.95 * r, 0.95 * r), e[:1]])], 0.022 * u, blur=0.008 * u
+    )
     canvas.paint(rim, darker(person.iris, 0.28), 0.8, clip=opening)
     rays = [
-        np.array([[iris_x + 0.4 * r * math.cos(a), y + 0.4 * r * math.sin(a)], [iris_x + 0.86 * r * math.cos(a), y + 0.86 * r * math.sin(a)]])
+        np.array(
+            [
+                [iris_x + 0.4 * r * math.cos(a), y + 0.4 * r * math.sin(a)],
+                [iris_x + 0.86 * r * math.cos(a), y + 0.86 * r * math.sin(a)],
+            ]
+        )
         for a in np.linspace(0, 2 * math.pi, 15)[:-1]
     ]
-    canvas.paint(canvas.strokes(rays, 0.008 * u, blur=0.004 * u), mixed(person.iris, (255, 236, 190), 0.5), 0.35, clip=opening)
+    canvas.paint(
+        canvas.strokes(rays, 0.008 * u, blur=0.004 * u), mixed(person.iris, (255, 236, 190), 0.5), 0.35, clip=opening
+    )
     canvas.paint(canvas.shape(ellipse(iris_x, y, 0.45 * r, 0.45 * r)), (18, 14, 16), clip=opening)
     # the upper lid's shadow on the ball
     band = np.concatenate([upper, (upper + np.array([0, 0.05 * u]))[::-1]])
     canvas.paint(canvas.shape(band, blur=0.016 * u), (66, 44, 46), 0.5, clip=opening)
     glint_x = iris_x + 0.36 * r * float(np.sign(pose.light[0]) or 1.0)
     canvas.paint(canvas.shape(ellipse(glint_x, y - 0.34 * r, 0.24 * r, 0.27 * r)), (255, 255, 255), 0.95, clip=opening)
-    canvas.paint(canvas.shape(ellipse(2 * iris_x - glint_x, y + 0.45 * r, 0.15 * r, 0.11 * r), blur=0.006 * u), (255, 255, 255), 0.45, clip=opening)
+    canvas.paint(
+        canvas.shape(ellipse(2 * iris_x - glint_x, y + 0.45 * r, 0.15 * r, 0.11 * r), blur=0.006 * u),
+        (255, 255, 255),
+        0.45,
+        clip=opening,
+    )
     corner = upper[-1] if side < 0 else upper[0]
-    tear = canvas.shape(ellipse(float(corner[0]) + side * 0.014 * u, float(corner[1]), 0.022 * u, 0.016 * u), blur=0.006 * u)
+    tear = canvas.shape(
+        ellipse(float(corner[0]) + side * 0.014 * u, float(corner[1]), 0.022 * u, 0.016 * u), blur=0.006 * u
+    )
     canvas.paint(tear, mixed(person.skin, (206, 96, 96), 0.55), 0.85, clip=opening)
     _paint_lids(canvas, person, side, upper, lower, fold, u, mask)
 
 
-def _paint_lids(canvas: Canvas, person: Person, side: float, upper: Points, lower: Points, fold: Points, u: float, mask: Mask) -> None:
+def _paint_lids(
+    canvas: Canvas, person: Person, side: float, upper: Points, lower: Points, fold: Points, u: float, mask: Mask
+) -> None:
     dark = mixed(darker(person.hair, 0.35), (34, 22, 22), 0.65)
     thick = (0.020 + 0.026 * person.lashes) * u
     widths = (0.3 * thick, 0.7 * thick, thick, 1.15 * thick, 0.9 * thick)
     canvas.paint(canvas.shape(tapered(upper, widths if side > 0 else widths[::-1])), dark, 0.95)
     outer = upper[-1] if side > 0 else upper[0]
     if person.lashes > 0.5:
-        wing = spline(np.stack([upper[-5] if side > 0 else upper[4], outer, outer + np.array([side * 0.052, -0.040]) * u * person.lashes]))
+        wing = spline(
+            np.stack(
+                [
+                    upper[-5] if side > 0 else upper[4],
+                    outer,
+                    outer + np.array([side * 0.052, -0.040]) * u * person.lashes,
+                ]
+            )
+        )
         canvas.paint(canvas.shape(tapered(wing, (thick, 0.8 * thick, 0.1 * thick))), dark, 0.9)
         hairs = []
         for k in (0.45, 0.58, 0.70, 0.81, 0.91):
@@ -114,13 +149,24 @@ def _paint_nose(canvas: Canvas, person: Person, face: Anatomy, pose: Pose, mask:
     holes, wings = [], []
     for side in (-1.0, 1.0):
         holes.append(pose.head(ellipse(side * half * 0.45, base - 0.006, 0.20 * half, 0.015, side * 0.30), 0.68))
-        wing = points((side * half * 0.86, tip - 0.055), (side * half * 1.04, tip + 0.01), (side * half * 0.98, tip + 0.06), (side * half * 0.74, base))
+        wing = points(
+            (side * half * 0.86, tip - 0.055),
+            (side * half * 1.04, tip + 0.01),
+            (side * half * 0.98, tip + 0.06),
+            (side * half * 0.74, base),
+        )
         wings.append(tapered(pose.head(spline(wing), 0.60), (0.003 * u, 0.018 * u, 0.024 * u, 0.010 * u)))
     canvas.paint(canvas.shape(wings, blur=0.010 * u), dark, 0.62, clip=mask)
     canvas.paint(canvas.shape(holes, blur=0.007 * u), darker(dark, 0.62), 0.72, clip=mask)
     light = float(np.sign(pose.light[0])) or 1.0
     bridge = pose.head(np.linspace([light * 0.018, 0.02], [light * 0.02, tip - 0.05], 12), np.linspace(0.64, 0.85, 12))
-    canvas.paint(canvas.shape(tapered(bridge, (0.02 * u, 0.05 * u, 0.06 * u)), blur=0.016 * u), (255, 244, 230), 0.22, "screen", clip=mask)
+    canvas.paint(
+        canvas.shape(tapered(bridge, (0.02 * u, 0.05 * u, 0.06 * u)), blur=0.016 * u),
+        (255, 244, 230),
+        0.22,
+        "screen",
+        clip=mask,
+    )
     glow = pose.head(ellipse(light * 0.03, tip - 0.015, 0.035, 0.028), 0.88)
     canvas.paint(canvas.shape(glow, blur=0.012 * u), (255, 248, 238), 0.42, "screen", clip=mask)
 
@@ -128,7 +174,9 @@ def _paint_nose(canvas: Canvas, person: Person, face: Anatomy, pose: Pose, mask:
 def _paint_mouth(canvas: Canvas, person: Person, face: Anatomy, pose: Pose, mask: Mask) -> None:
     u = pose.unit
     m = face.mouth
-    outer_up, inner_up, inner_low, outer_low = (pose.head(c, _lip_depth(c)) for c in (m.upper_outer, m.upper_inner, m.lower_inner, m.lower_outer))
+    outer_up, inner_up, inner_low, outer_low = (
+        pose.head(c, _lip_depth(c)) for c in (m.upper_outer, m.upper_inner, m.lower_inner, m.lower_outer)
+    )
     lips: Colour = person.lips
     top = canvas.shape(np.concatenate([outer_up, inner_up[::-1]]))
     low = canvas.shape(np.concatenate([inner_low, outer_low[::-1]]))
@@ -144,19 +192,47 @@ def _paint_mouth(canvas: Canvas, person: Person, face: Anatomy, pose: Pose, mask
             teeth = canvas.shape(np.concatenate([inner_up, (inner_up + drop)[::-1]])) & opening
             canvas.paint(teeth, (250, 247, 240))
             middle = inner_up[len(inner_up) // 2]
-            gaps = [np.stack([middle + np.array([dx * u, 0]), middle + np.array([dx * u, 0.09 * u])]) for dx in (-0.135, -0.07, 0, 0.07, 0.135)]
+            gaps = [
+                np.stack([middle + np.array([dx * u, 0]), middle + np.array([dx * u, 0.09 * u])])
+                for dx in (-0.135, -0.07, 0, 0.07, 0.135)
+            ]
             canvas.paint(canvas.strokes(gaps, 0.008 * u, blur=0.004 * u), (196, 186, 180), 0.6, clip=teeth)
         shade = canvas.shape(np.concatenate([inner_up, (inner_up + np.array([0, 0.035 * u]))[::-1]]), blur=0.012 * u)
         canvas.paint(shade, (70, 30, 34), 0.5, clip=opening)
     y0, y1 = float(outer_up[:, 1].min()), float(outer_low[:, 1].max())
     x = float(outer_up[len(outer_up) // 2, 0])
-    canvas.paint(top, Linear((x, y0), mixed(lips, shadow_of(lips), 0.18), (x, float(inner_up[len(inner_up) // 2, 1])), mixed(lips, shadow_of(lips), 0.62)), 0.92)
-    canvas.paint(low, Linear((x, float(inner_low[len(inner_low) // 2, 1])), mixed(lips, shadow_of(lips), 0.25), (x, y1), darker(lips, 1.04)), 0.92)
-    gloss = ellipse(x + pose.light[0] * 0.12 * u, 0.45 * float(inner_low[len(inner_low) // 2, 1]) + 0.55 * y1, 0.10 * u, 0.016 * u)
+    canvas.paint(
+        top,
+        Linear(
+            (x, y0),
+            mixed(lips, shadow_of(lips), 0.18),
+            (x, float(inner_up[len(inner_up) // 2, 1])),
+            mixed(lips, shadow_of(lips), 0.62),
+        ),
+        0.92,
+    )
+    canvas.paint(
+        low,
+        Linear(
+            (x, float(inner_low[len(inner_low) // 2, 1])),
+            mixed(lips, shadow_of(lips), 0.25),
+            (x, y1),
+            darker(lips, 1.04),
+        ),
+        0.92,
+    )
+    gloss = ellipse(
+        x + pose.light[0] * 0.12 * u, 0.45 * float(inner_low[len(inner_low) // 2, 1]) + 0.55 * y1, 0.10 * u, 0.016 * u
+    )
     canvas.paint(canvas.shape(gloss, blur=0.012 * u), (255, 236, 230), 0.42, "screen", clip=low)
     deep = darker(shadow_of(shadow_of(lips)), 0.72)
     if not face.mood.gap:
-        canvas.paint(canvas.shape(tapered(inner_up, (0.012 * u, 0.020 * u, 0.026 * u, 0.020 * u, 0.012 * u)), blur=0.004 * u), deep, 0.9, clip=mask)
+        canvas.paint(
+            canvas.shape(tapered(inner_up, (0.012 * u, 0.020 * u, 0.026 * u, 0.020 * u, 0.012 * u)), blur=0.004 * u),
+            deep,
+            0.9,
+            clip=mask,
+        )
     for end, side in ((inner_up[0], -1.0), (inner_up[-1], 1.0)):
         dot = ellipse(float(end[0]) + side * 0.006 * u, float(end[1]), 0.026 * u, 0.022 * u)
         canvas.paint(canvas.shape(dot, blur=0.014 * u), deep, 0.6, clip=mask)

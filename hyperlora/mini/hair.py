@@ -54,7 +54,16 @@ def back_sheets(person: Person) -> list[Sheet]:
     if cut == "chin length":
         return [_fall(h, v, w + 0.05 + v, 0.86, 0.03)]
     if cut == "afro":
-        return [Sheet([points((0.2 * s, -0.9), h.rim(0.7 * s, v + 0.26), h.rim(1.12 * s, v + 0.16)) for s in np.linspace(-1, 1, 9)], depth=-0.25, dark=0.75)]
+        return [
+            Sheet(
+                [
+                    points((0.2 * s, -0.9), h.rim(0.7 * s, v + 0.26), h.rim(1.12 * s, v + 0.16))
+                    for s in np.linspace(-1, 1, 9)
+                ],
+                depth=-0.25,
+                dark=0.75,
+            )
+        ]
     if cut == "ponytail":
         side = math.copysign(1.0, person.hair_part)
         guides = [points((side * 0.35, -0.85), (side * (w + 0.12 + k * 0.26), -0.72 + 0.1 * k), (side * (w + 0.12 + k * 0.30), 0.3), (side * (w + 0.02 + 0.22 * k), 1.2 + 0.3 * (1 - k)))
@@ -100,11 +109,18 @@ def front_sheets(person: Person) -> list[Sheet]:
         return [_swept(h, v + (0.30 if cut == "afro" else 0.14), 0.0, reach=1.0 if cut != "curly" else 0.96)]
     if cut == "fringe bob":
         tips = [(x, -0.335 + 0.05 * abs(x)) for x in np.linspace(-0.64, 0.64, 9)]
-        return [_scalp(h, v + 0.055), *_curtains(h, 0.0, v, end=0.72 + 0.25 * person.hair_volume, open_=0.93, reach=w + 0.11 + v), _forward(h, v + 0.03, tips, 0.72)]
+        return [
+            _scalp(h, v + 0.055),
+            *_curtains(h, 0.0, v, end=0.72 + 0.25 * person.hair_volume, open_=0.93, reach=w + 0.11 + v),
+            _forward(h, v + 0.03, tips, 0.72),
+        ]
     if cut == "pixie":
         side = math.copysign(1.0, p)
         tips = [(side * x, -0.44 + 0.30 * x * x + 0.03 * math.sin(9 * x)) for x in np.linspace(-0.60, 0.70, 8)]
-        return [_temples(h, 0.05, low=0.12), _forward(h, v + 0.05, tips if side > 0 else tips[::-1], 0.8, part=-0.3 * side)]
+        return [
+            _temples(h, 0.05, low=0.12),
+            _forward(h, v + 0.05, tips if side > 0 else tips[::-1], 0.8, part=-0.3 * side),
+        ]
     if cut == "side part":
         return [_temples(h, 0.04), *_parted(h, p, v + 0.05)]
     end = {"bob": 0.70 + 0.25 * person.hair_volume, "chin length": 0.84}.get(cut, 1.5)
@@ -203,7 +219,9 @@ def _curtains(h: Head, p: float, v: float, *, end: float, open_: float, reach: f
     return sheets
 
 
-def paint_hair(canvas: Canvas, person: Person, pose: Pose, sheets: Sequence[Sheet], name: str, face: Mask | None = None) -> None:
+def paint_hair(
+    canvas: Canvas, person: Person, pose: Pose, sheets: Sequence[Sheet], name: str, face: Mask | None = None
+) -> None:
     """Fill, shade and comb the sheets; on a face they first cast a shadow."""
     if not sheets:
         return
@@ -253,9 +271,15 @@ def _paint_curls(canvas: Canvas, person: Person, strands: Sequence[Points], colo
             k = int(d.between(0.0, 0.999) ** 0.7 * len(strand))
             places.append(strand[k] + np.array([d.around(0, 0.05), d.around(0, 0.05)]) * u)
         places.append(strand[-1] + np.array([d.around(0, 0.03), d.around(0, 0.03)]) * u)
-    discs = [ellipse(float(x), float(y), size * d.between(0.6, 1.0), size * d.between(0.6, 1.0), count=14) for x, y in places]
+    discs = [
+        ellipse(float(x), float(y), size * d.between(0.6, 1.0), size * d.between(0.6, 1.0), count=14) for x, y in places
+    ]
     canvas.paint(canvas.shape(discs), darker(colour, 0.80))
-    for tone, share, width, opacity in ((0.50, 0.75, 0.020, 0.55), (1.30, 0.75, 0.016, 0.55), (1.75, 0.22, 0.018, 0.45)):
+    for tone, share, width, opacity in (
+        (0.50, 0.75, 0.020, 0.55),
+        (1.30, 0.75, 0.016, 0.55),
+        (1.75, 0.22, 0.018, 0.45),
+    ):
         arcs = []
         for x, y in places:
             if not d.chance(share):
@@ -264,7 +288,11 @@ def _paint_curls(canvas: Canvas, person: Person, strands: Sequence[Points], colo
             t = np.linspace(a, a + d.between(1.6, 3.6), 9)
             grow = np.linspace(0.55, 1.0, 9)
             arcs.append(np.stack([x + r * grow * np.cos(t), y + r * grow * np.sin(t)], 1))
-        canvas.paint(canvas.strokes(arcs, width * u), darker(colour, tone) if tone < 1.6 else mixed(darker(colour, 1.5), (255, 236, 214), 0.2), opacity)
+        canvas.paint(
+            canvas.strokes(arcs, width * u),
+            darker(colour, tone) if tone < 1.6 else mixed(darker(colour, 1.5), (255, 236, 214), 0.2),
+            opacity,
+        )
 
 
 def paint_bun(canvas: Canvas, person: Person, pose: Pose) -> None:
@@ -274,7 +302,15 @@ def paint_bun(canvas: Canvas, person: Person, pose: Pose) -> None:
     x, y = (float(v) for v in pose.head(points((0.18 * person.hair_part, -1.22)), -0.3)[0])
     r = (0.27 + 0.06 * person.hair_volume) * u
     ball = canvas.shape(ellipse(x, y, r, 0.86 * r))
-    canvas.paint(ball, Linear((x + pose.light[0] * r, y - r), darker(person.hair, 1.15), (x - pose.light[0] * r, y + r), darker(person.hair, 0.62)))
+    canvas.paint(
+        ball,
+        Linear(
+            (x + pose.light[0] * r, y - r),
+            darker(person.hair, 1.15),
+            (x - pose.light[0] * r, y + r),
+            darker(person.hair, 0.62),
+        ),
+    )
     turns = []
     for k in range(26):
         a = np.linspace(0, 3.4, 12) + k * 0.7
@@ -292,15 +328,36 @@ def paint_beard(canvas: Canvas, person: Person, face: Anatomy, pose: Pose, mask:
     d = Dice(f"hyperlora.mini beard {person.seed}")
     w, chin, mouth = person.face_width, face.chin, person.mouth_height
     colour = mixed(darker(person.hair, 0.82), shadow_of(person.skin), 0.15)
-    above = points((-0.36, mouth + 0.03), (-0.22, mouth - 0.13), (0, mouth - 0.15), (0.22, mouth - 0.13), (0.36, mouth + 0.03), (0.2, mouth - 0.05), (0, mouth - 0.075), (-0.2, mouth - 0.05))
+    above = points(
+        (-0.36, mouth + 0.03),
+        (-0.22, mouth - 0.13),
+        (0, mouth - 0.15),
+        (0.22, mouth - 0.13),
+        (0.36, mouth + 0.03),
+        (0.2, mouth - 0.05),
+        (0, mouth - 0.075),
+        (-0.2, mouth - 0.05),
+    )
     areas: list[Points] = []
     if kind in ("moustache", "goatee", "short beard", "full beard"):
         areas.append(above)
     if kind == "goatee":
-        areas.append(points((-0.18, mouth + 0.17), (0.18, mouth + 0.17), (0.24, chin - 0.12), (0.12, chin + 0.03), (-0.12, chin + 0.03), (-0.24, chin - 0.12)))
+        areas.append(
+            points(
+                (-0.18, mouth + 0.17),
+                (0.18, mouth + 0.17),
+                (0.24, chin - 0.12),
+                (0.12, chin + 0.03),
+                (-0.12, chin + 0.03),
+                (-0.24, chin - 0.12),
+            )
+        )
     if kind in ("short beard", "full beard", "stubble"):
         drop = 0.10 if kind == "full beard" else 0.015
-        outside = face.contour[4:29] * np.array([1.0, 1.0]) + np.array([0, 1.0]) * drop * np.sin(np.linspace(0, np.pi, 25))[:, None]
+        outside = (
+            face.contour[4:29] * np.array([1.0, 1.0])
+            + np.array([0, 1.0]) * drop * np.sin(np.linspace(0, np.pi, 25))[:, None]
+        )
         line = points((0.86 * w, 0.42), (0.62 * w, 0.60), (0.40, mouth - 0.06), (0.34, mouth + 0.10), (0.16, mouth + 0.165), (0, mouth + 0.15),
                       (-0.16, mouth + 0.165), (-0.34, mouth + 0.10), (-0.40, mouth - 0.06), (-0.62 * w, 0.60), (-0.86 * w, 0.42))  # fmt: skip
         areas.append(np.concatenate([outside, line]))
@@ -323,5 +380,12 @@ def paint_beard(canvas: Canvas, person: Person, face: Anatomy, pose: Pose, mask:
         away = away / np.hypot(*away) * u * d.between(0.05, 0.10)
         hairs.append(np.stack([at, at + away * 0.6 + np.array([d.around(0, 0.015), 0]) * u, at + away]))
     area = canvas.shape(shapes, blur=0.02 * u)
-    canvas.paint(canvas.strokes(hairs[::2], 0.012 * u), darker(colour, 0.62), 0.5, clip=area if clip is None else area & mask)
-    canvas.paint(canvas.strokes(hairs[1::2], 0.010 * u), darker(person.hair, 1.3), 0.4, clip=area if clip is None else area & mask)
+    canvas.paint(
+        canvas.strokes(hairs[::2], 0.012 * u), darker(colour, 0.62), 0.5, clip=area if clip is None else area & mask
+    )
+    canvas.paint(
+        canvas.strokes(hairs[1::2], 0.010 * u),
+        darker(person.hair, 1.3),
+        0.4,
+        clip=area if clip is None else area & mask,
+    )

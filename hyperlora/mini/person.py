@@ -190,7 +190,15 @@ def person(seed: int) -> Person:
     hair = HAIR_COLOURS[hair_colour]
     shade = d.between(0.9, 1.12)
     dark_eyes = 0.15 + 1.1 * depth
-    eye_weights = (4 * dark_eyes, 3 * dark_eyes + 1, 1, 1.2 - depth, 1.5 * (1 - depth), 1.2 * (1 - depth), 3 * (1 - depth))
+    eye_weights = (
+        4 * dark_eyes,
+        3 * dark_eyes + 1,
+        1,
+        1.2 - depth,
+        1.5 * (1 - depth),
+        1.2 * (1 - depth),
+        3 * (1 - depth),
+    )
     eye_colour = d.pick(tuple(EYE_COLOURS), [max(0.02, w) for w in eye_weights])
     lip_red = d.between(0.25, 0.5) + 0.28 * soft * d.between(0, 1)
     beards = (3.2, 2, 0.7, 0.8, 1.5, 1.1) if soft < 0.3 else (1.0, 0, 0, 0, 0, 0)

@@ -64,6 +64,11 @@ def portrait(
     rgb = in_style(canvas.pixels(), said.style, seed)
     image = Image.fromarray(np.clip(np.rint(rgb), 0, 255).astype(np.uint8), "RGB")
     image.info["caption"] = caption(person, said)
-    image.info["labels"] = {"person": person.seed, "subject": person.subject, "features": asdict(person), **said.labels()}
+    image.info["labels"] = {
+        "person": person.seed,
+        "subject": person.subject,
+        "features": asdict(person),
+        **said.labels(),
+    }
     image.info["landmarks"] = landmarks(face, stance).astype(np.float32)
     return image

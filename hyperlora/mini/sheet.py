@@ -22,7 +22,9 @@ def sheet(rows: Sequence[Sequence[Image.Image]], gap: int = 6) -> Image.Image:
     return page
 
 
-def people_sheet(people: int, portraits: int = 6, first: int = TEST.start, size: int = 192, style: str | None = None) -> Image.Image:
+def people_sheet(
+    people: int, portraits: int = 6, first: int = TEST.start, size: int = 192, style: str | None = None
+) -> Image.Image:
     """`people` rows from the seed `first` on: a plain portrait, then some with random attributes."""
     rows = []
     for seed in range(first, first + people):

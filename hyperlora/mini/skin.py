@@ -54,16 +54,25 @@ def paint_neck(canvas: Canvas, person: Person, pose: Pose) -> None:
     neck = canvas.shape(pose.body(outline))
     canvas.paint(neck, mixed(person.skin, shadow_of(person.skin), 0.30))
     side = -np.sign(pose.light[0]) or 1.0
-    band = pose.body(points((side * half * 1.1, 0.3), (side * half * 0.35, 0.3), (side * half * 0.35, 1.5), (side * half * 1.3, 1.5)))
+    band = pose.body(
+        points((side * half * 1.1, 0.3), (side * half * 0.35, 0.3), (side * half * 0.35, 1.5), (side * half * 1.3, 1.5))
+    )
     canvas.paint(canvas.shape(band, blur=0.10 * pose.unit), shadow_of(person.skin), 0.5, clip=neck)
     chest = pose.body(ellipse(-side * 0.25, 1.75, 0.75, 0.28))
     canvas.paint(canvas.shape(chest, blur=0.12 * pose.unit), light_of(person.skin), 0.35, clip=neck)
     for sign in (-1, 1):  # collar bones
         bone = pose.body(spline(points((sign * 0.10, 1.60), (sign * 0.45, 1.53), (sign * 0.85, 1.50))))
-        canvas.paint(canvas.strokes([bone], 0.03 * pose.unit, blur=0.02 * pose.unit), shadow_of(person.skin), 0.35, clip=neck)
+        canvas.paint(
+            canvas.strokes([bone], 0.03 * pose.unit, blur=0.02 * pose.unit), shadow_of(person.skin), 0.35, clip=neck
+        )
     chin = person.face_length
     cast = pose.head(ellipse(-pose.light[0] * 0.25, chin - 0.06, 0.60, 0.40), outline_depth(np.array([[0.0, chin]])))
-    canvas.paint(canvas.shape(cast, blur=0.07 * pose.unit), mixed(shadow_of(person.skin), shadow_of(shadow_of(person.skin)), 0.4), 0.85, clip=neck)
+    canvas.paint(
+        canvas.shape(cast, blur=0.07 * pose.unit),
+        mixed(shadow_of(person.skin), shadow_of(shadow_of(person.skin)), 0.4),
+        0.85,
+        clip=neck,
+    )
 
 
 def paint_head(canvas: Canvas, person: Person, face: Anatomy, pose: Pose) -> Mask:
@@ -96,14 +105,27 @@ def _tone(canvas: Canvas, person: Person, face: Anatomy, pose: Pose) -> Pixels:
     tip_x, tip_y = face.nose_tip
     half = face.nose_half
     for part in np.linspace(0, 1, 4):  # the bridge grows towards the tip
-        bump(0, -0.02 + part * (tip_y - 0.05), 0.085 + 0.02 * part, 0.13, (0.025 + 0.035 * person.nose_bridge) + 0.055 * part, 0.62 + 0.2 * part)
+        bump(
+            0,
+            -0.02 + part * (tip_y - 0.05),
+            0.085 + 0.02 * part,
+            0.13,
+            (0.025 + 0.035 * person.nose_bridge) + 0.055 * part,
+            0.62 + 0.2 * part,
+        )
     bump(tip_x, tip_y, 0.085 + 0.05 * person.nose_tip, 0.085, 0.12, 0.86)
     for side in (-1.0, 1.0):
         bump(side * half * 0.72, tip_y + 0.03, 0.06, 0.06, 0.055, 0.68)
         bump(side * person.eye_distance * 0.98, -0.02, 0.20, 0.115, -0.085)
         bump(side * person.eye_distance * 0.55, -0.06, 0.09, 0.12, -0.05)
         bump(side * person.eye_distance, -0.26, 0.26, 0.075, 0.035)
-        bump(side * 0.47, 0.30 - 1.2 * max(0.0, face.mood.corners), 0.19, 0.17, 0.03 + 0.05 * person.cheek + 0.9 * max(0.0, face.mood.corners))
+        bump(
+            side * 0.47,
+            0.30 - 1.2 * max(0.0, face.mood.corners),
+            0.19,
+            0.17,
+            0.03 + 0.05 * person.cheek + 0.9 * max(0.0, face.mood.corners),
+        )
         bump(side * (person.mouth_width + 0.05), person.mouth_height, 0.10, 0.11, -0.022)
         bump(side * 0.68, -0.36, 0.14, 0.22, -0.04)
     mouth = person.mouth_height
@@ -127,7 +149,15 @@ def _paint_ears(canvas: Canvas, person: Person, pose: Pose) -> None:
     s = person.ear_size
     for side in (-1.0, 1.0):
         w = person.face_width
-        outer = points((0.93 * w, -0.16), (w + 0.05 * s, -0.20 * s), (w + 0.125 * s, -0.12), (w + 0.12 * s, 0.08), (w + 0.075 * s, 0.25 * s), (w + 0.02, 0.33 * s), (0.93 * w, 0.28))
+        outer = points(
+            (0.93 * w, -0.16),
+            (w + 0.05 * s, -0.20 * s),
+            (w + 0.125 * s, -0.12),
+            (w + 0.12 * s, 0.08),
+            (w + 0.075 * s, 0.25 * s),
+            (w + 0.02, 0.33 * s),
+            (0.93 * w, 0.28),
+        )
         outer[:, 0] *= side
         ear = canvas.shape(pose.head(spline(outer, closed=True), -0.15))
         lit = pose.light[0] * side > 0
@@ -156,24 +186,56 @@ def _marks(canvas: Canvas, person: Person, pose: Pose, mask: Mask) -> None:
         d = Dice(f"hyperlora.mini freckles {person.seed}")
         spots = [(d.around(0, 0.58), 0.27 + d.around(0, 0.2)) for _ in range(int(28 + 40 * person.freckles))]
         at = pose.head(np.array(spots))
-        dots = [ellipse(float(x), float(y), r, r, count=8) for (x, y), r in zip(at, (pose.unit * d.between(0.007, 0.014) for _ in spots), strict=True)]
+        dots = [
+            ellipse(float(x), float(y), r, r, count=8)
+            for (x, y), r in zip(at, (pose.unit * d.between(0.007, 0.014) for _ in spots), strict=True)
+        ]
         canvas.paint(canvas.shape(dots, blur=0.004 * pose.unit), (150, 84, 50), 0.55, clip=mask)
     if person.mole:
         x, y = pose.head(points(person.mole))[0]
-        canvas.paint(canvas.shape(ellipse(float(x), float(y), 0.021 * pose.unit, 0.02 * pose.unit)), mixed(dark, (60, 34, 28), 0.6), 0.9, clip=mask)
+        canvas.paint(
+            canvas.shape(ellipse(float(x), float(y), 0.021 * pose.unit, 0.02 * pose.unit)),
+            mixed(dark, (60, 34, 28), 0.6),
+            0.9,
+            clip=mask,
+        )
     if person.wrinkles:
         lines: list[Points] = []
         for side in (-1.0, 1.0):
-            fold = points((side * (person.nose_width + 0.06), person.nose_length - 0.06), (side * 0.33, 0.60), (side * 0.37, person.mouth_height + 0.06))
+            fold = points(
+                (side * (person.nose_width + 0.06), person.nose_length - 0.06),
+                (side * 0.33, 0.60),
+                (side * 0.37, person.mouth_height + 0.06),
+            )
             lines.append(pose.head(spline(fold)))
-            bag = points((side * (person.eye_distance - 0.14), 0.11), (side * person.eye_distance, 0.17), (side * (person.eye_distance + 0.16), 0.12))
+            bag = points(
+                (side * (person.eye_distance - 0.14), 0.11),
+                (side * person.eye_distance, 0.17),
+                (side * (person.eye_distance + 0.16), 0.12),
+            )
             lines.append(pose.head(spline(bag)))
             for k in (-1, 0, 1):
-                foot = points((side * (person.eye_distance + 0.22), 0.02 + 0.03 * k), (side * (person.eye_distance + 0.31), 0.02 + 0.065 * k))
+                foot = points(
+                    (side * (person.eye_distance + 0.22), 0.02 + 0.03 * k),
+                    (side * (person.eye_distance + 0.31), 0.02 + 0.065 * k),
+                )
                 lines.append(pose.head(foot))
         for k, level in enumerate((-0.45, -0.55)):
-            lines.append(pose.head(spline(points((-0.30 + 0.05 * k, level + 0.02), (-0.1, level - 0.01), (0.1, level - 0.01), (0.30 - 0.05 * k, level + 0.02)))))
-        canvas.paint(canvas.strokes(lines, 0.020 * pose.unit, blur=0.016 * pose.unit), dark, 0.42 * person.wrinkles, clip=mask)
+            lines.append(
+                pose.head(
+                    spline(
+                        points(
+                            (-0.30 + 0.05 * k, level + 0.02),
+                            (-0.1, level - 0.01),
+                            (0.1, level - 0.01),
+                            (0.30 - 0.05 * k, level + 0.02),
+                        )
+                    )
+                )
+            )
+        canvas.paint(
+            canvas.strokes(lines, 0.020 * pose.unit, blur=0.016 * pose.unit), dark, 0.42 * person.wrinkles, clip=mask
+        )
 
 
 def sheen(canvas: Canvas, pose: Pose, mask: Mask) -> None:
@@ -182,4 +244,10 @@ def sheen(canvas: Canvas, pose: Pose, mask: Mask) -> None:
     for x, y, rx, ry, amount in ((side * 0.26, -0.46, 0.24, 0.12, 0.16), (side * 0.44, 0.22, 0.12, 0.08, 0.16)):
         cx, cy = pose.head(points((x, y)))[0]
         spot = canvas.shape(ellipse(float(cx), float(cy), rx * pose.unit, ry * pose.unit), blur=0.06 * pose.unit)
-        canvas.paint(spot, Radial((float(cx), float(cy)), rx * pose.unit, (255, 244, 228), (255, 244, 228)), amount, "screen", clip=mask)
+        canvas.paint(
+            spot,
+            Radial((float(cx), float(cy)), rx * pose.unit, (255, 244, 228), (255, 244, 228)),
+            amount,
+            "screen",
+            clip=mask,
+        )

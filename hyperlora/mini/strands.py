@@ -45,7 +45,9 @@ def comb(sheet: Sheet, count: int, d: Dice | None = None) -> list[Points]:
         if d:
             tangent = np.gradient(strand, axis=0)
             normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1) / np.maximum(np.hypot(*tangent.T), 1e-6)[:, None]
-            strand = strand + normal * (d.around(0, 0.022) * np.sin(np.pi * along) + d.around(0, 0.018) * along)[:, None]
+            strand = (
+                strand + normal * (d.around(0, 0.022) * np.sin(np.pi * along) + d.around(0, 0.018) * along)[:, None]
+            )
         strands.append(strand)
     return strands
 

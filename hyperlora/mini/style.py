@@ -33,11 +33,19 @@ def _watercolour(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     k = side / 256
     grid_y, grid_x = np.mgrid[0:side, 0:side].astype(np.float32)
     push = np.float32(2.2 * k)
-    bent = cv2.remap(rgb, grid_x + push * _noise(rng, side, 0.03), grid_y + push * _noise(rng, side, 0.03), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    bent = cv2.remap(
+        rgb,
+        grid_x + push * _noise(rng, side, 0.03),
+        grid_y + push * _noise(rng, side, 0.03),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT,
+    )
     wash = cv2.bilateralFilter(bent, 0, 28, 3.2 * k)
     wash = cv2.bilateralFilter(wash, 0, 22, 3.2 * k)
     grey = wash.mean(2)
-    edge = np.hypot(cv2.Sobel(_blur(grey, 1.2 * k), cv2.CV_32F, 1, 0), cv2.Sobel(_blur(grey, 1.2 * k), cv2.CV_32F, 0, 1))
+    edge = np.hypot(
+        cv2.Sobel(_blur(grey, 1.2 * k), cv2.CV_32F, 1, 0), cv2.Sobel(_blur(grey, 1.2 * k), cv2.CV_32F, 0, 1)
+    )
     light = 255 - (255 - wash) * np.float32(0.86)
     mean = light.mean(2, keepdims=True)
     light = mean + (light - mean) * 1.25
