@@ -19,7 +19,6 @@ from jobs.errors import BrokerUnavailable, SettingsInvalid
 from jobs.settings import Settings
 
 SHIFT_TASK = "portraits.shift"
-QUEUE = "portraits"
 # Redis hands a message out again when its worker has not acknowledged it for this long; a shift must end well before.
 REDIS_VISIBILITY_SECONDS = 3 * 3600
 # RabbitMQ closes the channel of a consumer that holds a message for longer than its consumer timeout (30 minutes).
@@ -46,7 +45,7 @@ def make_app(settings: Settings) -> Celery:
         accept_content=["json"],
         task_serializer="json",
         task_ignore_result=True,
-        task_default_queue=QUEUE,
+        task_default_queue=settings.queue,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,

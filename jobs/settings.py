@@ -28,8 +28,9 @@ class Settings(BaseSettings):
     )
     broker_url: SecretStr = Field(
         SecretStr(""),
-        description="Celery broker: sqla+sqlite:///file.db, redis://host, amqp://host, filesystem:///folder; empty: in home.",
+        description="Celery broker: sqla+sqlite:///file.db, redis://, amqp:// or filesystem:///folder; empty: in home.",
     )
+    queue: str = Field("portraits", pattern=r"^[A-Za-z0-9_.-]{1,100}$", description="Name of the queue at the broker.")
     storage_url: str = Field(
         "", description="Object store: file:///folder or s3://bucket/prefix. Empty: a folder in home."
     )

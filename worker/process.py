@@ -42,7 +42,11 @@ def make_renderer(profile: Profile, settings: Settings) -> Renderer:
     if profile.renderer == "fake":
         from worker.testing import FakeRenderer
 
-        return FakeRenderer(profile.name, batch_size=settings.batch_size or profile.batch_size)
+        return FakeRenderer(
+            profile.name,
+            batch_size=settings.batch_size or profile.batch_size,
+            step_seconds=float(os.environ.get("PORTRAITS_FAKE_STEP_SECONDS", "0")),
+        )
     from worker.sdxl import SdxlRenderer
 
     return SdxlRenderer.load_profile(profile, settings)

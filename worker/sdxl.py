@@ -15,8 +15,8 @@ import torch
 from PIL.Image import Image
 
 from hyperlora.clip import ClipVision
-from hyperlora.faces import FaceAnalyzer, load_analyzer, require_encoder
-from hyperlora.identity import PREPROCESSING, prepare_identity, similarity
+from hyperlora.faces import FaceAnalyzer, load_analyzer, similarity
+from hyperlora.identity import prepare_identity
 from hyperlora.lora import LoRA
 from hyperlora.network import HyperLoRA
 from hyperlora.pipeline import PortraitPipeline
@@ -29,6 +29,8 @@ from worker.profiles import MINI, Profile
 from worker.renderer import Batch, GeneratedWeights, Sample, Verdict
 
 log = logging.getLogger(__name__)
+# Raise it when crops, masks or the face search change what the network is shown: weight sets are then made anew.
+PREPROCESSING = "preprocessing-1"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -60,7 +62,7 @@ class SdxlRenderer:
         analyzer: FaceAnalyzer,
         device: str,
     ) -> None:
-        require_encoder(network.config.face_encoder, analyzer)
+        network.require_face_encoder(analyzer.name, analyzer.embedding_size)
         self.profile = profile.name
         self.device = device_name(device)
         self.batch_size = settings.batch_size or profile.batch_size
@@ -79,7 +81,9 @@ class SdxlRenderer:
             profile = mini_pack(profile, settings.home)
         device, dtype = choose_device(settings.device), DTYPES[profile.dtype]
         if device == "cpu" and dtype is torch.float16:
-            log.warning("profile %s asks for float16, which CPUs draw slowly or not at all; using float32", profile.name)
+            log.warning(
+                "profile %s asks for float16, which CPUs draw slowly or not at all; using float32", profile.name
+            )
             dtype = torch.float32
         placed: dict[str, Any] = {"device": device, "dtype": dtype}
         network = HyperLoRA.from_pretrained(_place(profile.hyperlora), **placed)
@@ -116,7 +120,7 @@ class SdxlRenderer:
 
     def final_prompt(self, prompt: str) -> str:
         """The prompt with the checkpoint's trigger words."""
-        return self._pipeline.final_prompt(prompt)
+        return self._pipeline.final_prompt(PipelineSample(prompt=prompt, seed=0))
 
     def draw(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +19,8 @@ from worker.renderer import Batch, GeneratedWeights, Sample, Verdict
 class FakeRenderer:
     """Draws a flat colour that depends on weights, prompt and seed, and counts what it was asked to do.
 
-    `fits` is the largest batch that does not run out of memory; `refuse` raises instead of generating.
+    `fits` is the largest batch that does not run out of memory; `refuse` raises instead of generating; `step_seconds`
+    is how long a denoising step takes.
     """
 
     device = "fake"
@@ -36,6 +38,7 @@ class FakeRenderer:
         fits: int | None = None,
         refuse: Callable[[Sequence[bytes]], Exception | None] = lambda photos: None,
         at_step: Callable[[int], None] = lambda step: None,
+        step_seconds: float = 0.0,
     ) -> None:
         self.profile = profile
         self.batch_size = batch_size
@@ -43,6 +46,8 @@ class FakeRenderer:
         self.batch_sizes: list[int] = []
         self._fits, self._refuse, self._at_step = fits, refuse, at_step
         self._applied: tuple[Any, float] | None = None
+        self._step_seconds = step_seconds
+        self._pause = threading.Event()
 
     def generate(self, photos: Sequence[bytes], names: Sequence[str]) -> GeneratedWeights:
         """A stand-in weight set: the hash of the photos."""
@@ -86,6 +91,8 @@ class FakeRenderer:
         began = time.perf_counter()
         for step in range(steps):
             self._at_step(step)
+            if self._step_seconds:
+                self._pause.wait(self._step_seconds)
             if on_step is not None:
                 on_step(step, steps)
         self.calls["draw"] += 1

@@ -1,0 +1,154 @@
+"""The whole way of a job with real servers and real worker processes, over every stack."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from stacks import PHOTOS, STACKS, Stack, kill_group, people_manifest
+
+from jobs import cancel, enqueue, results
+from jobs.models import Unit, WeightSet
+from jobs.storage import open_storage
+
+MARKS = {
+    "redis": [pytest.mark.postgres, pytest.mark.redis, pytest.mark.s3],
+    "rabbitmq": [pytest.mark.postgres, pytest.mark.rabbitmq, pytest.mark.s3],
+}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, [])) for name in STACKS])
+def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
+    with STACKS[request.param](tmp_path / "home", lambda: request.getfixturevalue("s3_server")) as opened:
+        yield opened
+
+
+def all_pictures(stack: Stack) -> list[str]:
+    return [key for key in open_storage(stack.settings.storage_url, stack.settings).list("") if key.endswith(".png")]
+
+
+def test_manifest_to_portraits(stack: Stack) -> None:
+    # Given an enqueued job
+    job = enqueue(people_manifest(), settings=stack.settings, base=PHOTOS)
+    assert (job.renders, job.units, job.messages_sent, job.warnings) == (12, 3, 3, [])
+
+    # When a worker runs
+    with stack.worker() as worker:
+        found = stack.wait(lambda found: found.finished)
+    assert worker.returncode == 0, stack.log()
+
+    # Then every render has one object, whose URL gives what the row says
+    assert (found.job["state"], found.job["done"]) == ("done", 12)
+    rows = list(results(settings=stack.settings, urls=True))
+    assert sorted(all_pictures(stack)) == sorted(row["storage_key"] for row in rows)
+    with urllib.request.urlopen(rows[0]["url"]) as answer:
+        assert hashlib.sha256(answer.read()).hexdigest() == rows[0]["sha256"]
+
+
+def test_killed_in_the_middle_every_render_exactly_once(stack: Stack) -> None:
+    # Given a worker that is killed, child and parent, while a slow job is being drawn
+    enqueue(people_manifest(defaults={"size": 64, "steps": 2, "seeds": 10}), settings=stack.settings, base=PHOTOS)
+    slow = {"PORTRAITS_FAKE_STEP_SECONDS": "0.02", "PORTRAITS_RENDERS_PER_UNIT": "64"}
+    with stack.worker("first", **slow) as first:
+        stack.wait(lambda found: found.job["done"] >= 3)
+        kill_group(first)
+    before = stack.wait(lambda found: True)
+    assert before.job["waiting"] > 0
+
+    # When another one starts
+    with stack.worker("second"):
+        found = stack.wait(lambda found: found.finished)
+
+    # Then every render was recorded once, by one of the two, and nothing was generated twice
+    assert (found.job["state"], found.job["done"]) == ("done", 60)
+    rows = list(results(settings=stack.settings))
+    assert len({row["storage_key"] for row in rows}) == 60
+    assert len({row["worker"] for row in rows}) == 2
+    with stack.database.reading() as tx:
+        assert list(tx.execute(select(WeightSet.generations)).scalars()) == [1, 1, 1]
+    named = {row["storage_key"] for row in rows}
+    assert named <= set(all_pictures(stack))
+
+
+def test_only_the_child_is_killed(stack: Stack) -> None:
+    # Given a worker whose child dies in the middle of a batch
+    enqueue(people_manifest(defaults={"size": 64, "steps": 2, "seeds": 10}), settings=stack.settings, base=PHOTOS)
+    with stack.worker("first", PORTRAITS_FAKE_STEP_SECONDS="0.02"):
+        stack.wait(lambda found: found.job["done"] >= 1)
+        with stack.database.reading() as tx:
+            owner = tx.execute(select(Unit.lease_owner).where(Unit.state == "leased")).scalars().first()
+        assert owner is not None
+        os.kill(int(owner.split(":")[1]), signal.SIGKILL)
+
+        # When its parent goes on
+        found = stack.wait(lambda found: found.finished)
+
+    # Then the job is whole
+    assert found.job["done"] == 60
+
+
+def test_three_workers_share_twenty_people(stack: Stack) -> None:
+    # Given 20 people (the same faces under 20 names) in two jobs
+    photos = sorted(path.name for path in PHOTOS.glob("*.jpg"))[:20]
+    people = [{"id": f"p{n}", "subject": "a person", "photos": [name]} for n, name in enumerate(photos)]
+    for _ in range(2):
+        enqueue(people_manifest(identities=people), settings=stack.settings, base=PHOTOS)
+
+    # When three worker processes race
+    with ExitStack() as running:
+        for n in range(3):
+            running.enter_context(stack.worker(f"w{n}", PORTRAITS_FAKE_STEP_SECONDS="0.01"))
+        stack.wait(lambda found: found.finished)
+
+        def settled(_: object) -> bool:
+            with stack.database.reading() as tx:
+                return set(tx.execute(select(Unit.state)).scalars()) == {"done"}
+
+        stack.wait(settled)
+
+    # Then exactly 20 weight sets were generated
+    with stack.database.reading() as tx:
+        assert list(tx.execute(select(WeightSet.generations)).scalars()) == [1] * 20
+    assert len(all_pictures(stack)) == 160
+
+
+def test_sigterm_hands_the_rest_back_at_once(stack: Stack) -> None:
+    # Given a worker in the middle of a long job
+    enqueue(people_manifest(defaults={"size": 64, "steps": 5, "seeds": 20}), settings=stack.settings, base=PHOTOS)
+    with stack.worker(PORTRAITS_FAKE_STEP_SECONDS="0.05") as worker:
+        stack.wait(lambda found: found.job["done"] >= 1)
+
+        # When it is told to stop
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(timeout=30)
+
+    # Then it ends well, holds nothing, and no attempt was lost
+    assert worker.returncode == 0, stack.log()
+    with stack.database.reading() as tx:
+        rows = tx.execute(select(Unit.state, Unit.attempts)).all()
+    assert {row.state for row in rows} <= {"ready", "done"}
+    assert all(row.attempts == 0 for row in rows if row.state == "ready")
+
+
+def test_cancel_while_running(stack: Stack) -> None:
+    # Given a running job
+    job = enqueue(people_manifest(defaults={"size": 64, "steps": 5, "seeds": 20}), settings=stack.settings, base=PHOTOS)
+    with stack.worker(PORTRAITS_FAKE_STEP_SECONDS="0.05"):
+        stack.wait(lambda found: found.job["done"] >= 1)
+
+        # When it is cancelled
+        cancelled = cancel(job.job_id, settings=stack.settings)
+        found = stack.wait(lambda found: found.finished)
+
+    # Then what was drawn stays, and no picture lies in storage that no row names
+    assert found.job["state"] == "cancelled"
+    assert found.job["done"] + cancelled == 120
+    rows = list(results(settings=stack.settings, state="done"))
+    assert sorted(all_pictures(stack)) == sorted(row["storage_key"] for row in rows)
