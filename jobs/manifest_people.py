@@ -26,6 +26,8 @@ from jobs.spool import Spool
 # Each thread may hold one decoded photo, and the largest have 150 MB.
 _PHOTO_THREADS = min(4, os.cpu_count() or 1)
 _PEOPLE_PER_CHUNK = 256
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_DOCUMENT = json.JSONEncoder()
 
 
 class Photos(Protocol):
@@ -133,7 +135,7 @@ class PeopleCheck:
         known = [entry.id, entry.subject, _fields_of(entry), entry.consent, entry.purpose]
         prompts = [prompt.canonical() for prompt in own]
         digest = hashlib.sha256(canonical([*known, sorted(marks), prompts])).digest()
-        document = json.dumps([*known, entry.photos, prompts])
+        document = _DOCUMENT.encode([*known, entry.photos, prompts])
         if not self._spool.add_person(entry.id, record.line, digest, document):
             first = self._spool.first_line(entry.id)
             where = f", first on line {first}" if first else ""
@@ -179,4 +181,4 @@ def _fields_of(entry: IdentityEntry) -> dict[str, str]:
 
 def canonical(data: Any) -> bytes:
     """Plain data as bytes that depend on its content alone."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return _CANONICAL.encode(data).encode()

@@ -63,9 +63,10 @@ class FolderStorage:
         *folders, name = check_key(key).split("/")
         with self._errors(key), self._folder(folders) as folder:
             descriptor = os.open(name, _READ_FLAGS, dir_fd=folder)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                raise ObjectMissing(f"{key!r} in {self.describe()} is not a file")
             with os.fdopen(descriptor, "rb") as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise ObjectMissing(f"{key!r} in {self.describe()} is not a file")
                 return file.read()
 
     def exists(self, key: str) -> bool:
