@@ -242,11 +242,14 @@ def _check_types(path: Path, found: Mapping[str, Any]) -> None:
 
 def config_json(config: HyperLoRAConfig) -> dict[str, Any]:
     """The content of `hyperlora_config.json`: all that no shape says."""
+    encoder: dict[str, Any] = {"id": config.face_encoder}
+    if "face" in config.streams:
+        encoder["width"] = config.face_width
     return {
         "dim_head": config.dim_head,
         "alpha_over_rank": config.alpha_over_rank,
         "trigger_words": config.trigger_words,
-        "face_encoder": {"id": config.face_encoder, "width": config.face_width},
+        "face_encoder": encoder,
         "clip_vision": config.clip_vision,
         "prompt_hidden_layer": config.prompt_hidden_layer,
         "streams": list(config.streams),

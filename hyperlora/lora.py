@@ -227,7 +227,10 @@ def _named_tensors(layers: Mapping[str, LoRALayer], form: str) -> Iterable[tuple
             continue
         known = kohya_name(name) if form == "kohya" else name
         exact = torch.tensor(layer.alpha, dtype=torch.float32)
-        yield f"{known}.{ALPHA}", exact if exact.item() == layer.alpha else torch.tensor(layer.alpha).double()
+        yield (
+            f"{known}.{ALPHA}",
+            exact if exact.item() == layer.alpha else torch.tensor(layer.alpha, dtype=torch.float64),
+        )
         yield f"{known}.{DOWN}", layer.down
         yield f"{known}.{UP}", layer.up
 

@@ -30,7 +30,7 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def tiny_unet() -> UNet2DConditionModel:
-    """Two resolutions, five transformers with seven blocks: 14 attention modules."""
+    """Two resolutions, six transformers of two blocks: 24 attention modules, 96 projections."""
     return UNet2DConditionModel(
         block_out_channels=(32, 64),
         layers_per_block=2,

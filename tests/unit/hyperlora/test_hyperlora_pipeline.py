@@ -1,0 +1,433 @@
+"""The pipeline against diffusers' own, and the promises beyond it: batches, merging, aborts, caches."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+from tiny_sdxl import SIZE, tiny_pipeline
+
+from hyperlora import Drawing, HyperLoRA, LoRA, LoRALayer, PortraitPipeline, Sample
+from hyperlora.components import SDXLComponents
+from hyperlora.errors import (
+    InvalidRequest,
+    LoRAMismatch,
+    NonFinitePicture,
+    NonFiniteWeights,
+    UnknownScheduler,
+    WeightsMissing,
+)
+
+STEPS = 4
+SAMPLES = (
+    Sample("a cat in a hat", seed=1, guidance=5.0),
+    Sample("an old man, watercolour", seed=2, negative_prompt="blurry", guidance=3.0),
+    Sample("a cat in a hat", seed=3, negative_prompt="ugly hands", guidance=7.5),
+    Sample("", seed=4, guidance=1.5),
+)
+
+
+def pixels(image: Image.Image) -> NDArray[np.int16]:
+    return np.asarray(image).astype(np.int16)
+
+
+def distance(a: Image.Image, b: Image.Image) -> int:
+    """The largest difference of any pixel, in 1/255."""
+    return int(np.abs(pixels(a) - pixels(b)).max())
+
+
+def draw(pipeline: PortraitPipeline, *samples: Sample, **changes: Any) -> Drawing:
+    return pipeline.draw(samples, **{"width": SIZE, "height": SIZE, "steps": STEPS, **changes})
+
+
+def diffusers_picture(pipe: StableDiffusionXLPipeline, sample: Sample, scheduler: str, **changes: Any) -> Image.Image:
+    """One picture by diffusers' own pipeline from the same seed."""
+    makers = {
+        "euler": EulerDiscreteScheduler.from_config,
+        "dpmpp_2m_karras": lambda config: DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True),
+    }
+    own = pipe.scheduler
+    pipe.scheduler = makers[scheduler](own.config)
+    try:
+        images = pipe(
+            sample.prompt,
+            negative_prompt=sample.negative_prompt or None,
+            guidance_scale=sample.guidance,
+            generator=torch.Generator("cpu").manual_seed(sample.seed),
+            num_inference_steps=STEPS,
+            **{"width": SIZE, "height": SIZE, **changes},
+        ).images
+    finally:
+        pipe.scheduler = own
+    picture: Image.Image = images[0]
+    return picture
+
+
+@pytest.mark.parametrize("scheduler", ["dpmpp_2m_karras", "euler"])
+@pytest.mark.parametrize("guidance", [5.0, 1.0])
+@pytest.mark.parametrize("negative", ["", "blurry"])
+def test_one_sample_is_what_diffusers_draws(
+    pipeline: PortraitPipeline, sdxl: StableDiffusionXLPipeline, scheduler: str, guidance: float, negative: str
+) -> None:
+    # Given one sample
+    sample = Sample("a man with a green tie", seed=11, negative_prompt=negative, guidance=guidance)
+    # When drawn by both, then the pictures are equal within one step of 255
+    ours = draw(pipeline, sample, scheduler=scheduler).images[0]
+    assert distance(ours, diffusers_picture(sdxl, sample, scheduler)) <= 1
+    assert ours.size == (SIZE, SIZE)
+    assert pixels(ours).std() > 10  # a picture, not a flat colour
+
+
+def test_other_sizes_are_what_diffusers_draws(pipeline: PortraitPipeline, sdxl: StableDiffusionXLPipeline) -> None:
+    ours = draw(pipeline, SAMPLES[1], width=80, height=48).images[0]
+    assert ours.size == (80, 48)
+    assert distance(ours, diffusers_picture(sdxl, SAMPLES[1], "dpmpp_2m_karras", width=80, height=48)) <= 1
+
+
+def test_an_empty_negative_prompt_is_encoded_where_the_model_does_not_force_zeros(tmp_path: Path) -> None:
+    # Given a model trained with the empty text instead of zeros
+    pipe = tiny_pipeline(tmp_path, force_zeros=False)
+    pipeline = PortraitPipeline(SDXLComponents.from_diffusers(pipe))
+    sample = Sample("a man", seed=5)
+    assert distance(draw(pipeline, sample).images[0], diffusers_picture(pipe, sample, "dpmpp_2m_karras")) <= 1
+
+
+def test_settings_change_the_picture(pipeline: PortraitPipeline) -> None:
+    # Given one sample, when anything that it names or that the batch names differs, then so does the picture
+    base = Sample("a man", seed=1, negative_prompt="blurry", guidance=5.0)
+    drawn = draw(pipeline, base).images[0]
+    for other in (
+        Sample("a cat", seed=1, negative_prompt="blurry", guidance=5.0),
+        Sample("a man", seed=2, negative_prompt="blurry", guidance=5.0),
+        Sample("a man", seed=1, negative_prompt="dark", guidance=5.0),
+        Sample("a man", seed=1, negative_prompt="blurry", guidance=2.0),
+    ):
+        assert distance(draw(pipeline, other).images[0], drawn) > 3
+    assert distance(draw(pipeline, base, scheduler="euler").images[0], drawn) > 3
+    assert distance(draw(pipeline, base, steps=7).images[0], drawn) > 3
+
+
+@pytest.mark.parametrize("scheduler", ["dpmpp_2m_karras", "euler"])
+def test_a_picture_does_not_depend_on_its_batch(pipeline: PortraitPipeline, scheduler: str) -> None:
+    # Given four samples that differ in everything a sample may differ in, each drawn alone
+    alone = [draw(pipeline, sample, scheduler=scheduler).images[0] for sample in SAMPLES]
+    # When drawn in batches of 3 and 4, in several orders
+    orders = [(0, 1, 2, 3), (3, 1, 0, 2), *list(permutations(range(4), 3))[::8]]
+    for order in orders:
+        drawn = draw(pipeline, *(SAMPLES[index] for index in order), scheduler=scheduler).images
+        # Then every picture is the one drawn alone
+        for index, image in zip(order, drawn, strict=True):
+            assert distance(image, alone[index]) <= 1
+
+
+def test_decoding_in_pieces_changes_nothing(pipeline: PortraitPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = draw(pipeline, *SAMPLES).images
+    monkeypatch.setattr(pipeline, "decode_at_once", 1)
+    assert max(distance(a, b) for a, b in zip(whole, draw(pipeline, *SAMPLES).images, strict=True)) <= 1
+
+
+def test_seconds_name_the_stages(pipeline: PortraitPipeline) -> None:
+    drawing = draw(pipeline, SAMPLES[0])
+    assert list(drawing.seconds) == ["encode_prompt", "denoise", "decode"]
+    assert all(value > 0 for value in drawing.seconds.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 60}, "multiples of 8, found 60 x 64"),
+        ({"height": 0}, "multiples of 8, found 64 x 0"),
+        ({"steps": 0}, "steps must be at least 1, found 0"),
+        ({"samples": ()}, "at least one sample"),
+        ({"samples": (Sample("a", 1, guidance=5.0), Sample("b", 2, guidance=1.0))}, r"found both: \[1.0, 5.0\]"),
+        ({"samples": (Sample("a", -1),)}, "a seed must be from 0"),
+        ({"samples": (Sample("a", 1, guidance=float("nan")),)}, "guidance must be a finite number"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(pipeline: PortraitPipeline, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        pipeline.draw(**{"samples": SAMPLES, "width": SIZE, "height": SIZE, "steps": STEPS, **changes})
+
+
+def test_an_unknown_scheduler_lists_the_known(pipeline: PortraitPipeline) -> None:
+    with pytest.raises(UnknownScheduler, match="unknown scheduler 'ddim', known: dpmpp_2m_karras, euler"):
+        draw(pipeline, SAMPLES[0], scheduler="ddim")
+
+
+def test_steps_are_reported_and_an_abort_leaves_the_pipeline_usable(pipeline: PortraitPipeline) -> None:
+    # Given a picture, and somebody who counts the steps
+    seen: list[tuple[int, int]] = []
+    whole = draw(pipeline, SAMPLES[0], on_step=lambda done, total: seen.append((done, total))).images[0]
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+    # When a drawing is aborted in the middle
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        draw(pipeline, SAMPLES[1], on_step=stop)
+    # Then the next one is right
+    assert distance(draw(pipeline, SAMPLES[0]).images[0], whole) == 0
+
+
+def test_each_text_is_encoded_once(fresh_pipeline: PortraitPipeline, unet_network: HyperLoRA) -> None:
+    # Given four samples with the texts: cat (twice), man, "" and the negative prompts blurry, ugly hands
+    draw(fresh_pipeline, *SAMPLES)
+    assert fresh_pipeline.prompts.encoded == 5
+    # When another identity is drawn with the same prompts, then nothing is encoded again
+    fresh_pipeline.apply([(unet_network.generate(torch.ones(1, 10), torch.ones(1, 4, 24)), 0.8)])
+    draw(fresh_pipeline, *SAMPLES)
+    assert fresh_pipeline.prompts.encoded == 5
+
+
+def test_the_prompt_cache_is_bounded_and_drops_the_oldest(fresh_pipeline: PortraitPipeline) -> None:
+    encoder = fresh_pipeline.prompts
+    encoder._capacity = 2
+    for text in ("a", "b", "a", "c", "a", "b"):  # c pushes b out, as a was used since; then b is encoded again
+        encoder.encode(text)
+    assert encoder.encoded == 4
+    assert len(encoder._cache) == 2
+
+
+def test_a_prompt_that_is_cut_off_is_logged(pipeline: PortraitPipeline, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="hyperlora"):
+        pipeline.prompts.encode("word " * 60)
+    assert "is cut off after 77" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "final"),
+    [
+        ("a man", "fcsks fxhks fhyks", "fcsks fxhks fhyks, a man"),
+        ("fcsks fxhks fhyks, a man", "fcsks fxhks fhyks", "fcsks fxhks fhyks, a man"),
+        ("photo of Fcsks  fxhks fhyks man", "fcsks fxhks fhyks", "photo of Fcsks  fxhks fhyks man"),
+        ("fcsks a man", "fcsks fxhks fhyks", "fcsks fxhks fhyks, fcsks a man"),
+        ("cars", "car", "car, cars"),
+        ("a man", "", "a man"),
+        ("a man", " fcsks, ", "fcsks, a man"),
+        ("", "fcsks", "fcsks"),
+    ],
+)
+def test_trigger_words_come_first_unless_they_are_there(
+    pipeline: PortraitPipeline, monkeypatch: pytest.MonkeyPatch, prompt: str, words: str, final: str
+) -> None:
+    monkeypatch.setattr(pipeline, "trigger_words", words)
+    assert pipeline.final_prompt(Sample(prompt, seed=1)) == final
+
+
+def test_trigger_words_reach_the_picture(pipeline: PortraitPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = draw(pipeline, Sample("fcsks, a man", seed=1)).images[0]
+    plain = draw(pipeline, Sample("a man", seed=1)).images[0]
+    monkeypatch.setattr(pipeline, "trigger_words", "fcsks")
+    assert distance(draw(pipeline, Sample("a man", seed=1)).images[0], written) == 0
+    assert distance(plain, written) > 3
+
+
+def person(network: HyperLoRA, seed: int) -> LoRA:
+    generator = torch.Generator().manual_seed(seed)
+    return network.generate(torch.randn(1, 10, generator=generator), torch.randn(1, 4, 24, generator=generator))
+
+
+def test_applying_swaps_people_exactly(fresh_pipeline: PortraitPipeline, unet_network: HyperLoRA) -> None:
+    # Given a plain picture and two people
+    a, b = person(unet_network, 1), person(unet_network, 2)
+    plain = draw(fresh_pipeline, SAMPLES[0]).images[0]
+    assert fresh_pipeline.apply([]) == 0.0
+    assert fresh_pipeline.apply([(a, 0.8)]) > 0
+    first = draw(fresh_pipeline, SAMPLES[0]).images[0]
+    # When swapped A-B-A
+    fresh_pipeline.apply([(b, 0.8)])
+    second = draw(fresh_pipeline, SAMPLES[0]).images[0]
+    fresh_pipeline.apply([(a, 0.8)])
+    # Then A is A and both differ from each other and from nobody
+    assert distance(draw(fresh_pipeline, SAMPLES[0]).images[0], first) == 0
+    assert min(distance(first, second), distance(first, plain), distance(second, plain)) > 3
+    # And restoring gives the plain picture back
+    fresh_pipeline.restore()
+    assert distance(draw(fresh_pipeline, SAMPLES[0]).images[0], plain) == 0
+
+
+def test_applying_the_same_again_merges_nothing(fresh_pipeline: PortraitPipeline, unet_network: HyperLoRA) -> None:
+    a = person(unet_network, 1)
+    fresh_pipeline.apply([(a, 0.8)])
+    # The same object, an equal one read from bytes: nothing to do.
+    assert fresh_pipeline.apply([(a, 0.8)]) == 0.0
+    assert fresh_pipeline.apply([(LoRA.from_bytes(a.to_bytes()), 0.8)]) == 0.0
+    assert fresh_pipeline.merger.merges == 1
+    # Another weight, another person, or one more: a merge.
+    for loras in ([(a, 0.7)], [(person(unet_network, 2), 0.7)], [(a, 0.7), (a, 0.1)]):
+        assert fresh_pipeline.apply(loras) > 0
+    assert fresh_pipeline.merger.merges == 4
+
+
+def test_a_refused_lora_leaves_the_plain_model(fresh_pipeline: PortraitPipeline, unet_network: HyperLoRA) -> None:
+    # Given person A applied
+    plain = draw(fresh_pipeline, SAMPLES[0]).images[0]
+    a = person(unet_network, 1)
+    fresh_pipeline.apply([(a, 0.8)])
+    first = draw(fresh_pipeline, SAMPLES[0]).images[0]
+    name, layer = next(iter(a.layers.items()))
+    broken = LoRA({name: LoRALayer(layer.down * float("nan"), layer.up, layer.alpha)})
+    stranger = LoRA({"lora_unet_x_to_q": layer})
+    # When broken or strange weights are applied, then they are refused and nobody is left in the model
+    for lora, error in ((broken, NonFiniteWeights), (stranger, LoRAMismatch)):
+        with pytest.raises(error):
+            fresh_pipeline.apply([(lora, 0.8)])
+        assert distance(draw(fresh_pipeline, SAMPLES[0]).images[0], plain) == 0
+    # And A can come back
+    assert fresh_pipeline.apply([(a, 0.8)]) > 0
+    assert distance(draw(fresh_pipeline, SAMPLES[0]).images[0], first) == 0
+
+
+@pytest.mark.parametrize("form", ["diffusers", "peft"])
+def test_diffusers_draws_the_same_from_the_saved_lora(
+    fresh_pipeline: PortraitPipeline, unet_network: HyperLoRA, tmp_path: Path, form: Any
+) -> None:
+    # Given a person's LoRA in a file, at a small strength, as in real use
+    lora = person(unet_network, 1)
+    (tmp_path / "lora").mkdir()
+    lora.save(tmp_path / "lora" / "person.safetensors", format=form)
+    plain = draw(fresh_pipeline, SAMPLES[1]).images[0]
+    fresh_pipeline.apply([(lora, 0.8)])
+    ours = draw(fresh_pipeline, SAMPLES[1]).images[0]
+    assert distance(ours, plain) > 10
+    # When diffusers attaches that file beside the weights instead of merging it
+    (tmp_path / "tokenizer").mkdir()
+    pipe = tiny_pipeline(tmp_path / "tokenizer")
+    pipe.load_lora_weights(tmp_path / "lora", weight_name="person.safetensors", adapter_name="person")
+    pipe.set_adapters(["person"], [0.8])
+    # Then it draws the same picture
+    assert distance(ours, diffusers_picture(pipe, SAMPLES[1], "dpmpp_2m_karras")) <= 1
+    assert len(lora.layers) == len([name for name, _ in pipe.unet.named_modules() if name.endswith("lora_A.person")])
+
+
+def test_the_convenient_call_pairs_prompts_and_seeds(pipeline: PortraitPipeline) -> None:
+    # Given one prompt and three seeds, in batches of two
+    images = pipeline("a man", seeds=[1, 2, 3], width=SIZE, height=SIZE, steps=STEPS, batch_size=2)
+    one = [draw(pipeline, Sample("a man", seed)).images[0] for seed in (1, 2, 3)]
+    assert [distance(a, b) <= 1 for a, b in zip(images, one, strict=True)] == [True] * 3
+    # And two prompts with one seed, at the model's own size
+    images = pipeline(["a man", "a cat"], seeds=1, steps=STEPS)
+    assert [image.size for image in images] == [(SIZE, SIZE)] * 2
+    assert distance(images[0], one[0]) <= 1
+    for prompts, seeds in ((["a", "b"], [1, 2, 3]), ([], [1]), (["a"], [])):
+        with pytest.raises(InvalidRequest, match="are paired"):
+            pipeline(prompts, seeds=seeds)
+
+
+def test_overflow_is_an_error_not_a_black_picture(fresh_pipeline: PortraitPipeline) -> None:
+    with torch.no_grad():
+        fresh_pipeline.components.vae.decoder.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(NonFinitePicture, match="NaN or infinity"):
+        draw(fresh_pipeline, SAMPLES[0])
+
+
+@pytest.mark.parametrize(("force_upcast", "dtype"), [(True, torch.float32), (False, torch.float16)])
+def test_a_vae_that_overflows_in_half_precision_runs_in_full(
+    tmp_path: Path, force_upcast: bool, dtype: torch.dtype
+) -> None:
+    # Given a half-precision model whose VAE does or does not stand half precision
+    pipe = tiny_pipeline(tmp_path)
+    pipe.vae.register_to_config(force_upcast=force_upcast)
+    pipeline = PortraitPipeline(SDXLComponents.from_diffusers(pipe.to(torch.float16)))
+    # Then only the former is upcast, and a picture comes out
+    assert pipeline.components.vae.dtype == dtype
+    assert pipeline.components.unet.dtype == torch.float16
+    assert pixels(draw(pipeline, SAMPLES[0], steps=2).images[0]).std() > 10
+
+
+def test_latent_statistics_are_used_where_the_vae_has_them(tmp_path: Path) -> None:
+    # Given a VAE whose latents have a mean and a standard deviation
+    pipe = tiny_pipeline(tmp_path)
+    pipe.vae.register_to_config(latents_mean=[0.3, -0.2, 0.1, 0.5], latents_std=[0.5, 0.7, 0.9, 1.1])
+    pipeline = PortraitPipeline(SDXLComponents.from_diffusers(pipe))
+    expected = diffusers_picture(pipe, SAMPLES[0], "dpmpp_2m_karras")
+    assert distance(draw(pipeline, SAMPLES[0]).images[0], expected) <= 1
+
+
+def test_fingerprint_of_a_folder_follows_its_files(sdxl_folder: Path, tmp_path: Path) -> None:
+    # Given a copy of the folder, with a model card and weights of another variant beside
+    copy = tmp_path / "copy"
+    shutil.copytree(sdxl_folder, copy)
+    before = PortraitPipeline.from_pretrained(sdxl_folder).fingerprint
+    (copy / "README.md").write_text("a model card")
+    (copy / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"another variant")
+    # Then the place and what is not loaded do not count
+    pipeline = PortraitPipeline.from_pretrained(copy)
+    assert pipeline.fingerprint == before
+    assert len(before) == 64
+    # And what is loaded does
+    config = copy / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text() + "\n")
+    assert PortraitPipeline.from_pretrained(copy).fingerprint != before
+
+
+def test_fingerprint_of_a_model_in_memory_follows_its_weights(tmp_path: Path) -> None:
+    a, b = (PortraitPipeline(SDXLComponents.from_diffusers(tiny_pipeline(tmp_path))) for _ in range(2))
+    assert a.fingerprint == b.fingerprint
+    c = PortraitPipeline(SDXLComponents.from_diffusers(tiny_pipeline(tmp_path)))
+    with torch.no_grad():
+        c.components.unet.conv_in.bias[0] += 1
+    assert c.fingerprint != a.fingerprint
+
+
+def test_what_is_no_sdxl_model_is_a_clear_error(sdxl_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsMissing, match="not a hub id"):
+        PortraitPipeline.from_pretrained("/no/such/model")
+    with pytest.raises(WeightsMissing, match=r"needs model_index\.json"):
+        PortraitPipeline.from_pretrained(tmp_path)
+    # A checkpoint that may run code is not opened.
+    (tmp_path / "model.ckpt").write_bytes(b"pickle")
+    with pytest.raises(WeightsMissing, match=r"must be \.safetensors"):
+        PortraitPipeline.from_pretrained(tmp_path / "model.ckpt")
+    # Neither is a folder whose UNet is pickled.
+    copy = tmp_path / "copy"
+    shutil.copytree(sdxl_folder, copy)
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save({}, copy / "unet" / "diffusion_pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(WeightsMissing, match="cannot be loaded as an SDXL model in safetensors"):
+        PortraitPipeline.from_pretrained(copy)
+
+
+def test_a_single_file_and_a_hub_id_go_through_diffusers(
+    sdxl: StableDiffusionXLPipeline, sdxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given diffusers' loaders, recorded
+    asked: dict[str, Any] = {}
+
+    def from_single_file(path: str, **options: Any) -> Any:
+        asked["file"] = (path, options["dtype"])
+        return tiny_pipeline(tmp_path)
+
+    def download(repository: str, **options: Any) -> str:
+        asked["hub"] = (repository, options)
+        return str(sdxl_folder)
+
+    monkeypatch.setattr(StableDiffusionXLPipeline, "from_single_file", from_single_file)
+    monkeypatch.setattr(StableDiffusionXLPipeline, "download", download)
+    file = tmp_path / "model.safetensors"
+    save_file({"x": torch.ones(3)}, file)
+    # When loaded by file and by id
+    single = PortraitPipeline.from_pretrained(file)
+    hub = PortraitPipeline.from_pretrained("owner/model", revision="r1")
+    # Then they asked for that, in safetensors
+    assert asked["file"] == (str(file), torch.float32)
+    assert asked["hub"] == ("owner/model", {"revision": "r1", "variant": None, "use_safetensors": True})
+    assert len({single.fingerprint, hub.fingerprint}) == 2
+    assert hub.fingerprint == PortraitPipeline.from_pretrained(sdxl_folder).fingerprint
+    assert sdxl.config is not None
