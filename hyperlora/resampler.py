@@ -33,7 +33,8 @@ class Attention(nn.Module):
         return out
 
     def _split(self, tokens_NTI: torch.Tensor) -> torch.Tensor:
-        return tokens_NTI.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, H, T, D)
+        photos, tokens, _ = tokens_NTI.shape
+        return tokens_NTI.view(photos, tokens, self.heads, -1).transpose(1, 2)  # (N, H, T, D)
 
 
 class GELUProjection(nn.Module):
@@ -92,7 +93,8 @@ class ResamplerBlock(nn.Module):
             latents_NQW = latents_NQW + self.attn2(self.norm_attn2_l(latents_NQW), self.norm_attn2_x(x_NTW))
         if y_NTW is not None:
             latents_NQW = latents_NQW + self.attn3(self.norm_attn3_l(latents_NQW), self.norm_attn3_y(y_NTW))
-        return latents_NQW + self.ff(self.norm_ff(latents_NQW))
+        out: torch.Tensor = latents_NQW + self.ff(self.norm_ff(latents_NQW))
+        return out
 
 
 class Resampler(nn.Module):
