@@ -297,14 +297,14 @@ def test_a_refused_lora_leaves_the_plain_model(fresh_pipeline: PortraitPipeline,
 def test_diffusers_draws_the_same_from_the_saved_lora(
     fresh_pipeline: PortraitPipeline, unet_network: HyperLoRA, tmp_path: Path, form: Any
 ) -> None:
-    # Given a person's LoRA in a file, at a small strength, as in real use
-    lora = person(unet_network, 1)
+    # Given a person's LoRA in a file, strong enough to be seen
+    lora = person(unet_network, 1).scaled(4.0)
     (tmp_path / "lora").mkdir()
     lora.save(tmp_path / "lora" / "person.safetensors", format=form)
     plain = draw(fresh_pipeline, SAMPLES[1]).images[0]
     fresh_pipeline.apply([(lora, 0.8)])
     ours = draw(fresh_pipeline, SAMPLES[1]).images[0]
-    assert distance(ours, plain) > 10
+    assert distance(ours, plain) > 20
     # When diffusers attaches that file beside the weights instead of merging it
     (tmp_path / "tokenizer").mkdir()
     pipe = tiny_pipeline(tmp_path / "tokenizer")
