@@ -20,7 +20,15 @@ _HOMES = {
     "build_untrained_pack": "pack",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "Attributes",
+    "Person",
+    "build_untrained_pack",
+    "draw_attributes",
+    "person",
+    "portrait",
+    "split_of",
+]
 
 
 def __getattr__(name: str) -> Any:

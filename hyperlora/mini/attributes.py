@@ -29,8 +29,8 @@ CLOTHING_COLOURS: dict[str, Colour] = {
 }
 BACKGROUNDS = ("grey studio", "blue studio", "warm studio", "beach", "forest", "city at night", "library", "sunset",
                "mountains", "garden", "starry sky", "office")  # fmt: skip
-ACCESSORIES = ("none", "glasses", "round glasses", "sunglasses", "beanie", "straw hat", "headphones", "earrings", "scarf",
-               "flower")  # fmt: skip
+ACCESSORIES = ("none", "glasses", "round glasses", "sunglasses", "beanie", "straw hat", "headphones", "earrings",
+               "scarf", "flower")  # fmt: skip
 EXPRESSIONS = ("neutral", "smiling", "laughing", "serious", "surprised")
 STYLES = ("plain", "watercolour", "sketch", "cyberpunk")
 
@@ -98,22 +98,28 @@ def draw_attributes(seed: int, style: str | None = None) -> Attributes:
 def caption(person: Person, attributes: Attributes) -> str:
     """One sentence that says what is to be seen, in the words of the vocabulary."""
     a = attributes
-    medium = {"plain": "portrait photo of", "watercolour": "watercolour painting of", "sketch": "pencil sketch of",
-              "cyberpunk": "cyberpunk portrait of"}[a.style]  # fmt: skip
-    worn = (
-        _with_article(f"{a.clothing_colour} {a.clothing}")
-        if a.clothing != "overalls"
-        else f"{a.clothing_colour} overalls"
-    )
-    extra = {"none": "", "glasses": "glasses", "round glasses": "round glasses", "sunglasses": "sunglasses",
-             "headphones": "headphones", "earrings": "earrings"}.get(a.accessory, _with_article(a.accessory))  # fmt: skip
-    place = {"sunset": "at sunset", "beach": "on a beach", "city at night": "in a city at night", "mountains": "in the mountains",
-             "starry sky": "under a starry sky"}.get(a.background, f"in {_with_article(a.background)}")  # fmt: skip
-    face = {"neutral": "neutral face", "serious": "serious face", "surprised": "surprised face"}.get(
-        a.expression, a.expression
-    )
-    wearing = f"wearing {worn}" + (f" and {extra}" if extra else "")
-    return f"{medium} {person.subject}, {wearing}, {face}, {place}"
+    garment = f"{a.clothing_colour} {a.clothing}"
+    worn = garment if a.clothing == "overalls" else _with_article(garment)
+    if a.accessory != "none":
+        worn += f" and {a.accessory if a.accessory.endswith('s') else _with_article(a.accessory)}"
+    face = a.expression if a.expression in ("smiling", "laughing") else f"{a.expression} face"
+    place = _PLACES.get(a.background, f"in {_with_article(a.background)}")
+    return f"{_MEDIA[a.style]} {person.subject}, wearing {worn}, {face}, {place}"
+
+
+_MEDIA = {
+    "plain": "portrait photo of",
+    "watercolour": "watercolour painting of",
+    "sketch": "pencil sketch of",
+    "cyberpunk": "cyberpunk portrait of",
+}
+_PLACES = {
+    "sunset": "at sunset",
+    "beach": "on a beach",
+    "city at night": "in a city at night",
+    "mountains": "in the mountains",
+    "starry sky": "under a starry sky",
+}
 
 
 def _with_article(words: str) -> str:

@@ -1,7 +1,7 @@
 """A small raster canvas: anti-aliased shapes, soft edges, gradients, blend modes.
 
-Everything is asked for in picture pixels; inside it works at `OVERSAMPLE` times that and averages at the end. A shape is
-a `Mask`, a window of coverage values, so that painting an eye costs an eye's pixels and not the picture's. OpenCV
+Everything is asked for in picture pixels; inside it works at `OVERSAMPLE` times that and averages at the end. A shape
+is a `Mask`, a window of coverage values, so that painting an eye costs an eye's pixels and not the picture's. OpenCV
 fills the polygons, being there for the face detector anyway: no drawing library is added.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from hyperlora.mini.curves import Points
 
 Colour = tuple[float, float, float]
-Pixels = npt.NDArray[np.float32]
+Pixels = npt.NDArray[Any]  # float32
 
 OVERSAMPLE = 2
 _ENOUGH = 2.5  # a blur of so many pixels hides the grid below it
@@ -30,7 +30,7 @@ class Paint(Protocol):
     """Something with a colour at every place of a window."""
 
     def pixels(self, left: int, top: int, height: int, width: int) -> Pixels:
-        """RGB (height, width, 3) in 0..255 for a window given in oversampled pixels."""
+        """RGB planes (3, height, width) in 0..255 for a window given in oversampled pixels."""
         ...
 
 
@@ -100,8 +100,8 @@ class Radial:
 def _mix(first: Colour, second: Colour, t: Pixels) -> Pixels:
     t = np.clip(t, 0, 1)
     t = t * t * (3 - 2 * t)
-    a, b = np.array(first, np.float32), np.array(second, np.float32)
-    mixed: Pixels = a + (b - a) * t[..., None]
+    a, b = (np.array(colour, np.float32)[:, None, None] for colour in (first, second))
+    mixed: Pixels = a + (b - a) * t[None]
     return mixed
 
 
@@ -111,7 +111,8 @@ class Canvas:
     def __init__(self, size: int) -> None:
         self.size = size
         self.inner = size * OVERSAMPLE
-        self.rgb: Pixels = np.zeros((self.inner, self.inner, 3), np.float32)
+        # planes, not pixels: one coverage value then serves three long rows instead of three neighbours
+        self.rgb: Pixels = np.zeros((3, self.inner, self.inner), np.float32)
 
     def shape(self, outlines: Points | Sequence[Points], blur: float = 0.0) -> Mask:
         """The union of closed outlines; `blur` is the standard deviation of a soft edge."""
@@ -143,7 +144,7 @@ class Canvas:
             whole = max(1, round(thick))
             tone = 255 if thick >= 1 else round(255 * thick)  # thinner than a pixel: paler
             cv2.polylines(plane, fixed, False, tone, whole, cv2.LINE_AA, _SHIFT)
-        alpha = plane.astype(np.float32) * np.float32(1 / 255)
+        alpha: Pixels = plane.astype(np.float32) * np.float32(1 / 255)
         if blur:
             # beyond the picture's edge the shape goes on; its own window has room for the whole blur
             alpha = cv2.GaussianBlur(alpha, (0, 0), blur * OVERSAMPLE / coarse, borderType=cv2.BORDER_REPLICATE)
@@ -168,10 +169,10 @@ class Canvas:
         height, width = mask.alpha.shape
         if not height or not width:
             return
-        under = self.rgb[mask.top : mask.top + height, mask.left : mask.left + width]
+        under = self.rgb[:, mask.top : mask.top + height, mask.left : mask.left + width]
         over: Pixels
         if isinstance(paint, tuple):
-            over = np.array(paint, np.float32)
+            over = np.array(paint, np.float32)[:, None, None]
         else:
             over = paint.pixels(mask.left, mask.top, height, width)
         if mode == "multiply":
@@ -182,21 +183,25 @@ class Canvas:
             over = under + (over - 128) * np.float32(0.5)
         elif mode != "normal":
             raise ValueError(f"blend mode must be normal, multiply, screen or soft, not {mode!r}")
-        alpha = mask.alpha[..., None] if opacity == 1.0 else mask.alpha[..., None] * np.float32(opacity)
-        under += (over - under) * alpha
+        change = over - under
+        change *= mask.alpha if opacity == 1.0 else mask.alpha * np.float32(opacity)
+        under += change
 
     def soften(self, blur: float) -> None:
         """Blur all that is there, as a lens does with what lies behind."""
-        self.rgb = cv2.GaussianBlur(self.rgb, (0, 0), blur * OVERSAMPLE, borderType=cv2.BORDER_REFLECT)
+        for plane in self.rgb:
+            plane[:] = cv2.GaussianBlur(plane, (0, 0), blur * OVERSAMPLE, borderType=cv2.BORDER_REFLECT)
 
     def lay(self, other: Canvas) -> None:
         """Replace everything by another canvas, enlarged or reduced to this one's size."""
-        self.rgb = cv2.resize(other.rgb, (self.inner, self.inner), interpolation=cv2.INTER_LINEAR)
+        for plane, source in zip(self.rgb, other.rgb, strict=True):
+            plane[:] = cv2.resize(source, (self.inner, self.inner), interpolation=cv2.INTER_LINEAR)
 
     def pixels(self) -> Pixels:
-        """The finished picture, float RGB 0..255 at its own size."""
-        small = cv2.resize(np.clip(self.rgb, 0, 255), (self.size, self.size), interpolation=cv2.INTER_AREA)
-        return np.asarray(small, np.float32)
+        """The finished picture, float32 RGB (size, size, 3) in 0..255."""
+        side = (self.size, self.size)
+        small = [cv2.resize(np.clip(plane, 0, 255), side, interpolation=cv2.INTER_AREA) for plane in self.rgb]
+        return np.stack(small, -1).astype(np.float32, copy=False)
 
 
 def mixed(first: Colour, second: Colour, t: float) -> Colour:

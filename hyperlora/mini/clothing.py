@@ -4,115 +4,39 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyperlora.mini.attributes import CLOTHING_COLOURS, Attributes
-from hyperlora.mini.canvas import Canvas, Colour, Linear, Mask, darker, mixed
+from hyperlora.mini.attributes import Attributes
+from hyperlora.mini.canvas import Canvas, Colour, darker, mixed
 from hyperlora.mini.curves import Points, ellipse, mirror, points, spline
 from hyperlora.mini.person import Person
 from hyperlora.mini.pose import Pose
+from hyperlora.mini.tailor import Tailor
 
 _WHITE: Colour = (240, 239, 235)
 
 
-class _Tailor:
-    """The brush and the measures of one garment."""
-
-    def __init__(self, canvas: Canvas, person: Person, attributes: Attributes, pose: Pose) -> None:
-        self.canvas, self.pose, self.u = canvas, pose, pose.unit
-        self.colour = CLOTHING_COLOURS[attributes.clothing_colour]
-        self.wide = {"man": 1.62, "woman": 1.38, "person": 1.5}[person.presentation]
-        self.neck = 0.485 * person.face_width / 0.765 - (0.0 if person.presentation == "man" else 0.085)
-
-    def torso(self, opening: Points, colour: Colour, grow: float = 0.0) -> Mask:
-        """Shoulders with a neck opening (right half, from the neck's side to the middle), shaded for roundness."""
-        w = self.wide + grow
-        n = opening[0]
-        right = points(
-            (n[0], n[1]),
-            (n[0] + 0.22, n[1] + 0.115 - grow * 0.4),
-            (w - 0.30, 1.50 - grow * 0.5),
-            (w, 1.74),
-            (w + 0.14, 2.2),
-            (w + 0.2, 3.2),
-        )
-        shoulder = spline(right)
-        hole = spline(opening)
-        outline = np.concatenate([shoulder, points((0, 3.2)), mirror(shoulder)[::-1], mirror(hole)[1:], hole[::-1][1:]])
-        mask = self.canvas.shape(self.pose.body(outline))
-        x0, x1 = self.pose.body(points((-w, 1.4), (w, 2.6)))[:, 0]
-        y0, y1 = self.pose.body(points((0, 1.3), (0, 2.7)))[:, 1]
-        lit_left = self.pose.light[0] < 0
-        start, end = (x0, x1) if lit_left else (x1, x0)
-        self.canvas.paint(
-            mask, Linear((float(start), float(y0)), darker(colour, 1.16), (float(end), float(y1)), darker(colour, 0.66))
-        )
-        self.folds(mask, colour)
-        return mask
-
-    def folds(self, mask: Mask, colour: Colour) -> None:
-        """Soft creases from the armpits and shoulders."""
-        lines = []
-        for s in (-1.0, 1.0):
-            lines.append(
-                points((s * (self.wide - 0.22), 2.3), (s * (self.wide - 0.36), 2.0), (s * (self.wide - 0.40), 1.86))
-            )
-            lines.append(points((s * 0.55, 2.35), (s * 0.78, 2.02), (s * 0.95, 1.72)))
-            lines.append(points((s * 0.28, 2.4), (s * 0.42, 2.15), (s * 0.62, 1.95)))
-        drawn = [self.pose.body(spline(line)) for line in lines]
-        self.canvas.paint(
-            self.canvas.strokes(drawn, 0.06 * self.u, blur=0.045 * self.u), darker(colour, 0.5), 0.42, clip=mask
-        )
-
-    def fill(
-        self, outline: Points, colour: Colour, blur: float = 0.0, opacity: float = 1.0, clip: Mask | None = None
-    ) -> Mask:
-        """A shape of one colour."""
-        mask = self.canvas.shape(self.pose.body(outline), blur * self.u)
-        self.canvas.paint(mask, colour, opacity, clip=clip)
-        return mask
-
-    def line(
-        self,
-        lines: list[Points],
-        colour: Colour,
-        width: float,
-        opacity: float = 1.0,
-        blur: float = 0.0,
-        clip: Mask | None = None,
-    ) -> None:
-        """Seams, strings, ribs."""
-        drawn = [self.pose.body(line) for line in lines]
-        self.canvas.paint(self.canvas.strokes(drawn, width * self.u, blur * self.u), colour, opacity, clip=clip)
-
-    def both(self, outline: Points, colour: Colour, shade: float = 0.5) -> None:
-        """A shape on both sides of the middle, with a soft shadow under it."""
-        for half in (outline, mirror(outline)):
-            self.fill(half + np.array([0.0, 0.05]), (20, 16, 20), blur=0.035, opacity=shade)
-            self.fill(half, colour)
-
-
 def paint_clothing(canvas: Canvas, person: Person, attributes: Attributes, pose: Pose) -> None:
     """Dress the shoulders; the neck must be there already, hair in front comes later."""
-    t = _Tailor(canvas, person, attributes, pose)
+    t = Tailor(canvas, person, attributes, pose)
     _GARMENTS[attributes.clothing](t)
 
 
-def _crew(t: _Tailor, depth: float = 1.52) -> Points:
+def _crew(t: Tailor, depth: float = 1.52) -> Points:
     return points((t.neck + 0.10, 1.28), (t.neck, 1.40), (0.55 * t.neck, depth - 0.03), (0, depth))
 
 
-def _collar_line(t: _Tailor, hole: Points, colour: Colour, width: float) -> None:
+def _collar_line(t: Tailor, hole: Points, colour: Colour, width: float) -> None:
     curve = spline(hole)
     t.line([np.concatenate([curve, mirror(curve)[::-1][1:]])], colour, width)
 
 
-def _t_shirt(t: _Tailor) -> None:
+def _t_shirt(t: Tailor) -> None:
     hole = _crew(t)
     t.torso(hole, t.colour)
     _collar_line(t, hole + np.array([0.0, 0.03]), darker(t.colour, 0.82), 0.075)
     _collar_line(t, hole + np.array([0.0, 0.075]), darker(t.colour, 0.60), 0.014)
 
 
-def _sweater(t: _Tailor) -> None:
+def _sweater(t: Tailor) -> None:
     hole = _crew(t, 1.47)
     mask = t.torso(hole, t.colour, grow=0.06)
     ribs = [points((x, 1.3), (x * 1.06, 3.0)) for x in np.linspace(-1.7, 1.7, 30)]
@@ -127,7 +51,7 @@ def _sweater(t: _Tailor) -> None:
     t.line(teeth, darker(t.colour, 0.58), 0.016, 0.6)
 
 
-def _turtleneck(t: _Tailor) -> None:
+def _turtleneck(t: Tailor) -> None:
     t.torso(points((t.neck + 0.05, 1.30), (t.neck - 0.02, 1.42), (0.2, 1.48), (0, 1.48)), t.colour)
     n = t.neck + 0.045
     tube = points((n - 0.02, 1.02), (n + 0.02, 1.2), (n + 0.10, 1.42), (0.5 * n, 1.53), (0, 1.56))
@@ -152,7 +76,7 @@ def _turtleneck(t: _Tailor) -> None:
     )
 
 
-def _hoodie(t: _Tailor) -> None:
+def _hoodie(t: Tailor) -> None:
     hood = points((0, 1.05), (t.neck + 0.20, 1.06), (t.neck + 0.42, 1.30), (t.neck + 0.40, 1.58), (0, 1.66))
     t.torso(_crew(t, 1.58), t.colour, grow=0.08)
     for half in (
@@ -178,7 +102,7 @@ def _hoodie(t: _Tailor) -> None:
     t.line([spline(hood[3:])], darker(t.colour, 0.6), 0.02, 0.0)
 
 
-def _shirt(t: _Tailor) -> None:
+def _shirt(t: Tailor) -> None:
     t.torso(points((t.neck + 0.06, 1.26), (0.34, 1.42), (0.14, 1.60), (0, 1.72)), t.colour)
     t.line([points((0.0, 1.72), (0.0, 3.0))], darker(t.colour, 0.66), 0.018)
     t.line([points((0.10, 1.78), (0.10, 3.0))], darker(t.colour, 0.78), 0.012)
@@ -192,7 +116,7 @@ def _shirt(t: _Tailor) -> None:
     )
 
 
-def _suit(t: _Tailor) -> None:
+def _suit(t: Tailor) -> None:
     t.torso(points((t.neck + 0.10, 1.28), (0.40, 1.40), (0.30, 1.60), (0, 2.9)), t.colour, grow=0.05)
     t.fill(points((-0.42, 1.34), (0.42, 1.34), (0.40, 1.7), (0.05, 2.9), (-0.05, 2.9), (-0.40, 1.7)), _WHITE)
     t.fill(points((-0.42, 1.3), (0.42, 1.3), (0.3, 1.62), (-0.3, 1.62)), (120, 116, 124), 0.06, 0.35)
@@ -222,7 +146,7 @@ def _suit(t: _Tailor) -> None:
     t.line([lapel[1:7], mirror(lapel[1:7])], darker(t.colour, 0.6), 0.014, 0.8)
 
 
-def _open_jacket(t: _Tailor, shell: Colour, under: Colour, stitch: Colour) -> None:
+def _open_jacket(t: Tailor, shell: Colour, under: Colour, stitch: Colour) -> None:
     t.torso(_crew(t, 1.50), under)
     t.torso(points((t.neck + 0.12, 1.27), (0.46, 1.45), (0.38, 1.8), (0.30, 3.2)), shell, grow=0.08)
     hole = spline(_crew(t, 1.50))
@@ -241,7 +165,7 @@ def _open_jacket(t: _Tailor, shell: Colour, under: Colour, stitch: Colour) -> No
     t.line([points((0.40, 1.95), (0.36, 3.0)), points((-0.40, 1.95), (-0.36, 3.0))], stitch, 0.016, 0.9)
 
 
-def _denim(t: _Tailor) -> None:
+def _denim(t: Tailor) -> None:
     shell = mixed(t.colour, (84, 116, 160), 0.55) if t.colour[2] < 170 else (78, 110, 160)
     under = t.colour if abs(t.colour[2] - 178) > 20 else _WHITE
     _open_jacket(t, shell, under, (222, 168, 92))
@@ -249,13 +173,13 @@ def _denim(t: _Tailor) -> None:
     t.line([pocket, mirror(pocket)], (222, 168, 92), 0.018, 0.8)
 
 
-def _leather(t: _Tailor) -> None:
+def _leather(t: Tailor) -> None:
     _open_jacket(t, mixed((46, 40, 42), t.colour, 0.16), t.colour, (196, 196, 202))
     shine = [spline(points((s * 0.7, 1.52), (s * 1.05, 1.58), (s * 1.32, 1.74))) for s in (-1.0, 1.0)]
     t.line(shine, (220, 220, 230), 0.07, 0.45, 0.03)
 
 
-def _dress(t: _Tailor) -> None:
+def _dress(t: Tailor) -> None:
     w = t.wide - 0.12
     right = points((0.72, 1.46), (0.60, 1.72), (0.34, 1.92), (0, 1.86))
     outer = points((0.86, 1.46), (w - 0.32, 1.92), (w - 0.18, 2.3), (w - 0.1, 3.2))
@@ -280,13 +204,13 @@ def _dress(t: _Tailor) -> None:
         t.fill(bead, (244, 236, 220))
 
 
-def _lab_coat(t: _Tailor) -> None:
+def _lab_coat(t: Tailor) -> None:
     _open_jacket(t, (238, 240, 243), t.colour, (196, 202, 210))
     t.line([points((0.66, 2.2), (1.05, 2.2)), points((0.66, 2.2), (0.66, 2.5))], (176, 184, 194), 0.016)
     t.line([points((0.78, 2.05), (0.78, 2.24)), points((0.86, 2.08), (0.86, 2.24))], (52, 92, 160), 0.03)
 
 
-def _overalls(t: _Tailor) -> None:
+def _overalls(t: Tailor) -> None:
     under = mixed(t.colour, _WHITE, 0.72)
     mask = t.torso(_crew(t), under)
     stripes = [points((-2.0, y), (2.0, y)) for y in np.linspace(1.4, 2.9, 14)]

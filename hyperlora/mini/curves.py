@@ -60,9 +60,11 @@ def tapered(curve: Points, widths: Sequence[float]) -> Points:
 
 def mirror(curve: Points) -> Points:
     """The curve on the other side of x = 0."""
-    return curve * np.array([-1.0, 1.0])
+    flipped: Points = curve * np.array([-1.0, 1.0])
+    return flipped
 
 
 def between(first: Points, second: Points, t: float) -> Points:
     """The curve at a fraction `t` of the way from the first to the second (equal lengths)."""
-    return first + (second - first) * t
+    mixed: Points = first + (second - first) * t
+    return mixed

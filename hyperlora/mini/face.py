@@ -185,7 +185,8 @@ def _paint_mouth(canvas: Canvas, person: Person, face: Anatomy, pose: Pose, mask
     if face.mood.gap:
         opening = canvas.shape(np.concatenate([inner_up, inner_low[::-1]]))
         canvas.paint(opening, (84, 30, 34))
-        tongue = ellipse(*(float(v) for v in inner_low[len(inner_low) // 2]), 0.16 * u, 0.05 * u)
+        floor = inner_low[len(inner_low) // 2]
+        tongue = ellipse(float(floor[0]), float(floor[1]), 0.16 * u, 0.05 * u)
         canvas.paint(canvas.shape(tongue, blur=0.015 * u), (190, 92, 92), 0.8, clip=opening)
         if face.mood.teeth:
             drop = np.array([0.0, 0.66 * face.mood.gap * u])

@@ -1,14 +1,14 @@
 """The untrained models of the mini pack: SDXL's own classes, small, with weights drawn from a seed.
 
 Nothing is learned here, so the weights are chosen to be pleasant to look at instead of standard: the decoder enlarges
-softly instead of in squares, the UNet passes its input on (which for a bell-shaped picture is nearly the right guess of the
-noise) and adds what prompt and person say on top. Both are ordinary weights of ordinary layers; training may start
-from them.
+softly instead of in squares, the UNet passes its input on (for a bell-shaped picture that is nearly the right guess of
+the noise) and adds what prompt and person say on top. Both are ordinary weights of ordinary layers; training may
+start from them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -69,7 +69,7 @@ def untrained_unet(generator: torch.Generator) -> Any:
     """A UNet2DConditionModel whose output is its input plus what the condition adds."""
     from diffusers import UNet2DConditionModel
 
-    unet = UNet2DConditionModel(**UNET_CONFIG)
+    unet: Any = cast(Any, UNet2DConditionModel)(**UNET_CONFIG)
     fill(unet, generator)
     # Attention speaks up: prompt and person enter here.
     for name, module in unet.named_modules():
@@ -109,7 +109,7 @@ def untrained_vae(generator: torch.Generator) -> Any:
     """An AutoencoderKL whose decoder enlarges smoothly and paints in full colours."""
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL(**VAE_CONFIG)
+    vae: Any = cast(Any, AutoencoderKL)(**VAE_CONFIG)
     fill(vae, generator)
     decoder = vae.decoder
     soft = torch.tensor([1.0, 2.0, 1.0])
@@ -246,6 +246,7 @@ def untrained_hyperlora(generator: torch.Generator) -> Any:
         elif "attn2.to_q" in name or "attn3.to_q" in name or "attn2.to_k" in name or "attn3.to_k" in name:
             tensor.mul_(2.0)
     for bank in (network.id_bases, network.base_bases):
+        assert bank is not None  # both branches were asked for
         for name, tensor in bank.named_parameters():
             rows = tensor.shape[-2] if "down" in name else tensor.shape[-1]
             tensor.normal_(0, (1.0 if "down" in name else STRENGTH) * rows**-0.5, generator=generator)

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -159,14 +159,14 @@ def _sdxl(folder: Path, dice: Any) -> Any:
         vocabulary = write_tokenizer(folder / name)
     tokenizers = [CLIPTokenizer.from_pretrained(folder / name) for name in ("tokenizer", "tokenizer_2")]
     count, end = len(vocabulary), vocabulary[END]
-    pipeline = StableDiffusionXLPipeline(
+    pipeline: Any = cast(Any, StableDiffusionXLPipeline)(
         vae=models.untrained_vae(dice(1)),
         text_encoder=models.untrained_text_encoder(dice(2), count, end, projection=False),
         text_encoder_2=models.untrained_text_encoder(dice(3), count, end, projection=True),
         tokenizer=tokenizers[0],
         tokenizer_2=tokenizers[1],
         unet=models.untrained_unet(dice(4)),
-        scheduler=DPMSolverMultistepScheduler(**models.SCHEDULER_CONFIG, use_karras_sigmas=True),
+        scheduler=cast(Any, DPMSolverMultistepScheduler)(**models.SCHEDULER_CONFIG, use_karras_sigmas=True),
         add_watermarker=False,
     )
     assert all(len(t) == count and t.model_max_length == LENGTH for t in tokenizers)
@@ -214,8 +214,9 @@ def _processor() -> dict[str, Any]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars of transformers' for files that are written in a moment."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
+    logging: Any = transformers_logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -12,10 +12,12 @@ from hyperlora.mini.accessory import paint_accessory
 from hyperlora.mini.anatomy import anatomy
 from hyperlora.mini.attributes import Attributes, caption
 from hyperlora.mini.background import paint_background
+from hyperlora.mini.beard import paint_beard
 from hyperlora.mini.canvas import Canvas
 from hyperlora.mini.clothing import paint_clothing
 from hyperlora.mini.face import paint_features
-from hyperlora.mini.hair import back_sheets, front_sheets, paint_beard, paint_bun, paint_hair
+from hyperlora.mini.hair import paint_bun, paint_hair
+from hyperlora.mini.haircut import back_sheets, front_sheets
 from hyperlora.mini.landmarks import landmarks
 from hyperlora.mini.person import Person
 from hyperlora.mini.pose import Pose, draw_pose

@@ -24,7 +24,7 @@ def shadow_of(skin: Colour) -> Colour:
 
 def light_of(skin: Colour) -> Colour:
     """Skin in light: paler."""
-    return mixed(darker(skin, 1.12), (255, 246, 232), 0.30)
+    return mixed(darker(skin, 1.10), (255, 243, 226), 0.20)
 
 
 class _Lit:
@@ -42,7 +42,7 @@ class _Lit:
         move = np.array([[f, 0, (left + 0.5) * f - 0.5], [0, f, (top + 0.5) * f - 0.5]], np.float32)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         window = cv2.warpAffine(self._rgb, move, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(window, np.float32)
+        return np.ascontiguousarray(np.moveaxis(window, -1, 0), np.float32)
 
 
 def paint_neck(canvas: Canvas, person: Person, pose: Pose) -> None:

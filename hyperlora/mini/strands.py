@@ -27,39 +27,42 @@ class Sheet:
     dark: float = 1.0  # factor on the colour: hair behind the head lies in shade
 
 
-def comb(sheet: Sheet, count: int, d: Dice | None = None) -> list[Points]:
-    """`count` strands across the sheet in head units; with dice, each strays a little from its place."""
+def comb(sheet: Sheet, count: int, d: Dice | None = None) -> Points:
+    """`count` strands across the sheet in head units, (count, length, 2); with dice, each strays from its place."""
     smooth = np.stack([spline(g, samples=6) for g in sheet.guides])
-    along = np.linspace(0, 1, smooth.shape[1])
-    strands = []
-    for i in range(count):
-        place = i / max(count - 1, 1)
-        if d:
-            place = min(1.0, max(0.0, place + d.around(0, 0.6 / count)))
-        at = place * (len(smooth) - 1)
-        k = min(int(at), len(smooth) - 2)
-        strand = smooth[k] + (smooth[k + 1] - smooth[k]) * (at - k)
-        if sheet.wave:
-            swing = sheet.wave * np.sin(along * 11 + place * 2.2) * along**0.6
-            strand = strand + np.stack([swing, 0.2 * swing], 1)
-        if d:
-            tangent = np.gradient(strand, axis=0)
-            normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1) / np.maximum(np.hypot(*tangent.T), 1e-6)[:, None]
-            strand = (
-                strand + normal * (d.around(0, 0.022) * np.sin(np.pi * along) + d.around(0, 0.018) * along)[:, None]
-            )
-        strands.append(strand)
+    along = np.linspace(0, 1, smooth.shape[1])[None, :, None]
+    place = np.linspace(0, 1, count)
+    if d:
+        place = np.clip(place + np.array([d.around(0, 0.6 / count) for _ in place]), 0, 1)
+    at = place * (len(smooth) - 1)
+    k = np.minimum(at.astype(int), len(smooth) - 2)
+    strands: Points = smooth[k] + (smooth[k + 1] - smooth[k]) * (at - k)[:, None, None]
+    if sheet.wave:
+        swing = sheet.wave * np.sin(along * 11 + place[:, None, None] * 2.2) * along**0.6
+        strands = strands + swing * np.array([1.0, 0.2])
+    if d:
+        tangent = np.gradient(strands, axis=1)
+        length = np.maximum(np.hypot(tangent[..., 0], tangent[..., 1]), 1e-6)[..., None]
+        normal = np.stack([-tangent[..., 1], tangent[..., 0]], -1) / length
+        bend, end = (np.array([d.around(0, reach) for _ in place])[:, None, None] for reach in (0.022, 0.018))
+        strands = strands + normal * (bend * np.sin(np.pi * along) + end * along)
     return strands
 
 
-def cover(canvas: Canvas, strands: Sequence[Points], blur: float = 0.0) -> Mask:
-    """The area between neighbouring strands (already in pixels)."""
+def cover(canvas: Canvas, strands: Points, blur: float = 0.0) -> Mask:
+    """The area between neighbouring strands (count, length, 2), already in pixels."""
     quads = [np.concatenate([strands[i], strands[min(i + 2, len(strands) - 1)][::-1]]) for i in range(len(strands) - 1)]
     return canvas.shape(quads, blur)
 
 
 def paint_strands(
-    canvas: Canvas, strands: Sequence[Points], colour: Colour, shine: float, unit: float, clip: Mask | None, d: Dice
+    canvas: Canvas,
+    strands: Points | Sequence[Points],
+    colour: Colour,
+    shine: float,
+    unit: float,
+    clip: Mask | None,
+    d: Dice,
 ) -> None:
     """Fine lines in three tones over a filled sheet; the lightest only where the light catches."""
     shade: list[Points] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -32,7 +34,7 @@ def _watercolour(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     side = rgb.shape[0]
     k = side / 256
     grid_y, grid_x = np.mgrid[0:side, 0:side].astype(np.float32)
-    push = np.float32(2.2 * k)
+    push = np.float32(0.75 * k)
     bent = cv2.remap(
         rgb,
         grid_x + push * _noise(rng, side, 0.03),
@@ -51,8 +53,8 @@ def _watercolour(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     light = mean + (light - mean) * 1.25
     pools = 1 + 0.07 * _noise(rng, side, 0.09) + 0.04 * _noise(rng, side, 0.03)
     out = 255 - (255 - light) * pools[..., None]
-    out *= 1 - np.clip(edge / 260, 0, 0.34)[..., None]
-    paper = 1 + 0.018 * _noise(rng, side, 1.6 / side) + 0.012 * _noise(rng, side, 3.5 / side)
+    out *= 1 - np.clip(edge / 420, 0, 0.26)[..., None]
+    paper = 1 + 0.010 * _noise(rng, side, 1.6 / side) + 0.009 * _noise(rng, side, 3.5 / side)
     margin = np.minimum(np.minimum(grid_x, side - 1 - grid_x), np.minimum(grid_y, side - 1 - grid_y)) / side
     torn = np.clip((margin - 0.035 - 0.018 * _noise(rng, side, 0.05)) * 34, 0, 1)[..., None]
     sheet = np.array([250, 247, 240], np.float32)
@@ -72,13 +74,13 @@ def _sketch(rgb: Pixels, rng: np.random.Generator) -> Pixels:
         length = max(9, int(17 * k)) | 1
         kernel = np.zeros((length, length), np.float32)
         half = length // 2
-        dx, dy = int(round(half * np.cos(angle))), int(round(half * np.sin(angle)))
+        dx, dy = round(half * math.cos(angle)), round(half * math.sin(angle))
         cv2.line(kernel, (half - dx, half - dy), (half + dx, half + dy), 1.0, 1, cv2.LINE_AA)
         smeared = cv2.filter2D(_blur(grain, 0.5 * k), -1, kernel / kernel.sum())
         strokes.append(np.asarray(smeared / max(float(smeared.std()), 1e-6), np.float32))
     tone = _blur(grey, 0.8 * k) / 255
-    dark = np.clip(1.02 - tone, 0, 1) ** 1.15
-    hatch = dark * (0.60 + 0.26 * strokes[0]) + np.clip(dark - 0.42, 0, 1) * (0.5 + 0.35 * strokes[1])
+    dark = 0.78 * np.clip(1.0 - tone, 0, 1) ** 1.25
+    hatch = dark * (0.66 + 0.20 * strokes[0]) + np.clip(dark - 0.36, 0, 1) * (0.4 + 0.28 * strokes[1])
     ink = np.clip(0.82 * hatch + (1 - line) * 0.8, 0, 1) * 0.93
     ink = np.clip(ink + 0.035 * grain, 0, 1)
     paper, pencil = np.array([246, 242, 232], np.float32), np.array([52, 50, 56], np.float32)
@@ -97,7 +99,7 @@ def _cyberpunk(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     cyan, magenta = np.array([40, 226, 255], np.float32), np.array([255, 44, 190], np.float32)
     lamp = left[..., None] * cyan + (1 - left[..., None]) * magenta
     curve = np.clip((grey - 0.06) * 1.15, 0, 1) ** 1.25
-    tinted = rgb * (0.52 + 0.25 * curve[..., None]) + lamp * (curve * 0.40)[..., None] - 16
+    tinted = rgb * (0.52 + 0.25 * curve[..., None]) + lamp * (curve * 0.32)[..., None] - 16
     tinted += cyan * np.clip(slope * 0.7, 0, 0.55)[..., None] + magenta * np.clip(-slope * 0.7, 0, 0.55)[..., None]
     mean = tinted.mean(2, keepdims=True)
     vivid = mean + (tinted - mean) * 1.3
