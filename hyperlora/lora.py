@@ -90,6 +90,11 @@ class LoRALayer:
         return LoRALayer(_cat(self.down, other.down, 0), up, float(rank))
 
 
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    # torch.equal refuses to compare across devices.
+    return a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)
+
+
 def _cat(a: torch.Tensor, b: torch.Tensor, dim: int) -> torch.Tensor:
     dtype = torch.promote_types(a.dtype, b.dtype)
     return torch.cat([a.to(dtype), b.to(dtype)], dim=dim)
@@ -166,13 +171,13 @@ class LoRA:
         return LoRA(moved, self.metadata)
 
     def equals(self, other: LoRA) -> bool:
-        """True if names, factors and alphas are the same numbers; metadata is not looked at."""
+        """True if names, factors and alphas are the same, on the same device in the same dtype; metadata may differ."""
         if self is other:
             return True
         return self.layers.keys() == other.layers.keys() and all(
             layer.alpha == other.layers[name].alpha
-            and torch.equal(layer.down, other.layers[name].down)
-            and torch.equal(layer.up, other.layers[name].up)
+            and _same(layer.down, other.layers[name].down)
+            and _same(layer.up, other.layers[name].up)
             for name, layer in self.layers.items()
         )
 

@@ -250,6 +250,15 @@ def test_formats_that_cannot_name_a_layer_say_so() -> None:
         strange.to_bytes("ckpt")  # type: ignore[arg-type]
 
 
+def test_equality_looks_at_numbers_dtype_and_device_but_not_at_metadata() -> None:
+    lora = make_lora(1)
+    assert LoRA(make_lora(1).layers, {"other": "metadata"}).equals(lora)
+    assert not lora.to(dtype=torch.float16).equals(lora)
+    assert not lora.to("meta").equals(lora)
+    assert not lora.scaled(0.5).equals(lora)
+    assert not make_lora(1, layers=(Q, V)).equals(lora)
+
+
 def test_an_empty_lora_is_a_value_too() -> None:
     empty = LoRA({})
     assert empty.rank == 0
