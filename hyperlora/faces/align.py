@@ -91,8 +91,10 @@ def _shrunk(
         return rgb_HW3, matrix_23
     corners_42 = np.array([[0, 0], [side, 0], [0, side], [side, side]], dtype=np.float64)
     seen_42 = (corners_42 - matrix_23[:, 2]) @ np.linalg.inv(matrix_23[:, :2]).T
-    low_2 = np.maximum(np.floor(seen_42.min(axis=0)).astype(int), 0)
-    high_2 = np.minimum(np.ceil(seen_42.max(axis=0)).astype(int) + 1, [rgb_HW3.shape[1], rgb_HW3.shape[0]])
+    # Two shrunk pixels more on every side, lest the warp blend its black border into the square's edge.
+    low_2 = np.maximum(np.floor(seen_42.min(axis=0)).astype(int) - 2 * factor, 0)
+    high_2 = np.ceil(seen_42.max(axis=0)).astype(int) + 1 + 2 * factor
+    high_2 = np.minimum(high_2, [rgb_HW3.shape[1], rgb_HW3.shape[0]])
     # Whole blocks only, so that every shrunk pixel stands for factor x factor pixels of the photo.
     blocks_2 = (high_2 - low_2) // factor
     if int(blocks_2.min()) < 1:

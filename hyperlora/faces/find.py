@@ -16,8 +16,8 @@ PADDING_RGB = (127, 127, 127)
 
 # A detector that scores this high has an upright face before it; below, the photo may be lying on its side.
 UPRIGHT_SCORE = 0.88
-# By how much a turned photo must score better, and it must be convincing by itself: cats lie about in all directions. Upside-down faces reach 0.83 (with eyes and mouth confused!), the same
-# faces upright 0.94.
+# By how much a turned photo must score better; it must be convincing by itself, too, for cats lie about in all
+# directions. Upside-down faces reach 0.83 (with eyes and mouth confused!), the same faces upright 0.94.
 TURN_GAIN = 0.06
 
 

@@ -86,7 +86,10 @@ def face_polygon(face: Face) -> FloatArray:
     """
     if face.points_106_2 is not None:
         return _finite(face.points_106_2)[list(POLYGON_ORDER)]
-    matrix_23 = similarity_transform(_MEAN_POINTS_5_2, _finite(face.points_5_2))
+    points_5_2 = _finite(face.points_5_2)
+    if float(np.ptp(points_5_2, axis=0).max()) <= 1e-3:
+        raise BadPhoto("the points of the face all lie in one place; the detection cannot be used")
+    matrix_23 = similarity_transform(_MEAN_POINTS_5_2, points_5_2)
     return transform_points(matrix_23, MEAN_OUTLINE_43_2)
 
 

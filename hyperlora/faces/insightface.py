@@ -125,8 +125,12 @@ def _load_models(place: Path, providers: Sequence[str] | None) -> dict[str, Any]
             "InsightFace packs need the packages insightface and onnxruntime; "
             "run: pip install 'hyperlora-portraits[insightface]'"
         )
+    from google.protobuf.message import DecodeError
     from insightface.app import FaceAnalysis
+    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
+    torn = (runtime.InvalidProtobuf, runtime.InvalidGraph, runtime.InvalidArgument, runtime.Fail, runtime.NoSuchFile,
+            runtime.NotImplemented, runtime.RuntimeException, DecodeError)  # fmt: skip
     settings: dict[str, Any] = {} if providers is None else {"providers": list(providers)}
     try:
         analysis = FaceAnalysis(
@@ -135,7 +139,7 @@ def _load_models(place: Path, providers: Sequence[str] | None) -> dict[str, Any]
         analysis.prepare(ctx_id=0, det_thresh=SCORE_THRESHOLD, det_size=(640, 640))
     except AssertionError as fault:
         raise WeightsMissing(f"the InsightFace pack {place} has no usable detection model: {fault}") from fault
-    except (RuntimeError, ValueError, OSError) as fault:
+    except (*torn, RuntimeError, ValueError, OSError) as fault:
         raise WeightsMissing(f"the InsightFace pack {place} cannot be loaded: {fault}") from fault
     models: dict[str, Any] = dict(analysis.models)
     wanted = {
