@@ -190,7 +190,8 @@ class Manifest:
             if entry is None:
                 continue
             if entry.defaults is not None:
-                given = prompt_reader.defaults(entry.defaults, source=part.source, field="defaults")
+                line = line_of(part.record, ["defaults"])
+                given = prompt_reader.defaults(entry.defaults, source=part.source, field="defaults", line=line)
                 drawings = [given] if given else []
             values |= entry.model_dump(include={"tenant", "key", "name", "profile", "priority"}, exclude_unset=True)
             values = {name: value for name, value in values.items() if value is not None}

@@ -144,11 +144,11 @@ class PromptReader:
                 )
         return list(names.values())
 
-    def defaults(self, record: Any, *, source: str | None, field: str) -> Drawing | None:
+    def defaults(self, record: Any, *, source: str | None, field: str, line: int | None = None) -> Drawing | None:
         """A `defaults` mapping; None when there is none, or when it has faults."""
         if record is None:
             return None
-        drawing = self._reading.entry(Drawing, record, source=source, field=field)
+        drawing = self._reading.entry(Drawing, record, source=source, field=field, line=line)
         if drawing is not None:
             self._reading.within_limits(drawing, record, source=source, field=field)
         return drawing
@@ -192,7 +192,7 @@ class PromptReader:
             read = self._reading.entry(SetFile, tree, source=source)
             if read is None:
                 return []
-            own = self.defaults(read.defaults, source=source, field="defaults")
+            own = self.defaults(read.defaults, source=source, field="defaults", line=line_of(tree, ["defaults"]))
             defaults = [own, *defaults] if own else defaults
             entries, line = tree.get("prompts"), line_of(tree, ["prompts"]) or 1
         found: list[Prompt] = []

@@ -120,14 +120,11 @@ def read_document(path: Path, settings: Settings) -> Any:
     if read is None:
         raise _invalid(f"wanted a file named .yaml or .json, found {path.name!r}", path)
     try:
-        _check_plain(path)
-        with path.open("rb") as file:
-            data = file.read(settings.max_manifest_bytes + 1)
+        if _check_plain(path) <= settings.max_manifest_bytes:
+            return parse_document(path.read_bytes(), path.name)
     except OSError as error:
         raise _unreadable(path, error) from error
-    if len(data) > settings.max_manifest_bytes:
-        raise _invalid(f"more than {settings.max_manifest_bytes} bytes; use CSV or JSON Lines, which stream", path)
-    return parse_document(data, path.name)
+    raise _invalid(f"more than {settings.max_manifest_bytes} bytes; use CSV or JSON Lines, which stream", path)
 
 
 def parse_document(data: bytes, name: str) -> Any:
@@ -167,10 +164,12 @@ def _refuse_identities(part: Part) -> None:
         raise ManifestInvalid([Fault(message, line, "identities", part.source)])
 
 
-def _check_plain(path: Path) -> None:
-    # A pipe or a device would be waited for, and has no size.
-    if not stat.S_ISREG(path.stat().st_mode):
+def _check_plain(path: Path) -> int:
+    """The size of a regular file; a pipe or a device would be waited for, and has none."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
         raise _invalid("wanted a regular file", path)
+    return found.st_size
 
 
 def _unreadable(path: Path, error: OSError) -> ManifestInvalid:

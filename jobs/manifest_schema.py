@@ -239,8 +239,10 @@ class Reading:
         self.faults = faults
         self.settings = settings
 
-    def entry(self, model: type[Entry], record: Any, *, source: str | None, field: str = "") -> Entry | None:
-        """The entry, or None when it has faults (which are noted)."""
+    def entry(
+        self, model: type[Entry], record: Any, *, source: str | None, field: str = "", line: int | None = None
+    ) -> Entry | None:
+        """The entry, or None when it has faults (which are noted). `line` is used for what has none of its own."""
         try:
             return model.model_validate(record)
         except ValidationError as error:
@@ -248,7 +250,7 @@ class Reading:
                 path = [step for step in detail["loc"] if not isinstance(step, str) or not step.startswith("function-")]
                 self.faults.add(
                     _message(model, detail, path),
-                    line=line_of(record, path),
+                    line=line_of(record, path) or line,
                     field=_dotted(field, path),
                     source=source,
                 )
@@ -278,7 +280,7 @@ def _message(model: type[BaseModel], detail: Any, path: list[str | int]) -> str:
     if kind == "missing":
         return "the field is missing; add it"
     if kind == "too_short":
-        return "the list is empty; name at least one"
+        return "the text is empty" if detail["input"] == "" else "the list is empty; name at least one"
     if kind in ("model_type", "model_attributes_type"):
         return f"wanted a mapping with the fields {', '.join(model.model_fields)}; found {found}"
     message = str(detail["msg"]).removeprefix("Value error, ").replace("Input should be", "wanted")

@@ -151,7 +151,7 @@ class JsonLinesStream:
                 if text is None:
                     return
                 if text.strip():
-                    record = parse_json(text, first_line=self._lines.number)
+                    record = parse_json(text.rstrip("\r\n"), first_line=self._lines.number)
                     if not isinstance(record, Mapped):
                         raise Unreadable("wanted one identity, {...}, per line", self._lines.number)
                     yield record

@@ -7,10 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from PIL import Image
 
 from jobs.settings import Settings
+
+# A busy machine is no fault of the code.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def photo_bytes(size: tuple[int, int] = (64, 48), colour: str = "teal", form: str = "JPEG", **options: Any) -> bytes:
