@@ -8,9 +8,6 @@ parent waits only seconds for a child to come up.
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import uuid
 from typing import Any
 
 from celery import Celery
@@ -46,7 +43,7 @@ def _refuse_shared_devices(sender: Any = None, options: dict[str, Any] | None = 
 
 
 def _start_reaper(**_: Any) -> None:
-    reaper = Reaper(get_settings(), f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}")
+    reaper = Reaper(get_settings())
     reaper.start()
     _reapers.append(reaper)
 

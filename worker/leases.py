@@ -13,9 +13,11 @@ import uuid
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
+from sqlalchemy import Connection
+
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
-from jobs.repository import fleet, units, weight_sets
+from jobs.repository import units, weight_sets
 from jobs.repository.units import ClaimedUnit
 
 log = logging.getLogger(__name__)
@@ -25,7 +27,12 @@ class Leases:
     """Heartbeats for whatever `owner` holds, from `__enter__` to `__exit__`."""
 
     def __init__(
-        self, database: Database, owner: str, *, lease_seconds: float, sign_of_life: Callable[[], dict[str, object]]
+        self,
+        database: Database,
+        owner: str,
+        *,
+        lease_seconds: float,
+        sign_of_life: Callable[[Connection], None],
     ) -> None:
         self._database, self._owner, self._lease_seconds = database, owner, lease_seconds
         self._sign_of_life = sign_of_life
@@ -73,7 +80,7 @@ class Leases:
         with self._database.transaction() as tx:
             held = units.heartbeat(tx, self._owner, lease_seconds=self._lease_seconds)
             weight_sets.heartbeat(tx, self._owner, lease_seconds=self._lease_seconds)
-            fleet.sign_of_life(tx, self._owner, **self._sign_of_life())  # type: ignore[arg-type]
+            self._sign_of_life(tx)
         with self._lock:
             self._last_confirmed = time.monotonic()
             for unit_id, token in before.items():

@@ -10,6 +10,8 @@ import socket
 import uuid
 from importlib.metadata import PackageNotFoundError, version
 
+from sqlalchemy import Connection
+
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
 from jobs.repository import fleet
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # Set by the parent when it is told to stop, read by the child between batches. It must exist before the fork.
 STOPPING = multiprocessing.get_context("fork").Event() if platform.system() != "Windows" else multiprocessing.Event()
+# This worker's row: the parent makes the name before it forks, so that parent and child speak of the same row.
+WORKER_ID = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
 
 
 def package_version() -> str:
@@ -57,7 +61,7 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.name = f"{socket.gethostname()[:40]}:{os.getpid()}"
         # A new owner for every process start: a recycled process id can never be taken for its predecessor.
         self.owner = f"{self.name}:{uuid.uuid4().hex[:12]}"
         self._database = Database.from_settings(settings)
@@ -109,19 +113,27 @@ class WorkerProcess:
         self._state = state or self._state
         try:
             with self._database.transaction() as tx:
-                fleet.sign_of_life(tx, self.owner, **{**self._sign_of_life(), "error": error})  # type: ignore[arg-type]
+                self._sign_of_life(tx, error)
         except DatabaseUnavailable:
             log.exception("no sign of life: the database does not answer")
 
-    def _sign_of_life(self) -> dict[str, object]:
-        return {
-            "name": self.name,
-            "pid": os.getpid(),
-            "version": package_version(),
-            "state": self._state,
-            "profile": self._renderer.profile if self._renderer else None,
-            "device": self._renderer.device if self._renderer else None,
-        }
+    def close(self) -> None:
+        """Say goodbye and close the connections."""
+        self.tell("stopped")
+        self._database.dispose()
+
+    def _sign_of_life(self, tx: Connection, error: str | None = None) -> None:
+        fleet.sign_of_life(
+            tx,
+            WORKER_ID,
+            name=self.name,
+            pid=os.getpid(),
+            version=package_version(),
+            state=self._state,
+            profile=self._renderer.profile if self._renderer else None,
+            device=self._renderer.device if self._renderer else None,
+            error=error,
+        )
 
     def _ready_for(self, profile_name: str) -> tuple[Renderer, WeightSets]:
         """The loaded profile; a worker that cannot load it says so in its row and takes no unit."""

@@ -7,6 +7,7 @@ that a single worker on a broker that redelivers nothing heals by itself after a
 from __future__ import annotations
 
 import logging
+import os
 import threading
 
 from jobs.broker import Broker
@@ -15,6 +16,7 @@ from jobs.errors import JobsError
 from jobs.repository import fleet
 from jobs.repository import units as unit_rows
 from jobs.settings import Settings
+from worker.process import WORKER_ID, package_version
 
 log = logging.getLogger(__name__)
 OFFICE = "reaper"
@@ -38,10 +40,11 @@ def turn(database: Database, broker: Broker, settings: Settings, owner: str) -> 
 
 
 class Reaper:
-    """Takes turns every `reap_seconds`, beginning at once."""
+    """Takes turns every `reap_seconds`, beginning at once, and shows that this worker lives while it idles."""
 
-    def __init__(self, settings: Settings, owner: str) -> None:
-        self._settings, self._owner = settings, owner
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._owner = settings, WORKER_ID
+        self._name = WORKER_ID.rsplit(":", 1)[0]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
@@ -58,6 +61,8 @@ class Reaper:
         database, broker = Database.from_settings(self._settings), Broker(self._settings)
         while True:
             try:
+                with database.transaction() as tx:
+                    fleet.seen(tx, self._owner, name=self._name, pid=os.getpid(), version=package_version())
                 returned, given_up, sent = turn(database, broker, self._settings, self._owner)
                 if returned or given_up or sent:
                     log.info("reaper: %d handed back, %d given up, %d messages sent", returned, given_up, sent)
@@ -73,5 +78,6 @@ class Reaper:
         try:
             with database.transaction() as tx:
                 fleet.step_down(tx, OFFICE, self._owner)
+                fleet.stopped(tx, self._owner)
         except JobsError as error:
             log.warning("the reaper's office stays taken until it runs out: %s", error)

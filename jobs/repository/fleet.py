@@ -32,6 +32,19 @@ def sign_of_life(
     tx.execute(statement.on_conflict_do_update(index_elements=["id"], set_=changing))
 
 
+def seen(tx: Connection, worker_id: str, *, name: str, pid: int, version: str) -> None:
+    """Note that this worker lives, without touching what it says it does; a new one is idle."""
+    upsert = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
+    row = {"id": worker_id, "name": name, "pid": pid, "version": version, "state": "idle", "started_at": utcnow()}
+    statement = upsert(Worker).values(last_seen_at=epoch_now(), **row)
+    tx.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"last_seen_at": epoch_now()}))
+
+
+def stopped(tx: Connection, worker_id: str) -> None:
+    """Note that this worker has ended in good order."""
+    tx.execute(update(Worker).where(Worker.id == worker_id).values(state="stopped", last_seen_at=epoch_now()))
+
+
 def alive(tx: Connection, *, within_seconds: float) -> int:
     """How many workers gave a sign of life lately."""
     statement = (

@@ -13,8 +13,8 @@ from sqlalchemy import select
 
 from jobs.database import Database
 from jobs.models import Unit
+from jobs.repository import fleet, queries
 from jobs.repository import jobs as job_rows
-from jobs.repository import queries
 from jobs.repository.writer import JobWriter, PersonRows
 from jobs.settings import Settings
 from jobs.storage import open_storage
@@ -107,7 +107,7 @@ class World:
             self.database,
             self.owner,
             lease_seconds=self.settings.lease_seconds,
-            sign_of_life=lambda: {"name": self.owner, "pid": 1, "version": "0", "state": "working"},
+            sign_of_life=lambda tx: fleet.seen(tx, self.owner, name=self.owner, pid=1, version="0"),
         )
         recorder = Recorder(
             self.database,

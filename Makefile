@@ -1,0 +1,61 @@
+# The developer's manual. Everything lives in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+# Where pip finds torch: empty takes the machine's default index, which on a machine with an NVIDIA GPU is what you want.
+# Without a GPU (no nvidia-smi) the CPU builds are asked for, which saves several GB. Set TORCH_INDEX= to override.
+HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
+TORCH_INDEX ?= $(if $(HAS_GPU),,https://download.pytorch.org/whl/cpu)
+CONSTRAINTS ?= constraints.txt
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+.PHONY: demo test lint format types coverage clean install
+
+# From a fresh clone to pictures: install, then the main job on SQLite, a serverless broker, a folder and a tiny model.
+demo: .venv/.worker
+	$(BIN)/portraits demo
+
+# Every test that can run on this machine; servers that are not reachable are skipped (in CI they must be there).
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+# Style, types and import directions.
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Rewrite the code in the house's style.
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The tests with the lines they reached.
+coverage: .venv/.dev
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+# The virtual environment for users (worker) and for developers (dev).
+install: .venv/.worker
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+
+# torch comes first and alone, so that nothing else can choose a larger build of it.
+.venv/.torch: constraints.txt | .venv/bin/python
+	@echo "Installing PyTorch ($(if $(HAS_GPU),GPU found,no GPU found: CPU build)) ..."
+	scripts/install-torch "$(BIN)/pip" "$(CONSTRAINTS)" "$(TORCH_INDEX)"
+	@touch $@
+
+.venv/.worker: pyproject.toml .venv/.torch
+	@echo "Installing the worker ..."
+	$(PIP) install -c $(CONSTRAINTS) -e '.[worker]'
+	@touch $@
+
+.venv/.dev: pyproject.toml .venv/.torch
+	@echo "Installing the worker and the developers' tools ..."
+	$(PIP) install -c $(CONSTRAINTS) -e '.[worker,insightface,dev]'
+	@touch $@ .venv/.worker
+
+# Remove what the demo and the tests made, not the environment.
+clean:
+	rm -rf .portraits portraits-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -1,0 +1,157 @@
+"""What one worker process does around its shifts: profiles, signs of life, refusals."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import pytest
+from queue_world import add_job, person, settings
+from sqlalchemy import select
+
+from hyperlora.errors import WeightsMissing
+from jobs.broker import describe_broker, make_app
+from jobs.database import Database
+from jobs.errors import SettingsInvalid
+from jobs.models import Unit, Worker
+from jobs.settings import Settings
+from worker.app import _refuse_shared_devices
+from worker.errors import ProfileInvalid, ProfileUnknown
+from worker.process import WorkerProcess
+from worker.profiles import find_profile, load_profiles
+
+
+def profiles(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "profiles.toml"
+    path.write_text(text)
+    return path
+
+
+def first_unit(database: Database) -> uuid.UUID:
+    with database.reading() as tx:
+        return tx.execute(select(Unit.id)).scalar_one()
+
+
+def test_a_shift_loads_its_profile_and_gives_signs_of_life(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    # Given a worker whose profiles file names a fake renderer
+    path = profiles(tmp_path, '[profiles.fake]\nrenderer = "fake"\nbatch_size = 2\n')
+    world = settings(tmp_path, database_url, profiles_file=path)
+    add_job(database, [person("ada", [3], world)])
+    process = WorkerProcess(world)
+
+    # When it runs a shift
+    report = process.run_shift(first_unit(database), "fake")
+
+    # Then it drew in batches of two, and its row tells what it is
+    assert (report.renders, report.batches, report.units) == (3, 2, 1)
+    with database.reading() as tx:
+        row = tx.execute(select(Worker)).one()
+    assert (row.state, row.profile, row.device, row.error) == ("idle", "fake", "fake", None)
+
+    # When it ends
+    process.close()
+
+    # Then its row says so
+    with database.reading() as tx:
+        assert tx.execute(select(Worker.state)).scalar_one() == "stopped"
+
+
+def test_a_worker_without_weights_takes_nothing_and_says_why(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    # Given a profile whose weights are not there
+    text = f'[profiles.big]\nbase = "{tmp_path}/none"\nhyperlora = "{tmp_path}/none"\nclip_vision = "{tmp_path}/none"\n'
+    world = settings(tmp_path, database_url, profiles_file=profiles(tmp_path, text))
+    add_job(database, [person("ada", [1], world)], profile="big")
+    process = WorkerProcess(world)
+
+    # When it is woken
+    with pytest.raises(WeightsMissing):
+        process.run_shift(first_unit(database), "big")
+
+    # Then the unit still waits untouched, and the worker's row names the reason
+    with database.reading() as tx:
+        unit = tx.execute(select(Unit)).one()
+        row = tx.execute(select(Worker)).one()
+    process.close()
+    assert (unit.state, unit.attempts) == ("ready", 0)
+    assert row.state == "unfit"
+    assert str(tmp_path / "none") in row.error
+
+
+def test_an_unknown_profile_lists_the_known(tmp_path: Path) -> None:
+    path = profiles(tmp_path, '[profiles.fake]\nrenderer = "fake"\n')
+    world = Settings(home=tmp_path, profiles_file=path)
+    assert sorted(load_profiles(world)) == ["fake", "mini"]
+    with pytest.raises(ProfileUnknown, match="only: fake, mini"):
+        find_profile(world, "realvis")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[profiles.x", "not valid TOML"),
+        ('[profiles.x]\nbase = "a"\n', "lacks hyperlora, clip_vision"),
+        ('[profiles.x]\nrenderer = "fake"\ncolour = 1\n', "colour: Extra inputs"),
+        ('[profiles.x]\nrenderer = "fake"\nbatch_size = 0\n', "batch_size"),
+        ("[profiles]\nx = 3\n", "must be a table"),
+    ],
+)
+def test_a_faulty_profiles_file_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = profiles(tmp_path, text)
+    with pytest.raises(ProfileInvalid, match=words) as caught:
+        load_profiles(Settings(home=tmp_path, profiles_file=path))
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pool": "solo"}, "solo loses heartbeats"),
+        ({"pool": "threads"}, "wanted prefork"),
+        ({"concurrency": 4}, "one process on one device"),
+        ({"autoscale": "4,1"}, "one process on one device"),
+    ],
+)
+def test_shared_devices_are_refused(options: dict[str, object], words: str) -> None:
+    with pytest.raises(SystemExit, match=words):
+        _refuse_shared_devices(options=options)
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": "prefork", "concurrency": 1}, {"concurrency": None}])
+def test_one_process_is_accepted(options: dict[str, object]) -> None:
+    _refuse_shared_devices(options=options)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:secret@host:6379/0", "redis://host:6379/0"),
+        ("amqp://me:secret@host//", "amqp://host//"),
+        ("sqla+sqlite:////tmp/broker.db", "sqla+sqlite:/tmp/broker.db"),
+    ],
+)
+def test_a_broker_is_described_without_its_secret(tmp_path: Path, url: str, shown: str) -> None:
+    text = describe_broker(Settings(home=tmp_path, broker_url=url))  # type: ignore[arg-type]
+    assert "secret" not in text
+    assert text.replace("//tmp", "/tmp") == shown
+
+
+def test_a_broker_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match="'sqs'"):
+        make_app(Settings(home=tmp_path, broker_url="sqs://"))  # type: ignore[arg-type]
+
+
+def test_a_shift_longer_than_rabbitmq_allows_is_refused(tmp_path: Path) -> None:
+    long = Settings(home=tmp_path, broker_url="amqp://localhost//", shift_seconds=1200)  # type: ignore[arg-type]
+    with pytest.raises(SettingsInvalid, match="at most 900"):
+        make_app(long)
+
+
+def test_only_json_is_taken(tmp_path: Path) -> None:
+    app = make_app(Settings(home=tmp_path))
+    assert app.conf.accept_content == ["json"]
+    assert app.conf.task_serializer == "json"
+    assert (app.conf.worker_concurrency, app.conf.task_acks_late) == (1, True)
