@@ -175,7 +175,19 @@ def _sdxl(folder: Path, dice: Any) -> Any:
 
 
 def _colour(pipeline: Any) -> None:
-    """Draw a few latents with the pipeline itself and set the decoder's colours by them."""
+    """Draw a few latents with the pipeline itself and set the decoder's colours by them.
+
+    On one thread, as sums split among several come out a little differently, and files of one seed shall be equal.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _draw_and_colour(pipeline)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _draw_and_colour(pipeline: Any) -> None:
     prompts = ["portrait photo of a woman", "a man in a red hoodie", "city at night, cyberpunk"]
     drawn = []
     for round_ in range(2):
