@@ -93,22 +93,26 @@ class WeightMerger:
         for name in sorted(self._changed - layers.keys()):
             self._projections[name].weight.copy_(self._pristine[name])
             self._changed.discard(name)
-        finite: dict[str, torch.Tensor] = {}
+        extremes: dict[str, torch.Tensor] = {}
+        scratch: dict[torch.Size, torch.Tensor] = {}
         for name, parts in layers.items():
-            weight = self._projections[name].weight
+            pristine, weight = self._pristine[name], self._projections[name].weight
+            if pristine.shape not in scratch:
+                scratch[pristine.shape] = torch.empty_like(pristine, dtype=torch.float32)
             self._changed.add(name)
-            weight.copy_(_merged(self._pristine[name], parts))
-            finite[name] = torch.isfinite(weight).all()
-        if finite:
-            flags = torch.stack(list(finite.values())).tolist()
-            broken = [name for name, good in zip(finite, flags, strict=True) if not good]
+            weight.copy_(_merged(pristine, parts, scratch[pristine.shape]))
+            # Smallest and largest number: both are NaN if any number is, and infinite if any is.
+            extremes[name] = torch.stack(torch.aminmax(weight))
+        if extremes:
+            # One transfer for all layers, as each makes a GPU wait.
+            finite = torch.isfinite(torch.stack(list(extremes.values()))).all(dim=1).tolist()
+            broken = [name for name, good in zip(extremes, finite, strict=True) if not good]
             if broken:
                 raise NonFiniteWeights(f"the merged weights of {broken[0]} leave the range of the UNet's dtype")
 
 
-def _merged(pristine: torch.Tensor, parts: Sequence[tuple[float, LoRALayer]]) -> torch.Tensor:
-    """Pristine plus all parts, in float32: one product over the concatenated ranks."""
-    device = pristine.device
-    up = torch.cat([factor * layer.up.to(device, torch.float32) for factor, layer in parts], dim=1)
-    down = torch.cat([layer.down.to(device, torch.float32) for _, layer in parts], dim=0)
-    return torch.addmm(pristine.float(), up, down)
+def _merged(pristine: torch.Tensor, parts: Sequence[tuple[float, LoRALayer]], out: torch.Tensor) -> torch.Tensor:
+    """Pristine plus all parts, in float32, written over `out`: one product over the concatenated ranks."""
+    up = torch.cat([factor * layer.up.to(out) for factor, layer in parts], dim=1)
+    down = torch.cat([layer.down.to(out) for _, layer in parts], dim=0)
+    return out.copy_(pristine).addmm_(up, down)
