@@ -44,7 +44,7 @@ def settings(tmp_path: Path, database_url: str, **changes: Any) -> Settings:
         "lease_seconds": 30.0,
         "reap_seconds": 0.05,
         "resend_seconds": 60.0,
-        "retry_seconds": 0.01,
+        "retry_seconds": 3600.0,
     }
     return Settings(home=tmp_path, database_url=database_url, **{**values, **changes})  # type: ignore[arg-type]
 
