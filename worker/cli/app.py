@@ -1,0 +1,146 @@
+"""The commands put together, and what happens to their errors: one clear message and a documented exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from worker.cli import changes, db, demo, enqueue, results, status, watch, worker
+from worker.cli.exits import Exit, epilog, exit_code_of
+from worker.cli.output import err, print_json, say
+from worker.errors import INTERNAL, code_of
+
+SHOWN_FAULTS = 20
+
+
+class Portraits(TyperGroup):
+    """The command group; errors of the three packages become messages here, tracebacks are for faults of ours."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run one command and exit with its code."""
+        asked = list(sys.argv[1:] if args is None else args)
+        own = asked[: asked.index("--")] if "--" in asked else asked
+        try:
+            code = super().main(asked, prog_name, complete_var, False, windows_expand_args, **extra)
+        except Exception as error:  # noqa: BLE001 - the last door: everything becomes a message and a code
+            code = _report(error, as_json="--json" in own, all_faults="--all-faults" in own)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: Exception, *, as_json: bool, all_faults: bool) -> int:
+    """Tell the error in the form that was asked for; returns the exit code."""
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the arguments were not understood
+        if as_json:
+            print_json({"error": {"code": "usage", "message": error.format_message()}})
+        else:
+            from typer.rich_utils import rich_format_error
+
+            rich_format_error(error)  # type: ignore[arg-type]  # by its attributes: the class moved between versions
+        return int(error.exit_code)
+    if isinstance(error, typer.Abort):
+        return Exit.INTERRUPTED
+    code = code_of(error)
+    if code == INTERNAL:
+        traceback.print_exception(error)
+    faults = getattr(error, "faults", None)
+    if as_json:
+        print_json({"error": _as_data(error, code, faults)})
+    elif faults is not None:
+        _tell_faults(error, faults, all_faults)
+    else:
+        _tell(f"{_message(error, code)} ({code})")
+    return exit_code_of(error)
+
+
+def _message(error: Exception, code: str) -> str:
+    return f"unforeseen {type(error).__name__}: {error}" if code == INTERNAL else str(error)
+
+
+def _as_data(error: Exception, code: str, faults: Sequence[Any] | None) -> dict[str, Any]:
+    told: dict[str, Any] = {"code": code, "message": _message(error, code).splitlines()[0]}
+    if faults is not None:
+        told["faults"] = [{name: getattr(f, name) for name in ("source", "line", "field", "message")} for f in faults]
+        told["faults_total"] = getattr(error, "total", len(faults))
+    return told
+
+
+def _tell_faults(error: Exception, faults: Sequence[Any], all_faults: bool) -> None:
+    """The first line of the error, then a line for each fault."""
+    _tell(f"{str(error).splitlines()[0]} ({code_of(error)})")
+    shown = faults if all_faults else faults[:SHOWN_FAULTS]
+    for fault in shown:
+        _tell(f"  {fault}", "")
+    rest = getattr(error, "total", len(faults)) - len(shown)
+    if rest and all_faults:
+        _tell(f"  and {rest} more, which were counted but not kept", "dim")
+    elif rest:
+        _tell(f"  and {rest} more; --all-faults shows them", "dim")
+
+
+def _tell(message: str, style: str | None = None) -> None:
+    from rich.text import Text
+
+    from worker.cli.output import clean
+
+    line = Text() if style is not None else Text("error: ", style="bold red")
+    err().print(line.append(clean(message), style=style or ""), soft_wrap=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            say(f"portraits {version('hyperlora-portraits')}")
+        except PackageNotFoundError:
+            say("portraits (not installed: run from a checkout)")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="portraits",
+    cls=Portraits,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=epilog(),
+)
+
+
+@app.callback()
+def portraits(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Faces become portraits: enqueue people and prompts, draw them with workers, fetch the pictures.
+
+    Settings are read from PORTRAITS_* variables or a .env file; `portraits doctor` shows them.
+    """
+    del version
+
+
+_ASKING, _LOOKING, _RUNNING = "Ask for pictures", "See and fetch them", "Run it"
+app.command("enqueue", rich_help_panel=_ASKING)(enqueue.enqueue)
+app.command("cancel", rich_help_panel=_ASKING)(changes.cancel)
+app.command("retry", rich_help_panel=_ASKING)(changes.retry)
+app.command("rerun", rich_help_panel=_ASKING)(changes.rerun)
+app.command("status", rich_help_panel=_LOOKING)(status.status)
+app.command("watch", rich_help_panel=_LOOKING)(watch.watch)
+app.command("results", rich_help_panel=_LOOKING)(results.results)
+app.command("worker", rich_help_panel=_RUNNING)(worker.worker)
+app.command("demo", rich_help_panel=_RUNNING)(demo.demo)
+app.add_typer(db.commands, name="db", rich_help_panel=_RUNNING)

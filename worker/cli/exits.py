@@ -1,0 +1,81 @@
+"""Exit codes: the one place that says which error ends the command line with which code."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from worker.errors import INTERNAL, code_of, is_retryable
+
+
+class Exit(IntEnum):
+    """What a script may rely on."""
+
+    OK = 0
+    PROBLEM = 1
+    BAD_INPUT = 2
+    ENVIRONMENT = 3
+    UNAVAILABLE = 4
+    NOT_FOUND = 5
+    CONFLICT = 6
+    INTERNAL = 70
+    INTERRUPTED = 130
+
+
+MEANING = {
+    Exit.OK: "done",
+    Exit.PROBLEM: "finished, but something failed or a problem was found",
+    Exit.BAD_INPUT: "bad input: the manifest, a photo or the arguments",
+    Exit.ENVIRONMENT: "configuration or environment: a setting, a missing extra, weights, an outdated schema",
+    Exit.UNAVAILABLE: "a service does not answer: database, broker or storage; try again",
+    Exit.NOT_FOUND: "no such job or picture",
+    Exit.CONFLICT: "the key belongs to a job with other content",
+    Exit.INTERNAL: "a fault of this program; please report it",
+    Exit.INTERRUPTED: "interrupted from the keyboard",
+}
+
+_BY_CODE = {
+    "bad_key": Exit.BAD_INPUT,
+    "bad_photo": Exit.BAD_INPUT,
+    "bucket_missing": Exit.ENVIRONMENT,
+    "conditional_write_missing": Exit.ENVIRONMENT,
+    "database_outdated": Exit.ENVIRONMENT,
+    "extra_missing": Exit.ENVIRONMENT,
+    "face": Exit.BAD_INPUT,
+    "file_refused": Exit.BAD_INPUT,
+    "invalid_request": Exit.BAD_INPUT,
+    "key_conflict": Exit.CONFLICT,
+    "manifest_invalid": Exit.BAD_INPUT,
+    "no_face": Exit.BAD_INPUT,
+    "no_usable_photo": Exit.BAD_INPUT,
+    "object_missing": Exit.NOT_FOUND,
+    "output_refused": Exit.ENVIRONMENT,
+    "photo_refused": Exit.BAD_INPUT,
+    "pool_refused": Exit.ENVIRONMENT,
+    "profile_invalid": Exit.ENVIRONMENT,
+    "profile_unknown": Exit.ENVIRONMENT,
+    "settings_invalid": Exit.ENVIRONMENT,
+    "storage": Exit.UNAVAILABLE,
+    "storage_denied": Exit.ENVIRONMENT,
+    "storage_full": Exit.UNAVAILABLE,
+    "unknown_job": Exit.NOT_FOUND,
+    "usage": Exit.BAD_INPUT,
+    "worker_died": Exit.PROBLEM,
+}
+
+
+def exit_code_of(error: BaseException) -> Exit:
+    """The exit code of an error of the three packages; INTERNAL for what nobody foresaw."""
+    code = code_of(error)
+    if code == INTERNAL:
+        return Exit.INTERNAL
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    if is_retryable(error):
+        return Exit.UNAVAILABLE
+    return Exit.ENVIRONMENT if type(error).__module__.startswith("hyperlora") else Exit.PROBLEM
+
+
+def epilog() -> str:
+    """The exit codes as the last paragraphs of the help."""
+    lines = [f"{code:d}  {meaning}" for code, meaning in MEANING.items()]
+    return "Exit codes:\n\n" + "\n\n".join(lines)

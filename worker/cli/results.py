@@ -1,0 +1,184 @@
+"""`portraits results`: a job's pictures into a folder or a zip file, and a table of what they are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.cli.exits import Exit
+from worker.cli.options import AsJson, JobOrNewest, Tenant, load_settings
+from worker.cli.output import err, hint, print_json, say, warn
+
+if TYPE_CHECKING:
+    from jobs.repository.jobs import JobRow
+    from jobs.settings import Settings
+    from worker.results import Fetched
+
+SHOWN_FAILURES = 20
+
+
+class Format(StrEnum):
+    """How the table is written."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+class State(StrEnum):
+    """Which pictures are wanted."""
+
+    DONE = "done"
+    FAILED = "failed"
+    WAITING = "waiting"
+    CANCELLED = "cancelled"
+
+
+def results(
+    job: JobOrNewest = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures and table; made if missing.")] = None,
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name", help="File names: {identity}, {prompt}, {seed}, {ordinal}, {render}, {job}; / for folders."
+        ),
+    ] = "{identity}/{prompt}-{seed}",
+    as_zip: Annotated[
+        bool, typer.Option("--zip", help="One zip file: --out itself if it ends with .zip, else <job>.zip in it.")
+    ] = False,
+    kind: Annotated[Format, typer.Option("--format", help="Of the table.")] = Format.CSV,
+    state: Annotated[State | None, typer.Option("--state", help="Only pictures in this state.")] = None,
+    urls: Annotated[bool, typer.Option("--urls", help="Add a URL to each picture (without --out).")] = False,
+    sheet: Annotated[bool, typer.Option("--sheet", help="Also draw a contact sheet, contact-sheet.png.")] = False,
+    tenant: Tenant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a job's finished pictures and write a table of them; without --out, print the table.
+
+    Pictures that lie in the folder already are not fetched again, so the command can be repeated while a job is drawn.
+    Exit code 1 if some picture could not be fetched.
+    """
+    settings = load_settings()
+    if out is None:
+        if as_zip or sheet:
+            raise typer.BadParameter("--zip and --sheet need --out")
+        _print_table(job, tenant, settings, kind, state, urls=urls, as_json=as_json)
+        return
+    if as_zip and sheet:
+        raise typer.BadParameter("--sheet draws into the folder; leave --zip away")
+    row, report = fetch(job, tenant, settings, out, name=name, as_zip=as_zip, kind=kind, state=state)
+    drawn = _draw_sheet(row, settings, out) if sheet else None
+    _tell(row, report, drawn, as_json=as_json)
+    if report.failed:
+        raise typer.Exit(Exit.PROBLEM)
+
+
+def fetch(
+    job: str | None,
+    tenant: str | None,
+    settings: Settings,
+    out: Path,
+    *,
+    name: str = "{identity}/{prompt}-{seed}",
+    as_zip: bool = False,
+    kind: Format = Format.CSV,
+    state: State | None = None,
+) -> tuple[JobRow, Fetched]:
+    """Fetch the job's pictures to `out`, with a bar on a terminal."""
+    from jobs.database import Database
+    from jobs.reports import find_job
+    from jobs.reports import results as job_results
+    from jobs.storage import open_storage
+    from worker.names import NameTemplate, UniqueNames
+    from worker.results import fetch_folder, fetch_zip, named
+
+    names = UniqueNames(NameTemplate(name))
+    database = Database.from_settings(settings)
+    try:
+        row = find_job(database, tenant or settings.tenant, job)
+    finally:
+        database.dispose()
+    rows = named(job_results(row.id, tenant=row.tenant_id, settings=settings), names, state)
+    storage = open_storage(settings.storage_url, settings)
+    with _bar(row.renders_total) as advance:
+        if as_zip:
+            file = out if out.suffix.lower() == ".zip" else out / f"{row.id}.zip"
+            return row, fetch_zip(rows, storage, file, table=kind.value, done=advance)
+        return row, fetch_folder(rows, storage, out, table=kind.value, done=advance)
+
+
+class _bar:
+    """A progress bar on stderr, if that is a terminal."""
+
+    def __init__(self, total: int) -> None:
+        from rich.progress import Progress
+
+        console = err()
+        self._progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task("fetching", total=total)
+
+    def __enter__(self) -> Any:
+        self._progress.start()
+        return lambda row: self._progress.advance(self._task)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _print_table(
+    job: str | None,
+    tenant: str | None,
+    settings: Settings,
+    kind: Format,
+    state: State | None,
+    *,
+    urls: bool,
+    as_json: bool,
+) -> None:
+    from jobs.reports import results as job_results
+    from worker.results_table import as_record, table_writer
+
+    rows = job_results(job, tenant=tenant, state=state, urls=urls, settings=settings)
+    if as_json:
+        print_json({"renders": [_without_file(as_record(row)) for row in rows]})
+        return
+    first = next(rows, None)  # an unknown job is told before a heading is written
+    write = table_writer(sys.stdout, kind.value, urls=urls)
+    for row in _chain(first, rows):
+        write(row)
+
+
+def _without_file(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "file"}
+
+
+def _chain(first: dict[str, Any] | None, rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    if first is not None:
+        yield first
+        yield from rest
+
+
+def _draw_sheet(row: JobRow, settings: Settings, folder: Path) -> Path:
+    from worker.job_sheet import write_job_sheet
+
+    return write_job_sheet(row, settings, folder / "contact-sheet.png").file
+
+
+def _tell(row: JobRow, report: Fetched, drawn: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        told = {name: getattr(report, name) for name in ("fetched", "present", "failed", "rows", "failures")}
+        table = report.table if report.place.suffix.lower() == ".zip" else str(report.place / report.table)
+        print_json({"job": row.id, "key": row.key, "out": report.place, "table": table, "sheet": drawn, **told})
+        return
+    there = f", {report.present} were there already" if report.present else ""
+    say(f"{report.fetched} pictures fetched to {report.place}{there}; {report.table} tells about all {report.rows}")
+    if drawn is not None:
+        say(f"contact sheet: {drawn}")
+    if report.failed:
+        warn(f"{report.failed} pictures could not be fetched")
+        for failure in report.failures[:SHOWN_FAILURES]:
+            hint(f"  {failure['render']}: {failure['message']} ({failure['code']})")

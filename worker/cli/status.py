@@ -1,0 +1,135 @@
+"""`portraits status`: how far jobs are."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.cli.fleet import fleet, fleet_line
+from worker.cli.options import AsJson, Tenant, load_settings
+from worker.cli.output import ago, facts, hint, out, print_json, say, short, table
+
+if TYPE_CHECKING:
+    from jobs.reports import JobStatus
+    from jobs.settings import Settings
+
+SHOWN_PEOPLE = 50
+
+
+def status(
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Id or key; without it, the newest jobs.")] = None,
+    tenant: Tenant = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Jobs in the table.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show the newest jobs and the workers, or one job with its people and the reasons of failures."""
+    settings = load_settings()
+    if job is None:
+        _jobs(settings, tenant, limit, as_json=as_json)
+        return
+
+    from jobs.reports import status as job_status
+
+    found = job_status(job, tenant=tenant, settings=settings)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        show_job(found)
+
+
+def _jobs(settings: Settings, tenant: str | None, limit: int, *, as_json: bool) -> None:
+    from jobs.reports import list_jobs
+
+    jobs = list_jobs(tenant=tenant, limit=limit, settings=settings)
+    workers = workers_now(settings)
+    if as_json:
+        print_json({"jobs": jobs, "workers": workers})
+        return
+    rows = [
+        (
+            job["job_id"],
+            short(job["name"] or job["key"], 32),
+            job["profile"],
+            job["state"],
+            f"{job['done']}/{job['renders']}",
+            job["failed"],
+            age_of(job["created_at"]),
+        )
+        for job in jobs
+    ]
+    if rows:
+        columns = ("job", "name or key", "profile", "state", "drawn", "failed", "age")
+        out().print(table(None, columns, rows, right="drawn failed age"))
+    else:
+        say(f"tenant {tenant or settings.tenant} has no jobs; `portraits enqueue MANIFEST` makes one")
+    say(fleet_line(workers))
+
+
+def workers_now(settings: Settings) -> list[dict[str, Any]]:
+    """The workers of the last day as plain values."""
+    from jobs.database import Database
+    from jobs.repository import queries
+
+    database = Database.from_settings(settings)
+    try:
+        with database.reading() as tx:
+            rows = [dict(row) for row in queries.workers(tx)]
+    finally:
+        database.dispose()
+    return fleet(rows, time.time(), silent_after=settings.lease_seconds)
+
+
+def age_of(moment: dt.datetime) -> str:
+    """How long ago it was."""
+    return ago((dt.datetime.now(dt.UTC) - moment).total_seconds())
+
+
+def show_job(found: JobStatus) -> None:
+    """One job: counts, people, reasons."""
+    job = found.job
+    finished = f", finished {age_of(job['finished_at'])} ago" if job["finished_at"] else ""
+    pictures = {name: job[name] for name in ("done", "running", "failed", "cancelled") if job[name]}
+    resting = job["waiting"] - job["running"]
+    if resting:
+        pictures["waiting"] = resting
+    told = ", ".join(f"{count} {name}" for name, count in pictures.items())
+    facts(
+        {
+            "job": job["job_id"],
+            "key": job["key"],
+            **({"name": job["name"]} if job["name"] else {}),
+            "profile": job["profile"],
+            "state": f"{job['state']}, enqueued {age_of(job['created_at'])} ago{finished}",
+            "people": job["identities"],
+            "pictures": f"{job['renders']}: {told}" if told else job["renders"],
+        }
+    )
+    _show_people(found)
+    if found.failures:
+        rows = [(one["error_code"], one["renders"], short(one["example"] or "", 300)) for one in found.failures]
+        out().print(table("Why pictures failed", ("code", "pictures", "for example"), rows, right="pictures"))
+        hint(f"portraits retry {job['job_id']}")
+
+
+def _show_people(found: JobStatus) -> None:
+    """The people in the order of their need: failed ones first."""
+    order = {"failed": 0, "partial": 1, "running": 2, "waiting": 3}
+    people = sorted(found.people, key=lambda one: (order.get(one["state"], 4), one["external_id"]))
+    rows = [
+        (
+            short(one["external_id"], 40),
+            one["state"],
+            f"{one['done']}/{one['renders']}",
+            one["failed"],
+            short(one["error"] or "", 160),
+        )
+        for one in people[:SHOWN_PEOPLE]
+    ]
+    out().print(table(None, ("person", "state", "drawn", "failed", "reason"), rows, right="drawn failed"))
+    rest = found.job["identities"] - len(rows)
+    if rest > 0:
+        hint(f"and {rest} more people; --json has the first {len(found.people)}")

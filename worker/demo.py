@@ -1,0 +1,142 @@
+"""The parts of the demo that are no command line: its settings, its manifest, its worker process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from jobs.settings import Settings
+
+STOP_SECONDS = 60.0
+LOG_LINES = 20
+_PROMPTS = {
+    "office": "portrait photo of {subject}, wearing a navy suit, smiling, in an office",
+    "beach": "portrait photo of {subject}, wearing an orange t-shirt and sunglasses, laughing, on a beach",
+    "watercolour": "watercolour painting of {subject}, wearing a green sweater, neutral face, in a garden",
+    "starry-sketch": "pencil sketch of {subject}, wearing a black turtleneck, serious face, under a starry sky",
+}
+
+
+def demo_settings(home: Path) -> Settings:
+    """Everything embedded and in `home`, whatever is configured elsewhere; other settings as they are."""
+    return Settings(home=home, database_url="", broker_url="", storage_url="", profile="mini", tenant="demo")
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """The environment in which a worker has the same settings."""
+    return {
+        **os.environ,
+        "PORTRAITS_HOME": str(settings.home),
+        "PORTRAITS_DATABASE_URL": settings.database_url.get_secret_value(),
+        "PORTRAITS_BROKER_URL": settings.broker_url.get_secret_value(),
+        "PORTRAITS_STORAGE_URL": settings.storage_url,
+        "PORTRAITS_PROFILE": settings.profile,
+        "PORTRAITS_TENANT": settings.tenant,
+    }
+
+
+def pack_is_there(settings: Settings) -> bool:
+    """Whether the mini pack was made before."""
+    return (settings.home / "packs" / "mini-untrained" / "pack.json").is_file()
+
+
+def build_pack(settings: Settings) -> None:
+    """Make the mini pack, if it is not there."""
+    from worker.mini_pack import mini_pack
+    from worker.profiles import find_profile
+
+    mini_pack(find_profile(settings, "mini"), settings.home)
+
+
+def demo_manifest(home: Path) -> Path:
+    """`examples/people.yaml` of a checkout; where there is none, the same people drawn into `home`."""
+    example = Path(__file__).resolve().parent.parent / "examples" / "people.yaml"
+    return example if example.is_file() else write_manifest(home / "examples")
+
+
+def write_manifest(folder: Path) -> Path:
+    """Draw the example people's photos into the folder, with a manifest beside them."""
+    from hyperlora.mini.person import person
+    from hyperlora.mini.photos import PHOTOS, write_photos
+
+    photos = write_photos(folder / "photos")
+    manifest = {
+        "name": "People of the demo",
+        "profile": "mini",
+        "defaults": {"size": "128x128", "steps": 8, "guidance": 5},
+        "prompts": [{"name": name, "text": text} for name, text in _PROMPTS.items()],
+        "identities": [
+            {
+                "id": who,
+                "subject": person(seed).subject,
+                "photos": [f"photos/{photo.name}" for photo in photos if photo.stem.rpartition("-")[0] == who],
+            }
+            for who, (seed, _) in PHOTOS.items()
+        ],
+    }
+    file = folder / "people.json"
+    file.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    return file
+
+
+class WorkerProcess:
+    """A worker in a process of its own, stopped when the block ends; its output goes to a log file."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str], log: Path) -> None:
+        self._command, self._environment, self.log = list(command), environment, log
+        self._process: subprocess.Popen[bytes] | None = None
+        self.keep = False
+
+    def __enter__(self) -> WorkerProcess:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            # A session of its own: an interrupt from the keyboard is ours to pass on, after the job was cancelled.
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.keep or error is not None:
+            self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
+    def stop(self) -> None:
+        """SIGTERM, and wait: it finishes its batch. If it does not end, it and its children are killed."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def last_lines(self) -> str:
+        """The end of its log."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-LOG_LINES:])

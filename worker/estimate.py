@@ -1,0 +1,91 @@
+"""How long a job will keep a GPU busy: from what was measured, or from the work that SDXL is known to be.
+
+One UNet forward at 1024 px is 6.76 TFLOP per picture, twice that with guidance, and one VAE decode 10.5 TFLOP; both
+are taken as proportional to the area. The product rate assumed without measurements is what one H100 reaches with the
+UNet in fp16, uncompiled, in batches of 8 pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+UNET_TFLOP = 6.76
+DECODE_TFLOP = 10.5
+FULL_AREA = 1024 * 1024
+ASSUMED_TFLOP_PER_SECOND = 370.0
+ENOUGH_PICTURES = 20
+
+
+class Drawn(Protocol):
+    """What decides the work of a picture."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def guidance(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a device for one TFLOP of SDXL's work, and where the number comes from."""
+
+    seconds_per_tflop: float
+    basis: Literal["measured", "formula"]
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job costs on one device."""
+
+    tflop: float
+    gpu_hours: float
+    basis: Literal["measured", "formula"]
+    explanation: str
+
+
+def picture_tflop(width: int, height: int, steps: int, *, guided: bool) -> float:
+    """TFLOP of one SDXL picture: denoising (two forwards a step with guidance) and decoding, scaled by the area."""
+    return (steps * (2 if guided else 1) * UNET_TFLOP + DECODE_TFLOP) * width * height / FULL_AREA
+
+
+def assumed_pace(why: str) -> Pace:
+    """The pace of one H100; `why` says why nothing measured is used."""
+    told = (
+        f"by formula, {why}: SDXL's {UNET_TFLOP} TFLOP a forward and {DECODE_TFLOP} a decode at 1024 px, "
+        f"at {ASSUMED_TFLOP_PER_SECOND:g} TFLOP/s (one H100, fp16, uncompiled, batches of 8)"
+    )
+    return Pace(1 / ASSUMED_TFLOP_PER_SECOND, "formula", told)
+
+
+def measured_pace(rows: Iterable[Mapping[str, Any]], profile: str) -> Pace:
+    """The pace from rows of `jobs.repository.summaries.pace`; the assumed one below 20 pictures."""
+    pictures, seconds, tflop = 0, 0.0, 0.0
+    for row in rows:
+        pictures += row["pictures"]
+        seconds += row["seconds"]
+        each = picture_tflop(row["width"], row["height"], row["steps"], guided=bool(row["guided"]))
+        tflop += row["pictures"] * each
+    if pictures < ENOUGH_PICTURES or seconds <= 0:
+        return assumed_pace(f"since only {pictures} pictures of profile {profile} were drawn so far")
+    told = (
+        f"measured: {pictures} pictures of profile {profile} took {seconds / pictures:.3g} s each; other sizes and "
+        "steps are scaled by their work"
+    )
+    return Pace(seconds / tflop, "measured", told)
+
+
+def estimate(sample: Iterable[Drawn], renders: int, pace: Pace) -> Estimate:
+    """What `renders` pictures cost when they are like the sample on average."""
+    works = [picture_tflop(one.width, one.height, one.steps, guided=one.guidance > 1.0) for one in sample]
+    tflop = sum(works) / len(works) * renders if works else 0.0
+    told = pace.explanation
+    if works and len(works) < renders:
+        told += f"; from the first {len(works)} of {renders} pictures"
+    return Estimate(tflop, tflop * pace.seconds_per_tflop / 3600, pace.basis, told)
