@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from PIL import Image
 from s3_server import run_s3_server, weed_binary
@@ -48,18 +49,24 @@ def settings(server: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: 
     return Settings(home=tmp_path / "home", _env_file=None)
 
 
-@pytest.fixture
-def bucket(settings: Settings) -> str:
-    """A bucket of this test's own."""
+@pytest.fixture(scope="module")
+def bucket(server: dict[str, str]) -> str:
+    """One bucket for this file: small servers have room for few."""
     name = f"portraits-{uuid.uuid4().hex[:12]}"
-    client: Any = open_storage(f"s3://{name}", settings)
-    client.server.client.create_bucket(Bucket=name)
+    boto3.client(
+        "s3",
+        endpoint_url=server["PORTRAITS_S3_ENDPOINT_URL"],
+        aws_access_key_id=server["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=server["AWS_SECRET_ACCESS_KEY"],
+        region_name="us-east-1",
+    ).create_bucket(Bucket=name)
     return name
 
 
 @pytest.fixture
 def storage(settings: Settings, bucket: str) -> Storage:
-    return open_storage(f"s3://{bucket}/some/prefix", settings)
+    """A store below a prefix of this test's own."""
+    return open_storage(f"s3://{bucket}/some/{uuid.uuid4().hex[:12]}", settings)
 
 
 def test_objects(storage: Storage) -> None:

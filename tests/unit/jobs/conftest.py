@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ def make_photo() -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The defaults, whatever the environment says."""
+    for name in [name for name in os.environ if name.startswith("PORTRAITS_")]:
+        monkeypatch.delenv(name)
     return Settings(home=tmp_path / "home", _env_file=None)
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from jobs.errors import ManifestInvalid, StorageUnavailable
+from jobs.errors import ManifestInvalid, StorageFull, StorageUnavailable
 from jobs.located import MAX_FAULTS
 from jobs.manifest import open_manifest, parse_manifest
 from jobs.photos import PhotoSource
@@ -259,6 +259,55 @@ def test_limits_are_settings(limit: dict[str, int], message: str, folder: Path, 
         prompts="[{text: x, seeds: 2}]",
     )
     assert message in faults_of(folder, settings.model_copy(update=limit), text).faults[0].message
+
+
+def test_faults_of_a_set_file_are_placed_in_it(folder: Path, settings: Settings) -> None:
+    for text, line, field, message in [
+        ("a: [", 2, None, "not YAML"),
+        ("prompts: []\n", 1, "prompts", "empty"),
+        ("name: x\n", 1, "prompts", "list of prompts"),
+        ("5\n", 1, "prompts", "list of prompts"),
+        ("prompts: [{text: x}]\nother: 1\n", 2, "other", "unknown field"),
+        ("defaults:\n  steps: 999\nprompts: [{text: x}]\n", 2, "defaults.steps", "at most 150"),
+        ("- {text: x}\n- {set: other.yaml}\n", 2, "prompts[1].text", "missing"),
+        ("[" + ",".join("{text: a}" for _ in range(1001)) + "]", 1, "prompts", "1001 prompts, at most 1000"),
+    ]:
+        (folder / "set.yaml").write_text(text)
+        fault = faults_of(folder, settings, with_job("prompts: [{set: set.yaml}]")).faults[0]
+        assert (fault.source, fault.line, fault.field) == ("set.yaml", line, field)
+        assert message in fault.message
+
+
+def test_prompts_that_grow_too_long_are_faults(folder: Path, settings: Settings) -> None:
+    person = "{id: a, photos: [photos/ada.jpg], fields: {long: " + "x" * 2000 + "}}"
+    found = faults_of(folder, settings, with_people(person, prompts="[{name: p, text: '{long} {long} {long}'}]"))
+    assert [fault.message for fault in found.faults] == ["the prompt 'p' becomes too long with the fields of 'a'"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        ({"tenant": "A B"}, "tenant"),
+        ({"priority": 500}, "priority"),
+        ({"keys": "x"}, "keys"),
+        ({"key": object()}, "key"),
+    ],
+)
+def test_overrides_are_checked_too(overrides: dict[str, Any], field: str, folder: Path, settings: Settings) -> None:
+    found = faults_of(folder, settings, GOOD, overrides=overrides)
+    assert [(fault.source, fault.field) for fault in found.faults] == [("overrides", field)]
+
+
+def test_a_full_disk_under_the_spool_is_named(folder: Path, settings: Settings) -> None:
+    # Given a spool that may not grow
+    path = long_table(folder, 2_000)
+    with open_manifest(path, settings=settings, job_file=folder / "job.yaml") as manifest:
+        manifest._spool._database.execute("PRAGMA max_page_count = 10")
+        # Then the reason and the place are told
+        with pytest.raises(StorageFull, match="TMPDIR"):
+            manifest.check()
+        spool = Path(manifest._spool._folder.name)
+    assert not spool.exists()
 
 
 def test_what_no_column_can_fill_is_one_fault_not_one_for_each_row(folder: Path, settings: Settings) -> None:

@@ -223,6 +223,20 @@ def test_a_server_without_conditional_writes_is_found_out(storage: S3Storage) ->
     assert list(storage.list("")) == []
 
 
+def test_keys_that_may_not_see_the_bucket_can_still_be_told_that_an_object_is_missing(settings: Settings) -> None:
+    # Given a server that answers 404 for the object and 403 for the bucket
+    assert answering(settings, (404, ""), (403, "")).exists("k") is False
+    # And a bucket that is seen is asked for once only
+    storage = answering(settings, (404, ""), (200, ""), (404, ""), (500, ""))
+    assert not storage.exists("k")
+    assert not storage.exists("k")
+
+
+def test_a_server_that_gives_back_other_bytes_is_found_out(settings: Settings) -> None:
+    with pytest.raises(StorageUnavailable, match="other bytes"):
+        answering(settings, (200, "")).check()
+
+
 def test_keys_are_missing(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
