@@ -8,7 +8,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint format types coverage clean install
+.PHONY: demo test lint format coverage gpu clean install
 
 # From a fresh clone to pictures: install, then the main job on SQLite, a serverless broker, a folder and a tiny model.
 demo: .venv/.worker
@@ -55,6 +55,10 @@ install: .venv/.worker
 	@echo "Installing the worker and the developers' tools ..."
 	$(PIP) install -c $(CONSTRAINTS) -e '.[worker,insightface,dev]'
 	@touch $@ .venv/.worker
+
+# On a machine with a GPU: the tests that need one.
+gpu: .venv/.dev
+	$(BIN)/python -m pytest tests/gpu -m gpu
 
 # Remove what the demo and the tests made, not the environment.
 clean:
