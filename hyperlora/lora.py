@@ -201,7 +201,7 @@ class LoRA:
         layers = {name: _layer(name, parts, factor) for name, parts in collect(tensors, form).items()}
         lora = cls(dict(sorted(layers.items())), metadata)
         lora.require_finite()
-        logger.info("read %r in the %s format", lora, form)
+        logger.debug("read %r in the %s format", lora, form)
         return lora
 
     def save(self, path: str | Path, format: LoRAFormat = "diffusers") -> None:

@@ -5,6 +5,8 @@ JobsError
 ├── KeyConflict          the same idempotency key with other content
 ├── UnknownJob           no such job, unit or render for this tenant
 ├── SettingsInvalid      a setting cannot be used
+│   ├── ProfileInvalid   the profiles file has a fault
+│   └── ProfileUnknown   no profile of that name here
 ├── FileRefused          a file that a manifest names cannot be read
 │   └── PhotoRefused     a photo cannot be read within the limits
 ├── DatabaseUnavailable  the database does not answer                      (retryable)
@@ -81,6 +83,18 @@ class SettingsInvalid(JobsError):
     """A setting cannot be used."""
 
     code = "settings_invalid"
+
+
+class ProfileInvalid(SettingsInvalid):
+    """The profiles file has a fault."""
+
+    code = "profile_invalid"
+
+
+class ProfileUnknown(SettingsInvalid):
+    """This worker has no profile of that name."""
+
+    code = "profile_unknown"
 
 
 class FileRefused(JobsError):

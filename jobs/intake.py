@@ -23,6 +23,7 @@ from jobs.database import Database
 from jobs.errors import BrokerUnavailable, KeyConflict, ObjectExists
 from jobs.manifest import Manifest, open_manifest, parse_manifest
 from jobs.planned import Checked, CheckedPhoto, PlannedIdentity
+from jobs.profiles import drawing_defaults
 from jobs.repository import jobs as job_rows
 from jobs.repository import units
 from jobs.repository.writer import JobWriter, PersonRows
@@ -67,18 +68,12 @@ def enqueue(
     not an error: the result carries a warning and the messages are sent later.
     """
     settings = settings or get_settings()
-    chosen = overrides or {}
+    common: dict[str, Any] = {"settings": settings, "again": again, "overrides": overrides or {}}
+    common["defaults_of"] = drawing_defaults(settings)
     if isinstance(manifest, Mapping):
-        opened = parse_manifest(manifest, settings=settings, base=base or Path.cwd(), again=again, overrides=chosen)
+        opened = parse_manifest(manifest, base=base or Path.cwd(), **common)
     else:
-        opened = open_manifest(
-            Path(manifest),
-            settings=settings,
-            job_file=job_file,
-            prompts_file=prompts_file,
-            again=again,
-            overrides=chosen,
-        )
+        opened = open_manifest(Path(manifest), job_file=job_file, prompts_file=prompts_file, **common)
     with opened as open_one:
         return enqueue_manifest(open_one, settings)
 

@@ -50,26 +50,34 @@ _DECODER_ERRORS = (
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
-def load_photo(data: bytes, settings: Settings) -> Image.Image:
-    """The photo, decoded whole, upright, RGB; transparent parts on white.
+def decode_photo(data: bytes, settings: Settings) -> Image.Image:
+    """The photo, decoded whole, as the file has it: turning, colours and transparency are the caller's to read.
 
     Raises `PhotoRefused`: no photo of the three formats, too many pixels, several pictures, truncated or damaged.
     """
     image = _open(data, settings)
     try:
         image.load()
-        return _rgb(_upright(image))
     except _DECODER_ERRORS as error:
         raise PhotoRefused(f"wanted a whole photo, found damaged or missing data ({error}); export it again") from error
+    return image
+
+
+def load_photo(data: bytes, settings: Settings) -> Image.Image:
+    """The photo, decoded whole, upright, RGB; transparent parts on white.
+
+    Raises `PhotoRefused`: no photo of the three formats, too many pixels, several pictures, truncated or damaged.
+    """
+    image = decode_photo(data, settings)
+    try:
+        return _rgb(_upright(image))
+    except _DECODER_ERRORS as error:
+        raise PhotoRefused(f"wanted a photo that can be turned upright, found {error}; export it again") from error
 
 
 def check_photo(data: bytes, source: str, settings: Settings) -> CheckedPhoto:
     """Decode once and measure. Raises `PhotoRefused` as `load_photo` does."""
-    image = _open(data, settings)
-    try:
-        image.load()
-    except _DECODER_ERRORS as error:
-        raise PhotoRefused(f"wanted a whole photo, found damaged or missing data ({error}); export it again") from error
+    image = decode_photo(data, settings)
     width, height = image.size
     if _orientation(image) in _TRANSPOSED:
         width, height = height, width

@@ -71,9 +71,18 @@ def run_s3_server(folder: Path) -> Iterator[S3Server]:
     config.write_text(json.dumps({"identities": [identity]}))
     (folder / "data").mkdir()
     port = _free_port()
-    arguments = {"ip": "127.0.0.1", "ip.bind": "127.0.0.1", "dir": str(folder / "data"), "s3.port": str(port)}
-    arguments |= {"s3.config": str(config), "s3.iam": "false", "master.volumeSizeLimitMB": "64", "volume.max": "30"}
-    arguments |= {f"{role}.port": str(_free_port()) for role in ("master", "volume", "filer")}
+    arguments = {
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "dir": str(folder / "data"),
+        "master.volumeSizeLimitMB": "64",
+        "volume.max": "100",
+        "s3.port": str(port),
+        "s3.config": str(config),
+        "s3.iam": "false",
+        "s3.autoCreateBucket": "false",  # a wrong bucket must be an error, as it is elsewhere
+        **{f"{role}.port": str(_free_port()) for role in ("master", "volume", "filer")},
+    }
     command = [binary, "server", "-s3", *(f"-{name}={value}" for name, value in arguments.items())]
     with (folder / "weed.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env={**os.environ, "HOME": str(folder)})

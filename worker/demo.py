@@ -47,8 +47,8 @@ def pack_is_there(settings: Settings) -> bool:
 
 def build_pack(settings: Settings) -> None:
     """Make the mini pack, if it is not there."""
+    from jobs.profiles import find_profile
     from worker.mini_pack import mini_pack
-    from worker.profiles import find_profile
 
     mini_pack(find_profile(settings, "mini"), settings.home)
 

@@ -3,8 +3,6 @@
 WorkerError
 ├── OutOfMemory       the batch does not fit; a smaller one may        (retryable)
 ├── BatchAbandoned    every unit of the batch was taken or cancelled   (retryable)
-├── ProfileUnknown    this worker has no profile of that name
-├── ProfileInvalid    the profiles file has a fault
 ├── PoolRefused       a pool or concurrency that would share one GPU
 └── WeightSetDamaged  a stored weight set is not what was recorded     (retryable)
 """
@@ -34,18 +32,6 @@ class BatchAbandoned(WorkerError):
 
     code = "batch_abandoned"
     retryable = True
-
-
-class ProfileUnknown(WorkerError):
-    """This worker has no profile of that name."""
-
-    code = "profile_unknown"
-
-
-class ProfileInvalid(WorkerError):
-    """The profiles file has a fault."""
-
-    code = "profile_invalid"
 
 
 class PoolRefused(WorkerError):

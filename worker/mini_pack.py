@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from worker.profiles import UNTRAINED_NOTICE, Profile
+from jobs.profiles import UNTRAINED_NOTICE, Profile
 
 PACK_SEED = 0
 

@@ -14,12 +14,11 @@ from sqlalchemy import Connection
 
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
+from jobs.profiles import Profile, find_profile
 from jobs.repository import fleet
 from jobs.settings import Settings
 from jobs.storage import open_storage
-from worker.errors import WorkerError
 from worker.leases import Leases
-from worker.profiles import Profile, find_profile
 from worker.recorder import Recorder
 from worker.renderer import Renderer
 from worker.shift import Shift, ShiftReport
@@ -144,8 +143,7 @@ class WorkerProcess:
                 renderer = make_renderer(find_profile(self._settings, profile_name), self._settings)
             except Exception as error:
                 self.tell("unfit", f"profile {profile_name}: {error}")
-                if isinstance(error, WorkerError):
-                    log.error("this worker takes no unit of profile %s: %s", profile_name, error)
+                log.error("this worker takes no unit of profile %s: %s", profile_name, error)
                 raise
             self._renderer = renderer
             self._weight_sets = WeightSets(

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.utils import logging as diffusers_logging
 from PIL.Image import Image
+from transformers.utils import logging as transformers_logging
 
 from hyperlora.clip import ClipVision
 from hyperlora.faces import FaceAnalyzer, load_analyzer, similarity
@@ -21,17 +23,24 @@ from hyperlora.lora import LoRA
 from hyperlora.network import HyperLoRA
 from hyperlora.pipeline import PortraitPipeline
 from hyperlora.pipeline import Sample as PipelineSample
-from jobs.photos import load_photo
+from jobs.photos import decode_photo
+from jobs.profiles import MINI, Profile
 from jobs.settings import Settings
 from worker.errors import OutOfMemory
 from worker.mini_pack import mini_pack
-from worker.profiles import MINI, Profile
 from worker.renderer import Batch, GeneratedWeights, Sample, Verdict
 
 log = logging.getLogger(__name__)
 # Raise it when crops, masks or the face search change what the network is shown: weight sets are then made anew.
 PREPROCESSING = "preprocessing-1"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def quiet_libraries() -> None:
+    """No progress bars and no advice from the libraries: a worker's log is for its own words."""
+    for library in (transformers_logging, diffusers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
 
 
 def choose_device(wanted: str) -> str:
@@ -77,6 +86,7 @@ class SdxlRenderer:
     @classmethod
     def load_profile(cls, profile: Profile, settings: Settings) -> SdxlRenderer:
         """Load every part of a profile. Raises WeightsMissing, CheckpointMismatch, FaceEncoderMismatch."""
+        quiet_libraries()
         if profile.name == MINI and not profile.base:
             profile = mini_pack(profile, settings.home)
         device, dtype = choose_device(settings.device), DTYPES[profile.dtype]
@@ -101,7 +111,7 @@ class SdxlRenderer:
 
     def generate(self, photos: Sequence[bytes], names: Sequence[str]) -> GeneratedWeights:
         """One person's photos to a LoRA. Raises NoUsablePhoto, PhotoRefused."""
-        pictures = [load_photo(data, self._settings) for data in photos]
+        pictures = [decode_photo(data, self._settings) for data in photos]
         conditions = prepare_identity(self._analyzer, self._clip, pictures)
         face = conditions.face_embeddings if "face" in self._network.config.streams else None
         tokens = conditions.clip_tokens if "clip" in self._network.config.streams else None

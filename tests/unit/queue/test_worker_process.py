@@ -12,13 +12,12 @@ from sqlalchemy import select
 from hyperlora.errors import WeightsMissing
 from jobs.broker import describe_broker, make_app
 from jobs.database import Database
-from jobs.errors import SettingsInvalid
+from jobs.errors import ProfileInvalid, ProfileUnknown, SettingsInvalid
 from jobs.models import Unit, Worker
+from jobs.profiles import find_profile, load_profiles
 from jobs.settings import Settings
 from worker.app import _refuse_shared_devices
-from worker.errors import ProfileInvalid, ProfileUnknown
 from worker.process import WorkerProcess
-from worker.profiles import find_profile, load_profiles
 
 
 def profiles(tmp_path: Path, text: str) -> Path:

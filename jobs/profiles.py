@@ -1,0 +1,105 @@
+"""Profiles: what a worker can draw with, by name.
+
+A profile is a base model, a HyperLoRA checkpoint, a CLIP vision tower and a face analyzer, with a number type and a
+batch size. The built-in profile `mini` needs no download: a tiny pack that is made on first use. Others are named in
+a TOML file (`PORTRAITS_PROFILES_FILE`):
+
+    [profiles.realvis]
+    base = "/models/RealVisXL_V4.0"                  # SDXL folder, hub id or single safetensors file
+    hyperlora = "/models/hyperlora/sdxl_hyper_id_lora_v1_fidelity"
+    clip_vision = "openai/clip-vit-large-patch14"
+    faces = "insightface:/models/antelopev2"         # or "opencv"
+    dtype = "float16"
+    batch_size = 8
+    defaults = { size = 1024, steps = 20, guidance = 5 }   # what a manifest that says nothing is drawn with
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from jobs.errors import ProfileInvalid, ProfileUnknown
+from jobs.settings import Settings
+
+MINI = "mini"
+MINI_DEFAULTS = {"size": 128, "steps": 8}
+UNTRAINED_NOTICE = "untrained: the mini pack's weights are random; pictures show the way of a job, not a likeness"
+
+
+class Profile(BaseModel):
+    """One way to draw: which weights, on which number type, how many pictures at once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    renderer: Literal["hyperlora", "fake"] = "hyperlora"
+    base: str = ""
+    hyperlora: str = ""
+    clip_vision: str = ""
+    faces: str = "opencv"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    batch_size: int = Field(4, ge=1, le=64)
+    notice: str | None = None
+    revision: str | None = None
+    defaults: dict[str, Any] = Field(default_factory=dict)
+
+
+def load_profiles(settings: Settings) -> dict[str, Profile]:
+    """Every profile of the profiles file, and `mini`. Raises ProfileInvalid naming file, profile and field."""
+    found = {MINI: Profile(name=MINI, dtype="float32", notice=UNTRAINED_NOTICE, defaults=MINI_DEFAULTS)}
+    path = settings.profiles_file
+    if path is None:
+        return found
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ProfileInvalid(f"PORTRAITS_PROFILES_FILE names {path}, which cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProfileInvalid(f"{path} is not valid TOML: {error}") from error
+    entries: Any = content.get("profiles", {})
+    if not isinstance(entries, dict):
+        raise ProfileInvalid(f"{path}: wanted tables [profiles.NAME], found {type(entries).__name__}")
+    for name, entry in entries.items():
+        found[name] = _parse(path, name, entry)
+    return found
+
+
+def _parse(path: Path, name: str, entry: Any) -> Profile:
+    if not isinstance(entry, dict):
+        raise ProfileInvalid(f"{path}: [profiles.{name}] must be a table")
+    try:
+        profile = Profile(name=name, **entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ProfileInvalid(f"{path}: [profiles.{name}] {field}: {first['msg']}") from error
+    missing = [field for field in ("base", "hyperlora", "clip_vision") if not getattr(profile, field)]
+    if profile.renderer == "hyperlora" and missing and name != MINI:
+        raise ProfileInvalid(f"{path}: [profiles.{name}] lacks {', '.join(missing)}")
+    return profile
+
+
+def find_profile(settings: Settings, name: str) -> Profile:
+    """The profile of this name. Raises ProfileUnknown listing those there are."""
+    profiles = load_profiles(settings)
+    if name not in profiles:
+        known = ", ".join(sorted(profiles))
+        raise ProfileUnknown(
+            f"no profile {name!r} on this worker, only: {known}; add it to the file that PORTRAITS_PROFILES_FILE names"
+        )
+    return profiles[name]
+
+
+def drawing_defaults(settings: Settings) -> Callable[[str], Mapping[str, Any]]:
+    """What each profile draws with by default; a producer need not know every profile of the fleet."""
+
+    def defaults_of(name: str) -> Mapping[str, Any]:
+        profile = load_profiles(settings).get(name)
+        return profile.defaults if profile else {}
+
+    return defaults_of
