@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from worker.cli import changes, db, demo, enqueue, results, status, watch, worker
+from worker.cli import changes, check, db, demo, doctor, enqueue, results, status, watch, worker
 from worker.cli.exits import Exit, epilog, exit_code_of
 from worker.cli.output import err, print_json, say
 from worker.errors import INTERNAL, code_of
@@ -135,6 +135,7 @@ def portraits(
 
 _ASKING, _LOOKING, _RUNNING = "Ask for pictures", "See and fetch them", "Run it"
 app.command("enqueue", rich_help_panel=_ASKING)(enqueue.enqueue)
+app.command("check", rich_help_panel=_ASKING)(check.check)
 app.command("cancel", rich_help_panel=_ASKING)(changes.cancel)
 app.command("retry", rich_help_panel=_ASKING)(changes.retry)
 app.command("rerun", rich_help_panel=_ASKING)(changes.rerun)
@@ -142,5 +143,6 @@ app.command("status", rich_help_panel=_LOOKING)(status.status)
 app.command("watch", rich_help_panel=_LOOKING)(watch.watch)
 app.command("results", rich_help_panel=_LOOKING)(results.results)
 app.command("worker", rich_help_panel=_RUNNING)(worker.worker)
+app.command("doctor", rich_help_panel=_RUNNING)(doctor.doctor)
 app.command("demo", rich_help_panel=_RUNNING)(demo.demo)
 app.add_typer(db.commands, name="db", rich_help_panel=_RUNNING)

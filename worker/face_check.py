@@ -1,0 +1,135 @@
+"""Faces in photos before a job is enqueued: the same verdicts as a worker will give, without its models.
+
+The face analyzer looks at every photo as it would when the weight set is made; CLIP is not needed for a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from hyperlora.errors import FaceError, NoUsablePhoto
+from hyperlora.faces import FaceAnalyzer, debug_picture, prepare_photo
+from hyperlora.identity import prepare_identity
+from jobs.errors import JobsError, PhotoRefused
+from jobs.photos import load_photo
+from jobs.settings import Settings
+from worker.names import safe_part, safe_value
+
+PHOTO_ENDINGS = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@dataclass(frozen=True)
+class PhotoLook:
+    """What was found in one photo: `usable`, `warning` or `refused`, a stable code and a sentence."""
+
+    photo: str
+    verdict: str
+    code: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class PersonLook:
+    """What was found in a person's photos. `likeness` is the lowest cosine between two usable ones."""
+
+    identity: str
+    photos: list[PhotoLook] = field(default_factory=list)
+    likeness: float | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a weight set can be made from at least one photo."""
+        return any(look.verdict != "refused" for look in self.photos)
+
+
+@dataclass(frozen=True)
+class PersonPhotos:
+    """A person with photos by name: the bytes, or why they could not be read."""
+
+    identity: str
+    photos: list[tuple[str, bytes | JobsError]]
+
+
+class _NoTokens:
+    """Stands where CLIP would: verdicts do not depend on it."""
+
+    def tokens(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """(N, 1, 1) zeros."""
+        return torch.zeros(len(images), 1, 1)
+
+
+def photos_in(paths: Sequence[Path], settings: Settings) -> Iterator[PersonPhotos]:
+    """People from paths: each folder is a person, and files that are named directly are one person together."""
+    loose = [path for path in paths if not path.is_dir()]
+    if loose:
+        yield PersonPhotos("photos", [(str(path), _read(path, settings)) for path in loose])
+    for folder in (path for path in paths if path.is_dir()):
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_ENDINGS)
+        yield PersonPhotos(folder.name, [(str(path), _read(path, settings)) for path in files])
+
+
+def _read(path: Path, settings: Settings) -> bytes | JobsError:
+    most = settings.max_photo_bytes
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        return PhotoRefused(f"cannot be read: {error.strerror or error}")
+    return data if len(data) <= most else PhotoRefused(f"more than {most} bytes; make it smaller")
+
+
+def look(
+    analyzer: FaceAnalyzer, person: PersonPhotos, settings: Settings, *, debug_folder: Path | None = None
+) -> PersonLook:
+    """Look at every photo of a person; with `debug_folder`, save a picture that explains each usable one."""
+    looks: dict[int, PhotoLook] = {}
+    images: dict[int, Image.Image] = {}
+    for index, (name, content) in enumerate(person.photos):
+        try:
+            if isinstance(content, JobsError):
+                raise content
+            images[index] = load_photo(content, settings)
+        except JobsError as error:
+            looks[index] = PhotoLook(name, "refused", error.code, str(error))
+    likeness = _judge(analyzer, person, images, looks)
+    if debug_folder is not None:
+        for index, image in images.items():
+            if looks[index].verdict != "refused":
+                _explain(analyzer, image, debug_folder / safe_part(safe_value(person.identity)), index, looks[index])
+    return PersonLook(person.identity, [looks[index] for index in sorted(looks)], likeness)
+
+
+def _judge(
+    analyzer: FaceAnalyzer, person: PersonPhotos, images: dict[int, Image.Image], looks: dict[int, PhotoLook]
+) -> float | None:
+    """Fill in the verdicts of the readable photos; returns the lowest likeness between two usable ones."""
+    places = list(images)
+    try:
+        found = prepare_identity(analyzer, _NoTokens(), [images[place] for place in places])
+    except NoUsablePhoto:
+        for place in places:
+            looks[place] = _refused_alone(analyzer, person.photos[place][0], images[place])
+        return None
+    for place, verdict in zip(places, found.verdicts, strict=True):
+        told = "refused" if verdict.verdict == "skipped" else verdict.verdict
+        looks[place] = PhotoLook(person.photos[place][0], told, verdict.code, verdict.reason)
+    return float(found.similarity_NN.min()) if len(found.used) > 1 else None
+
+
+def _refused_alone(analyzer: FaceAnalyzer, name: str, image: Image.Image) -> PhotoLook:
+    try:
+        prepare_photo(analyzer, image)
+    except FaceError as error:
+        return PhotoLook(name, "refused", error.code, str(error))
+    raise AssertionError(f"{name} is usable alone but not with others")
+
+
+def _explain(analyzer: FaceAnalyzer, image: Image.Image, folder: Path, index: int, found: PhotoLook) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = safe_value(Path(found.photo).stem)
+    debug_picture(prepare_photo(analyzer, image)).save(folder / safe_part(f"{index + 1:02d}-{stem}.png"))
