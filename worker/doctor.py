@@ -19,10 +19,9 @@ from pydantic import SecretStr
 from jobs.broker import Broker, describe_broker
 from jobs.database import Database
 from jobs.errors import JobsError
+from jobs.profiles import MINI, Profile, load_profiles
 from jobs.settings import Settings
 from jobs.storage import open_storage
-from worker.errors import WorkerError
-from worker.profiles import MINI, Profile, load_profiles
 
 State = Literal["ok", "note", "problem"]
 BASE_PACKAGES = ("celery", "kombu", "sqlalchemy", "alembic", "psycopg", "boto3", "pillow", "pydantic")
@@ -110,7 +109,7 @@ def _packages(missing: list[str]) -> Iterator[Finding]:
 def _tried(topic: str, name: str, probe: Callable[[], object], detail: str, hint: str) -> Finding:
     try:
         probe()
-    except (JobsError, WorkerError) as error:
+    except JobsError as error:
         return Finding(topic, name, "problem", str(error), hint)
     return Finding(topic, name, "ok", detail)
 
@@ -165,7 +164,7 @@ def _device(settings: Settings) -> Finding:
 def _profiles(settings: Settings) -> Iterator[Finding]:
     try:
         profiles = load_profiles(settings)
-    except WorkerError as error:
+    except JobsError as error:
         yield Finding("drawing", "profiles", "problem", str(error), "correct the file")
         return
     if settings.profile not in profiles:

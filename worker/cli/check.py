@@ -84,7 +84,7 @@ def _people(
 
 
 def _faces_of(profile: str, settings: Settings) -> str:
-    from worker.profiles import find_profile
+    from jobs.profiles import find_profile
 
     return find_profile(settings, profile).faces
 

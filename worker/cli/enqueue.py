@@ -81,9 +81,11 @@ def _answer_job(made: Enqueued, *, as_json: bool) -> None:
 def _plan(manifest: Path, settings: Settings, **options: Any) -> dict[str, Any]:
     """What the manifest asks for; reads the database's measurements if there are any, and writes nothing."""
     from jobs.manifest import open_manifest
+    from jobs.profiles import drawing_defaults
     from worker.estimate import estimate
 
-    with open_manifest(manifest, settings=settings, **options) as opened:
+    defaults_of = drawing_defaults(settings)
+    with open_manifest(manifest, settings=settings, defaults_of=defaults_of, **options) as opened:
         checked = opened.check()
         job = opened.job
         pictures = ((person.external_id, render) for person in opened.people() for render in person.renders)

@@ -26,7 +26,7 @@ def fleet_line(workers: Sequence[Mapping[str, Any]]) -> str:
     """One line: how many workers are in which state, and why some are unfit."""
     told = [worker for worker in workers if worker["state"] != "stopped"]
     if not told:
-        return "workers: none seen in the last day; `portraits worker` starts one"
+        return "workers: none running; `portraits worker` starts one"
     counts = Counter(worker["state"] for worker in told)
     parts = [
         f"{counts[state]} {state}" for state in ("working", "starting", "idle", "unfit", "silent") if counts[state]

@@ -1,0 +1,22 @@
+"""A user's machine for every test of the command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cli_world
+import pytest
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cli_world.CliWorld:
+    """A fresh folder as working folder, with its own home and no other settings."""
+    for name in [name for name in os.environ if name.startswith("PORTRAITS_")]:
+        monkeypatch.delenv(name)
+    profiles = tmp_path / "profiles.toml"
+    profiles.write_text(cli_world.PROFILES, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PORTRAITS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PORTRAITS_PROFILES_FILE", str(profiles))
+    return cli_world.CliWorld(tmp_path, monkeypatch)

@@ -1,0 +1,236 @@
+"""`portraits results`: folders, zip files, tables, and names that other people chose."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from cli_world import CliWorld
+
+from hyperlora.errors import NoUsablePhoto
+from jobs.storage import open_storage
+from worker.names import NameTemplate, NameTemplateInvalid, UniqueNames, safe_part, safe_value
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+PICTURES = [
+    *("ada/beach-3.png", "ada/office-1.png", "ada/office-2.png"),
+    *("alan/beach-3.png", "alan/office-1.png", "alan/office-2.png"),
+]
+
+
+def test_pictures_and_table_come_into_a_folder(cli: CliWorld) -> None:
+    # Given a finished job
+    job = cli.enqueue()
+    cli.draw()
+
+    # When its results are fetched
+    answer = cli.json("results", job["job_id"], "--out", "out")
+
+    # Then the folder holds them as they were recorded, and a table with their metrics
+    assert _files(Path("out")) == [*PICTURES, "results.csv"]
+    with open("out/results.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows][:2] == ["ada/office-1.png", "ada/office-2.png"]
+    for row in rows:
+        assert hashlib.sha256(Path("out", row["file"]).read_bytes()).hexdigest() == row["sha256"]
+        assert row["id_similarity_reason"] == "no_face" and float(row["seconds_denoise"]) >= 0
+    assert set(answer) == {*("job", "key", "out", "table", "sheet", "fetched", "present", "failed", "rows", "failures")}
+    assert (answer["fetched"], answer["present"], answer["failed"], answer["rows"]) == (6, 0, 0, 6)
+
+
+def test_fetching_again_fetches_only_what_is_missing_or_damaged(cli: CliWorld) -> None:
+    # Given results that were fetched, of which one was lost and one was damaged without changing its size
+    cli.enqueue()
+    cli.draw()
+    cli.run("results", "--out", "out")
+    Path("out/ada/office-1.png").unlink()
+    damaged = Path("out/alan/beach-3.png")
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    kept = Path("out/alan/office-1.png").stat().st_ino
+
+    # When they are fetched again
+    answer = cli.json("results", "--out", "out")
+
+    # Then two were fetched, and the others were left alone
+    assert (answer["fetched"], answer["present"]) == (2, 4)
+    assert damaged.read_bytes() == whole
+    assert Path("out/alan/office-1.png").stat().st_ino == kept
+    assert _files(Path("out")) == [*PICTURES, "results.csv"]
+
+
+def test_names_do_not_change_while_a_job_is_drawn(cli: CliWorld) -> None:
+    # Given a job of which the first person's pictures failed, and names that all collide
+    cli.enqueue()
+    first: list[bool] = []
+    cli.draw(refuse=lambda photos: None if first or first.append(True) else NoUsablePhoto("no face"))
+    cli.run("results", "--out", "out", "--name", "x")
+    before = {name: Path("out", name).read_bytes() for name in _files(Path("out")) if name.endswith(".png")}
+    assert len(before) == 3
+
+    # When the failed ones are drawn after all and everything is fetched
+    cli.run("retry", cli.json("status")["jobs"][0]["job_id"])
+    cli.draw()
+    cli.run("results", "--out", "out", "--name", "x")
+
+    # Then the earlier pictures kept their names
+    assert len([name for name in _files(Path("out")) if name.endswith(".png")]) == 6
+    assert {name: Path("out", name).read_bytes() for name in before} == before
+
+
+def test_a_zip_file_holds_pictures_and_table(cli: CliWorld) -> None:
+    # Given a finished job
+    job = cli.enqueue()
+    cli.draw()
+
+    # When it is fetched as a zip file, into a folder and by name
+    cli.run("results", "--out", "out", "--zip", "--format", "jsonl")
+    cli.run("results", "--out", "mine.zip", "--zip")
+
+    # Then each is one file with everything in it
+    assert _files(Path("out")) == [f"{job['job_id']}.zip"]
+    with zipfile.ZipFile(f"out/{job['job_id']}.zip") as archive:
+        assert archive.testzip() is None
+        assert sorted(archive.namelist()) == [*PICTURES, "results.jsonl"]
+        rows = [json.loads(line) for line in archive.read("results.jsonl").splitlines()]
+        for row in rows:
+            assert hashlib.sha256(archive.read(row["file"])).hexdigest() == row["sha256"]
+    with zipfile.ZipFile("mine.zip") as archive:
+        assert "results.csv" in archive.namelist()
+    assert not [name for name in _files(cli.folder) if name.endswith((".part", ".table"))]
+
+
+def test_without_a_folder_the_table_is_printed(cli: CliWorld) -> None:
+    cli.enqueue()
+    cli.draw()
+    rows = list(csv.DictReader(io.StringIO(cli.run("results").stdout)))
+    lines = [json.loads(line) for line in cli.run("results", "--format", "jsonl", "--urls").stdout.splitlines()]
+    assert [row["seed"] for row in rows] == ["1", "2", "3", "1", "2", "3"]
+    assert [line["seed"] for line in lines] == [1, 2, 3, 1, 2, 3]
+    assert lines[0]["url"].startswith("file://")
+
+
+def test_only_pictures_of_one_state(cli: CliWorld) -> None:
+    cli.enqueue()
+    first: list[bool] = []
+    cli.draw(refuse=lambda photos: None if first or first.append(True) else NoUsablePhoto("no face"))
+    assert {row["state"] for row in cli.json("results", "--state", "failed")["renders"]} == {"failed"}
+    assert cli.json("results", "--out", "out", "--state", "done")["rows"] == 3
+
+
+def test_a_picture_that_is_gone_does_not_stop_the_others(cli: CliWorld) -> None:
+    # Given a finished job, of which one object was lost and one was changed in the store
+    cli.enqueue()
+    cli.draw()
+    rows = cli.json("results")["renders"]
+    store = open_storage(cli.settings.storage_url, cli.settings)
+    store.delete(rows[0]["storage_key"])
+    store.put(rows[1]["storage_key"], b"something else", content_type="image/png")
+
+    # When the results are fetched
+    answer = cli.json("results", "--out", "out", exit_code=1)
+
+    # Then four are there, and the two are named with their reasons
+    assert (answer["fetched"], answer["failed"]) == (4, 2)
+    assert [(one["render"], one["code"]) for one in answer["failures"]] == [
+        (rows[0]["render"], "object_missing"),
+        (rows[1]["render"], "picture_damaged"),
+    ]
+
+
+def test_a_folder_that_cannot_be_written_is_told(cli: CliWorld) -> None:
+    cli.enqueue()
+    cli.draw()
+    Path("taken").write_text("a file", encoding="utf-8")
+    assert cli.json("results", "--out", "taken", exit_code=3)["error"]["code"] == "output_refused"
+
+
+def test_hostile_names_stay_inside(cli: CliWorld) -> None:
+    # Given people whose ids are paths, devices and formulas
+    people = ["../../etc/passwd", "/root", "..", "CON", "a/b", "a_b", "A_B", "=cmd|' /C calc'!A0"]
+    cli.enqueue(people=people)
+    cli.draw()
+
+    # When the results are fetched
+    out = cli.folder / "deep" / "out"
+    answer = cli.json("results", "--out", out, "--name", "{identity}/{prompt}-{seed}")
+
+    # Then every picture has a name of its own inside the folder, and nothing lies beside it
+    names = [name for name in _files(out) if name.endswith(".png")]
+    assert answer["fetched"] == len(names) == 3 * len(people)
+    assert len({name.casefold() for name in names}) == len(names)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    with open(out / "results.csv", encoding="utf-8", newline="") as file:
+        assert any(row["identity"] == "'=cmd|' /C calc'!A0" for row in csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "template", ["../{seed}", "/tmp/{seed}", "{identity}/../../x", "a//b", "{photo}", "{seed!r}", "{seed", "", "a\\b",
+                 "{seed:999999999d}", "{identity:>99}", "./x"],
+)  # fmt: skip
+def test_templates_that_leave_the_folder_or_ask_for_more_are_refused(template: str) -> None:
+    with pytest.raises(NameTemplateInvalid):
+        NameTemplate(template)
+
+
+def test_a_refused_template_is_bad_input(cli: CliWorld) -> None:
+    cli.enqueue()
+    assert cli.json("results", "--out", "out", "--name", "../{seed}", exit_code=2)["error"]["code"] == "usage"
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ("../../etc/passwd", "_.__.._etc_passwd"),
+        ("..", "_"),
+        (".hidden", "_hidden"),
+        ("NUL", "_NUL"),
+        ("com1.txt", "_com1.txt"),
+        ("trailing. . ", "trailing"),
+        ("a\x00b\nc", "a_b_c"),
+        ("gnp\u202eexe", "gnp_exe"),
+        ("", "_"),
+        ("Jos\u0065\u0301", "Jos\u00e9"),
+        ("\u5c71\u7530", "\u5c71\u7530"),
+    ],
+)
+def test_values_become_parts_that_every_file_system_takes(value: str, wanted: str) -> None:
+    assert safe_part(safe_value(value)) == wanted.replace("_.__.._etc", "_._.._etc")
+
+
+def test_long_names_are_cut_and_stay_different() -> None:
+    first, second = safe_value("\u5c71" * 300 + "a"), safe_value("\u5c71" * 300 + "b")
+    assert len(first.encode()) <= 100 and first != second
+
+
+def _row(**more: object) -> dict[str, object]:
+    row = {"external_id": "ada", "prompt_name": "p", "seed": 1, "ordinal": 7, "render_id": "r", "job_id": "j"}
+    return {**row, "media_type": "image/png", **more}
+
+
+def test_collisions_get_a_number_even_where_only_case_differs() -> None:
+    names = UniqueNames(NameTemplate("{identity}"))
+    given = [names.path(_row(external_id=who)) for who in ("ada", "ADA", "ada-2", "ada", "\u00e9", "e\u0301")]
+    assert given == ["ada.png", "ADA-2.png", "ada-2-2.png", "ada-3.png", "\u00e9.png", "\u00e9-2.png"]
+
+
+def test_numbers_can_be_padded() -> None:
+    assert UniqueNames(NameTemplate("{ordinal:04d}-{seed}-{render}-{job}")).path(_row()) == "0007-1-r-j.png"
+
+
+def test_a_contact_sheet_can_be_asked_for(cli: CliWorld) -> None:
+    cli.enqueue()
+    cli.draw()
+    answer = cli.json("results", "--out", "out", "--sheet")
+    assert Path(answer["sheet"]).read_bytes().startswith(b"\x89PNG")
+    assert cli.json("results", "--sheet", exit_code=2)["error"]["code"] == "usage"

@@ -1,0 +1,232 @@
+"""`portraits status`, `watch`, `cancel`, `retry`, `rerun`, `db`."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cli_world import CliWorld
+from rich.console import Console
+
+from hyperlora.errors import NoUsablePhoto
+from jobs.database import Database
+from jobs.repository import fleet
+from worker.cli import watch
+from worker.cli.fleet import fleet as fleet_of
+from worker.cli.fleet import fleet_line
+from worker.cli.progress import LinesView, Moment, Speed, follow, remark
+
+
+def test_the_schema_is_shown_and_upgraded(cli: CliWorld) -> None:
+    assert cli.json("db", "current", exit_code=3)["current"] is False
+    first = cli.json("db", "upgrade")
+    assert first["before"] is None and first["revision"]
+    assert cli.json("db", "upgrade")["before"] == first["revision"]
+    assert cli.json("db", "current") == {
+        **{"database": first["database"], "revision": first["revision"]},
+        **{"wanted": first["revision"], "current": True},
+    }
+
+
+def test_status_lists_jobs_and_workers(cli: CliWorld) -> None:
+    # Given a job
+    job = cli.enqueue(name="Summer party", key="party")
+
+    # When the status is asked
+    answer, told = cli.json("status"), cli.run("status").stdout
+
+    # Then both forms have it
+    assert set(answer) == {"jobs", "workers"}
+    assert answer["jobs"][0]["job_id"] == job["job_id"]
+    assert answer["jobs"][0]["waiting"] == 6
+    assert "Summer party" in told and "0/6" in told and "none running" in told
+
+
+def test_status_of_a_job_by_id_and_by_key(cli: CliWorld) -> None:
+    job = cli.enqueue(key="party")
+    cli.draw()
+    for name in (job["job_id"], "party"):
+        answer = cli.json("status", name)
+        assert set(answer) == {"job", "people", "failures"}
+        assert answer["job"]["state"] == "done"
+        assert [one["external_id"] for one in answer["people"]] == ["ada", "alan"]
+
+
+def test_status_tells_why_pictures_failed(cli: CliWorld) -> None:
+    cli.enqueue(key="party")
+    cli.draw(refuse=lambda photos: NoUsablePhoto("the face is turned away"))
+    answer, told = cli.json("status", "party"), cli.run("status", "party").stdout
+    assert answer["failures"][0]["error_code"] == "no_usable_photo"
+    assert answer["failures"][0]["renders"] == 6
+    assert "the face is turned away" in told
+
+
+def test_an_unknown_job_is_not_found(cli: CliWorld) -> None:
+    cli.run("db", "upgrade")
+    for command in ("status", "cancel", "retry", "results", "watch"):
+        assert cli.json(command, "nobody", exit_code=5)["error"]["code"] == "unknown_job"
+
+
+def test_names_cannot_act_on_the_terminal(cli: CliWorld) -> None:
+    cli.enqueue(name="[red]x[/red] [link=file:///etc]y[/link]")
+    assert "[red]x[/red]" in cli.run("status").stdout
+
+
+def test_unfit_workers_are_told_with_their_reason(cli: CliWorld) -> None:
+    # Given a worker that cannot load its profile
+    cli.run("db", "upgrade")
+    database = Database.from_settings(cli.settings)
+    with database.transaction() as tx:
+        fleet.sign_of_life(
+            tx, "w1", name="host:1", pid=1, version="0.1", state="unfit", error="profile big: no weights at /models"
+        )
+    database.dispose()
+
+    # Then the status names it
+    assert "1 unfit" in cli.run("status").stdout
+    assert "no weights at /models" in cli.run("status").stdout
+    (worker,) = cli.json("status")["workers"]
+    assert (worker["state"], worker["error"]) == ("unfit", "profile big: no weights at /models")
+
+
+def _worker(state: str, age: float, **more: Any) -> dict[str, Any]:
+    row = {"name": "w", "profile": None, "device": None, "version": "0", "error": None, "last_seen_at": 1000.0 - age}
+    return {**row, "state": state, **more}
+
+
+def test_a_working_worker_without_a_sign_of_life_is_silent() -> None:
+    found = fleet_of([_worker("working", 5), _worker("working", 500), _worker("idle", 500)], 1000.0, silent_after=120)
+    assert [worker["state"] for worker in found] == ["working", "silent", "idle"]
+    assert fleet_line(found) == "workers: 1 working, 1 idle, 1 silent; last sign of life 5 s ago"
+
+
+def test_watch_ends_with_0_when_all_is_done(cli: CliWorld) -> None:
+    cli.enqueue(key="party")
+    cli.draw()
+    told = cli.run("watch", "party").stdout
+    assert "6/6 drawn" in told and "done: 6 done" in told
+
+
+def test_watch_ends_with_1_when_some_failed_and_answers_json(cli: CliWorld) -> None:
+    cli.enqueue(key="party")
+    first: list[bool] = []
+    cli.draw(refuse=lambda photos: None if first or first.append(True) else NoUsablePhoto("no face"))
+    answer = cli.json("watch", "party", exit_code=1)
+    assert (answer["job"]["state"], answer["job"]["done"], answer["job"]["failed"]) == ("partial", 3, 3)
+
+
+def test_watch_survives_the_keyboard_with_a_hint(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a job that nobody draws, and a user who interrupts
+    job = cli.enqueue()
+
+    def interrupted(*_: object) -> Iterator[Moment]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(watch, "follow", interrupted)
+
+    # When it is watched, then the hint says how to see it again, and the job is untouched
+    told = cli.run("watch", exit_code=130)
+    assert f"portraits watch {job['job_id']}" in told.stderr
+    assert cli.json("status", job["job_id"])["job"]["waiting"] == 6
+
+
+def _job(done: int, **more: Any) -> dict[str, Any]:
+    counts = {"renders": 10, "done": done, "failed": 0, "cancelled": 0, "waiting": 10 - done, "running": 0}
+    return {**counts, "state": "running", **more}
+
+
+def test_an_outage_is_shown_and_survived() -> None:
+    # Given a database that is away for one look
+    moments = [Moment(_job(2)), Moment(None, trouble="it does not answer"), Moment(_job(10))]
+    waits: list[float] = []
+    out = io.StringIO()
+    view = LinesView(Console(file=out, width=200), clock=lambda: 100.0)
+
+    # When the job is followed
+    for moment in follow(iter(moments).__next__, waits.append, 0.5):
+        view.show(moment)
+
+    # Then the outage was told and the end was seen
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("2/10 drawn")
+    assert "the database is away" in lines[1] and "it does not answer" in lines[1]
+    assert lines[2].startswith("10/10 drawn")
+    assert waits == [0.5, 0.5]
+
+
+def test_speed_is_that_of_the_last_minute() -> None:
+    # Given 10 pictures in the first 100 s and 60 in the 60 s after
+    now = 0.0
+    speed = Speed(clock=lambda: now)
+    for now, count in ((0.0, 0), (100.0, 10), (130.0, 40), (160.0, 70)):  # noqa: B007
+        speed.add(count)
+
+    # Then it is (70 - 10) / 60 s
+    assert speed.per_second == pytest.approx(1.0)
+    assert speed.quiet_seconds == 0.0
+
+
+def test_a_job_that_nobody_draws_is_explained() -> None:
+    now = 0.0
+    speed = Speed(clock=lambda: now)
+    speed.add(0)
+    assert remark(Moment(_job(0)), speed) == ""
+    now = 60.0
+    assert "`portraits worker`" in remark(Moment(_job(0)), speed)
+    unfit = [{"state": "unfit", "error": "no weights"}]
+    assert "no weights" in remark(Moment(_job(0), unfit), speed)
+
+
+def test_cancel_stops_what_waits(cli: CliWorld) -> None:
+    cli.enqueue(key="party")
+    assert cli.json("cancel", "party") == {"job": "party", "cancelled": 6}
+    assert cli.json("status", "party")["job"]["state"] == "cancelled"
+    assert cli.json("watch", "party", exit_code=1)["job"]["cancelled"] == 6
+
+
+def test_retry_draws_failed_and_cancelled_ones_again(cli: CliWorld) -> None:
+    # Given a job whose pictures all failed
+    cli.enqueue(key="party")
+    cli.draw(refuse=lambda photos: NoUsablePhoto("no face"))
+
+    # When it is tried again, then all are drawn
+    assert cli.json("retry", "party")["retried"] == 6
+    cli.draw()
+    assert cli.json("status", "party")["job"]["done"] == 6
+    # And nothing more is to be tried
+    assert cli.json("retry", "party")["retried"] == 0
+    assert "nothing of party failed" in cli.run("retry", "party").stdout
+
+
+def test_retry_of_cancelled_ones_must_be_asked_for(cli: CliWorld) -> None:
+    cli.enqueue(key="party")
+    cli.run("cancel", "party")
+    assert cli.json("retry", "party")["retried"] == 0
+    assert cli.json("retry", "party", "--cancelled")["retried"] == 6
+
+
+def test_rerun_draws_one_picture_under_another_seed(cli: CliWorld) -> None:
+    # Given a finished job
+    cli.enqueue(key="party")
+    cli.draw()
+    old = cli.json("results", "party")["renders"][0]
+
+    # When one picture is asked for again with seed 77
+    answer = cli.json("rerun", old["render"], "--seed", 77)
+    cli.draw()
+
+    # Then there is a seventh picture that names the old one
+    rows = cli.json("results", "party")["renders"]
+    assert (answer["seed"], answer["rerun_of"]) == (77, old["render"])
+    assert len(rows) == 7
+    assert (rows[-1]["render"], rows[-1]["seed"], rows[-1]["rerun_of"]) == (answer["render"], 77, old["render"])
+
+
+def test_rerun_of_nothing_known(cli: CliWorld) -> None:
+    cli.run("db", "upgrade")
+    assert cli.json("rerun", uuid.uuid4(), exit_code=5)["error"]["code"] == "unknown_job"
+    assert cli.json("rerun", "not-an-id", exit_code=2)["error"]["code"] == "usage"

@@ -1,0 +1,88 @@
+"""The contact sheet: what is on it, and what is left out."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image, ImageColor
+
+from worker.contact_sheet import (
+    CELL,
+    FAILED_PAPER,
+    MAX_PEOPLE,
+    MAX_PROMPTS,
+    NOTICE_PAPER,
+    PAPER,
+    Person,
+    Picture,
+    Sheet,
+    draw_sheet,
+    fit,
+    wrap,
+)
+from worker.typefaces import plain, typeset
+
+
+def _colours(image: Image.Image) -> dict[tuple[int, int, int], int]:
+    return {colour: count for count, colour in image.getcolors(1 << 24) or []}  # type: ignore[misc]
+
+
+def _sheet(people: int = 1, prompts: int = 1, **more: object) -> Sheet:
+    names = [f"prompt{n}" for n in range(prompts)]
+    drawn = {name: [Picture(Image.new("RGB", (128, 128), (10, 200, 30)), "seed 1")] for name in names}
+    rows = [Person(f"p{n}", [Image.new("RGB", (90, 120), (200, 10, 30))], drawn) for n in range(people)]
+    return Sheet("Title", "subtitle", names, rows, **more)  # type: ignore[arg-type]
+
+
+def test_a_cell_is_filled_by_its_picture_and_by_the_photo() -> None:
+    colours = _colours(draw_sheet(_sheet()))
+    # all but the rounded corners of a cell
+    assert 0.98 * CELL**2 < colours[(10, 200, 30)] <= CELL**2
+    assert 0.98 * CELL**2 < colours[(200, 10, 30)] <= CELL**2
+    assert max(colours, key=lambda colour: colours[colour]) == ImageColor.getrgb(PAPER)
+
+
+def test_the_notice_is_a_band_across_the_sheet() -> None:
+    band = ImageColor.getrgb(NOTICE_PAPER)
+    with_notice, without = draw_sheet(_sheet(notice="untrained")), draw_sheet(_sheet())
+    assert _colours(with_notice)[band] > 20 * with_notice.width  # type: ignore[index]
+    assert band not in _colours(without)
+
+
+def test_a_failed_cell_is_told_apart() -> None:
+    sheet = Sheet("t", "s", ["a"], [Person("ada", [], {"a": [Picture(None, "", "failed", "no face in the photo")]})])
+    colours = _colours(draw_sheet(sheet))
+    assert 0.6 * CELL**2 < colours[ImageColor.getrgb(FAILED_PAPER)] < CELL**2  # type: ignore[index]
+
+
+def test_several_seeds_share_a_cell() -> None:
+    four = [Picture(Image.new("RGB", (64, 64), (0, 0, 200)), f"seed {n}") for n in range(5)]
+    colours = _colours(draw_sheet(Sheet("t", "s", ["a"], [Person("ada", [], {"a": four})])))
+    quarter = ((CELL - 8) // 2) ** 2
+    assert 0.95 * 4 * quarter < colours[(0, 0, 200)] <= 4 * quarter
+
+
+def test_big_jobs_are_capped() -> None:
+    full = draw_sheet(_sheet(MAX_PEOPLE, MAX_PROMPTS, note="x"))
+    assert draw_sheet(_sheet(MAX_PEOPLE + 5, MAX_PROMPTS + 5)).size == full.size
+
+
+@pytest.mark.parametrize("width", [40, 80, 200, 1000])
+def test_texts_are_cut_to_their_width(width: int) -> None:
+    text = "a reason that is long enough to be cut somewhere"
+    cut = fit(text, plain(14), width)
+    assert plain(14).getlength(cut) <= width
+    assert cut == text or (cut.endswith("…") and text.startswith(cut[:-1]))
+
+
+def test_texts_are_wrapped_between_words() -> None:
+    lines = wrap("one two three four five six seven eight", plain(14), 80, 3)
+    assert len(lines) == 3
+    assert all(plain(14).getlength(line) <= 80 for line in lines)
+    assert " ".join(lines).startswith("one two three")
+    assert wrap("short", plain(14), 80, 3) == ["short"]
+    assert wrap("", plain(14), 80, 3) == [""]
+
+
+def test_names_with_accents_can_be_read_whatever_fonts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.typefaces._SYSTEM_FONTS", ())
+    assert typeset("Jos\u00e9  N\u00fa\u00f1ez", 14)[0] == "Jose Nunez"
