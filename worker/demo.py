@@ -49,7 +49,9 @@ def build_pack(settings: Settings) -> None:
     """Make the mini pack, if it is not there."""
     from jobs.profiles import find_profile
     from worker.mini_pack import mini_pack
+    from worker.quiet import quiet_libraries
 
+    quiet_libraries()
     mini_pack(find_profile(settings, "mini"), settings.home)
 
 
@@ -90,6 +92,7 @@ class WorkerProcess:
     def __init__(self, command: Sequence[str], environment: dict[str, str], log: Path) -> None:
         self._command, self._environment, self.log = list(command), environment, log
         self._process: subprocess.Popen[bytes] | None = None
+        self._told_to_stop = False
         self.keep = False
 
     def __enter__(self) -> WorkerProcess:
@@ -124,12 +127,18 @@ class WorkerProcess:
         assert self._process is not None
         return self._process.poll()
 
+    def begin_stop(self) -> None:
+        """SIGTERM: it finishes its batch, and ends."""
+        if self._process is not None and self._process.poll() is None and not self._told_to_stop:
+            self._told_to_stop = True  # a second SIGTERM would not change its mind
+            self._process.send_signal(signal.SIGTERM)
+
     def stop(self) -> None:
-        """SIGTERM, and wait: it finishes its batch. If it does not end, it and its children are killed."""
+        """Tell it to end, and wait. If it does not end, it and its children are killed."""
         process = self._process
         if process is None or process.poll() is not None:
             return
-        process.send_signal(signal.SIGTERM)
+        self.begin_stop()
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

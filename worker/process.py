@@ -50,6 +50,9 @@ def make_renderer(profile: Profile, settings: Settings) -> Renderer:
             batch_size=settings.batch_size or profile.batch_size,
             step_seconds=float(os.environ.get("PORTRAITS_FAKE_STEP_SECONDS", "0")),
         )
+    from worker.quiet import quiet_libraries
+
+    quiet_libraries()
     from worker.sdxl import SdxlRenderer
 
     return SdxlRenderer.load_profile(profile, settings)

@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.utils import logging as diffusers_logging
 from PIL.Image import Image
-from transformers.utils import logging as transformers_logging
 
 from hyperlora.clip import ClipVision
 from hyperlora.faces import FaceAnalyzer, load_analyzer, similarity
@@ -34,13 +32,6 @@ log = logging.getLogger(__name__)
 # Raise it when crops, masks or the face search change what the network is shown: weight sets are then made anew.
 PREPROCESSING = "preprocessing-1"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def quiet_libraries() -> None:
-    """No progress bars and no advice from the libraries: a worker's log is for its own words."""
-    for library in (transformers_logging, diffusers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
 
 
 def choose_device(wanted: str) -> str:
@@ -86,7 +77,6 @@ class SdxlRenderer:
     @classmethod
     def load_profile(cls, profile: Profile, settings: Settings) -> SdxlRenderer:
         """Load every part of a profile. Raises WeightsMissing, CheckpointMismatch, FaceEncoderMismatch."""
-        quiet_libraries()
         if profile.name == MINI and not profile.base:
             profile = mini_pack(profile, settings.home)
         device, dtype = choose_device(settings.device), DTYPES[profile.dtype]

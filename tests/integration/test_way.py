@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
+import shutil
 import signal
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from sqlalchemy import select
 from stacks import PHOTOS, STACKS, Stack, kill_group, people_manifest
 
+from hyperlora import ClipVision, HyperLoRA, PortraitPipeline
+from hyperlora.faces import load_analyzer
+from hyperlora.identity import prepare_identity
+from hyperlora.mini import build_untrained_pack
 from jobs import cancel, enqueue, results
 from jobs.models import Unit, WeightSet
 from jobs.storage import open_storage
@@ -50,6 +59,51 @@ def test_manifest_to_portraits(stack: Stack) -> None:
     assert sorted(all_pictures(stack)) == sorted(row["storage_key"] for row in rows)
     with urllib.request.urlopen(rows[0]["url"]) as answer:
         assert hashlib.sha256(answer.read()).hexdigest() == rows[0]["sha256"]
+
+
+@pytest.fixture(scope="session")
+def mini_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The untrained pack, made once for all stacks."""
+    return build_untrained_pack(tmp_path_factory.mktemp("packs") / "mini-untrained")
+
+
+def test_real_faces_and_a_real_network(stack: Stack, mini_pack: Path) -> None:
+    # Given a job for the built-in profile
+    shutil.copytree(mini_pack, stack.home / "packs" / "mini-untrained")
+    job = enqueue(people_manifest(profile="mini"), settings=stack.settings, base=PHOTOS)
+
+    # When a worker draws it
+    with stack.worker():
+        found = stack.wait(lambda found: found.finished)
+
+    # Then each picture is there, says that it is untrained, and tells how it was made
+    assert (found.job["state"], found.job["done"]) == ("done", 12)
+    storage = open_storage(stack.settings.storage_url, stack.settings)
+    drawn = {}
+    for row in results(job.key, settings=stack.settings):
+        with Image.open(io.BytesIO(storage.get(row["storage_key"]))) as picture:
+            assert picture.size == (64, 64)
+            told = json.loads(picture.info["portraits"])
+            drawn[row["external_id"], row["prompt_name"], row["seed"]] = picture.convert("RGB").copy()
+        assert told["notice"].startswith("untrained")
+        assert row["final_prompt"].startswith("fcsks fxhks fhyks, portrait of")
+        assert row["recogniser"] == "opencv-yunet-sface"
+        assert row["id_similarity"] is not None or "no face" in row["id_similarity_reason"]
+        assert row["seconds_denoise"] > 0
+
+    # Then it is what the library draws alone, in one process, without queue or batch
+    network = HyperLoRA.from_pretrained(mini_pack / "hyperlora")
+    clip = ClipVision.from_pretrained(mini_pack / "clip_vision")
+    pipeline = PortraitPipeline.from_pretrained(mini_pack / "sdxl", trigger_words=network.config.trigger_words)
+    photos = [Image.open(PHOTOS / f"ada-{n}.jpg") for n in (1, 2)]
+    person = prepare_identity(load_analyzer("opencv"), clip, photos)
+    lora = network.generate(person.face_embeddings, person.clip_tokens)
+    (who, prompt, seed) = next(key for key in drawn if key[:2] == ("ada", "office"))
+    (alone,) = pipeline(
+        "portrait of a woman in a suit", [(lora, 0.8)], seeds=seed, width=64, height=64, steps=2, guidance=5.0
+    )
+    difference = np.abs(np.asarray(alone, dtype=int) - np.asarray(drawn[who, prompt, seed], dtype=int))
+    assert difference.max() <= 1
 
 
 def test_killed_in_the_middle_every_render_exactly_once(stack: Stack) -> None:
