@@ -75,7 +75,7 @@ def write_job_sheet(job: JobRow, settings: Settings, file: Path) -> WrittenSheet
         note=_note(job, len(people)),
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(sheet).save(file, format="PNG", optimize=True)
+    draw_sheet(sheet).save(file, format="PNG")
     return WrittenSheet(file, sheet.notice)
 
 

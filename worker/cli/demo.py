@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -58,8 +59,10 @@ def demo(
         # 4. its progress, up to the end of the job
         _follow(settings, job, process)
         process.keep = keep
-    # 5. pictures and a contact sheet
-    sheet = _fetch(settings, job, folder)
+        if not keep:
+            process.begin_stop()
+        # 5. pictures and a contact sheet, while the worker ends
+        sheet = _fetch(settings, job, folder)
     # 6. what became of it
     code = _tell(settings, job, folder, sheet, time.monotonic() - began)
     if keep:
@@ -96,6 +99,7 @@ def _prepare(settings: Settings) -> None:
     finally:
         database.dispose()
     if not pack_is_there(settings):
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is for users of transformers
         with _spinner("making the mini model pack"):
             build_pack(settings)
 

@@ -64,18 +64,27 @@ def follow(read: Callable[[], Moment], wait: Callable[[float], object], interval
 
 
 class Speed:
-    """Pictures a second over the last minute, from counts as they come."""
+    """Pictures a second over the last minute, from counts as they come.
+
+    It begins with the first change that is seen: the wait before, for a worker that loads its weights, is no drawing.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seen: deque[tuple[float, int]] = deque()
+        self._first: int | None = None
         self.changed_at = clock()
 
     def add(self, settled: int) -> None:
         """Note how many pictures are settled now."""
         now = self._clock()
-        if not self._seen or self._seen[-1][1] != settled:
+        if self._seen and self._seen[-1][1] != settled:
             self.changed_at = now
+            if self._seen[0][1] == self._first:
+                self._first = None
+                self._seen.clear()
+        elif not self._seen:
+            self._first = settled
         self._seen.append((now, settled))
         while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW_SECONDS:
             self._seen.popleft()
