@@ -8,6 +8,7 @@ parent waits only seconds for a child to come up.
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from celery import Celery
@@ -20,6 +21,10 @@ from worker.process import STOPPING
 from worker.reaper import Reaper
 
 log = logging.getLogger(__name__)
+# OpenMP's threads spin while they wait. On a CPU that draws, finds faces and compresses at once, spinning threads take
+# the cores from those that work: measured on two cores, the demo's worker used half the CPU time with this. It must be
+# set before torch loads OpenMP, which happens in the child.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 app: Celery = make_app(get_settings())
 app.conf.imports = ("worker.tasks",)
 
