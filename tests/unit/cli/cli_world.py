@@ -96,3 +96,4 @@ class CliWorld:
                 break
             worker.run_shift(uuid.UUID(str(found.id)), found.profile)
         database.dispose()
+        worker.close()

@@ -234,3 +234,19 @@ def test_a_contact_sheet_can_be_asked_for(cli: CliWorld) -> None:
     answer = cli.json("results", "--out", "out", "--sheet")
     assert Path(answer["sheet"]).read_bytes().startswith(b"\x89PNG")
     assert cli.json("results", "--sheet", exit_code=2)["error"]["code"] == "usage"
+
+
+def test_the_whole_way_on_every_database(cli: CliWorld, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a database of each kind
+    monkeypatch.setenv("PORTRAITS_DATABASE_URL", database_url)
+
+    # When people are enqueued, drawn and fetched with a sheet, and the next job is estimated
+    job = cli.enqueue(people=[f"p{n}" for n in range(7)])
+    cli.draw()
+    answer = cli.json("results", job["job_id"], "--out", "out", "--sheet")
+    plan = cli.json("enqueue", cli.manifest(people=["q"]), "--dry-run")
+
+    # Then all is there, and the estimate rests on what was measured
+    assert answer["fetched"] == 21
+    assert plan["estimate"]["basis"] == "measured"
+    assert cli.json("watch", job["job_id"])["job"]["done"] == 21
