@@ -16,7 +16,6 @@ from types import TracebackType
 from sqlalchemy import Connection
 
 from jobs.database import Database
-from jobs.errors import DatabaseUnavailable
 from jobs.repository import units, weight_sets
 from jobs.repository.units import ClaimedUnit
 
@@ -92,5 +91,6 @@ class Leases:
         while not self._stop.wait(self._lease_seconds / 3):
             try:
                 self.beat()
-            except DatabaseUnavailable:
-                log.exception("no heartbeat: the database does not answer")
+            except Exception:
+                # Whatever it was, the next beat may succeed; without beats, `holds` soon says no and drawing stops.
+                log.exception("no heartbeat")

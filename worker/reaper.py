@@ -68,6 +68,9 @@ class Reaper:
                     log.info("reaper: %d handed back, %d given up, %d messages sent", returned, given_up, sent)
             except JobsError as error:
                 log.warning("the reaper tries again in %g s: %s", self._settings.reap_seconds, error)
+            except Exception:
+                # A reaper that died would leave the whole fleet without healing.
+                log.exception("the reaper met something unforeseen and goes on")
             if self._stop.wait(self._settings.reap_seconds):
                 break
         self._step_down(database)

@@ -14,7 +14,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.database import Database
@@ -43,6 +43,7 @@ class ShiftReport:
     groups: int = 0
     batches: int = 0
     generated: int = 0
+    handed_back: list[uuid.UUID] = field(default_factory=list)
 
 
 class Shift:
@@ -63,18 +64,25 @@ class Shift:
         self._database, self._settings, self._renderer = database, settings, renderer
         self._weight_sets, self._leases, self._recorder = weight_sets, leases, recorder
         self._owner, self._should_stop = owner, should_stop
+        self._ends_at = time.monotonic() + settings.shift_seconds
         self.report = ShiftReport()
 
     def run(self, unit_id: uuid.UUID) -> ShiftReport:
         """Draw the named unit's person, then whoever is next, until the shift ends."""
-        ends_at = time.monotonic() + self._settings.shift_seconds
         group = self._claim_named(unit_id)
         while group:
             self._draw_group(group)
-            if self._should_stop() or time.monotonic() > ends_at:
+            if self._is_over():
                 break
             group = self._claim_next()
         return self.report
+
+    def _is_over(self) -> bool:
+        """Whether no further batch may begin: told to stop, or so late that the broker may take its message back.
+
+        Every shift draws one batch at least, however short it is meant to be: else work would go round in circles.
+        """
+        return self._should_stop() or (self.report.batches > 0 and time.monotonic() > self._ends_at)
 
     def _claim_named(self, unit_id: uuid.UUID) -> list[ClaimedUnit]:
         return self._claim(
@@ -107,7 +115,7 @@ class Shift:
         try:
             with self._database.reading() as tx:
                 waiting = render_rows.waiting(tx, group)
-            weights = self._weight_sets.obtain(group[0], lambda: any(map(self._leases.holds, group)))
+            weights = self._weight_sets.obtain(group[0], lambda: self._wanted(group))
             if weights is not None:
                 self.report.generated += weights.source == "generated"
                 self._draw_all(weights, waiting)
@@ -125,11 +133,14 @@ class Shift:
             self._settle(unit, self._recorder.wait_for(unit) or fault)
         self.report.units += len(group)
 
+    def _wanted(self, group: Sequence[ClaimedUnit]) -> bool:
+        return not self._is_over() and any(map(self._leases.holds, group))
+
     def _draw_all(self, weights: Weights, waiting: Sequence[WaitingRender]) -> None:
         """Merge and draw, batch after batch; a batch that does not fit is halved, and the worker remembers."""
         todo = batches(waiting, self._renderer.batch_size)
         seconds_weights = weights.seconds / max(1, len(waiting))
-        while todo and not self._should_stop():
+        while todo and not self._is_over():
             key, batch = todo.pop(0)
             batch = [render for render in batch if self._leases.holds(render.unit)]
             if not batch:
@@ -179,7 +190,8 @@ class Shift:
             with self._database.transaction() as tx:
                 if fault is None:
                     unit_rows.count_drawn(tx, unit, self._owner)
-                    unit_rows.release(tx, unit, self._owner, give_attempt_back=True)
+                    if unit_rows.release(tx, unit, self._owner, give_attempt_back=True):
+                        self.report.handed_back.append(unit.id)
                 elif is_retryable(fault) and unit.attempts < self._settings.max_attempts:
                     unit_rows.release(
                         tx,

@@ -6,6 +6,8 @@ import logging
 import os
 import uuid
 
+from kombu.exceptions import OperationalError
+
 from jobs.broker import SHIFT_TASK
 from jobs.database import Database
 from jobs.repository import units as unit_rows
@@ -48,6 +50,8 @@ def shift(unit_id: str) -> None:
     if profile is None:
         return
     report = _this_process().run_shift(wanted, profile)
+    if report.handed_back:
+        _wake_another(report.handed_back[0])
     log.info(
         "shift ended: %d pictures of %d people in %d batches, %d weight sets generated",
         report.renders,
@@ -55,3 +59,11 @@ def shift(unit_id: str) -> None:
         report.batches,
         report.generated,
     )
+
+
+def _wake_another(unit_id: uuid.UUID) -> None:
+    """Announce what this shift handed back; if the broker is away, the reaper will."""
+    try:
+        app.send_task(SHIFT_TASK, args=[str(unit_id)], retry=False)
+    except (OperationalError, OSError) as error:
+        log.warning("the reaper will announce what was handed back: %s", error)

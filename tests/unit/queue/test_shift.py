@@ -248,6 +248,22 @@ def test_told_to_stop_finishes_the_batch_and_hands_the_rest_back(world: World) -
     assert world.job(job)["waiting"] == 8
 
 
+def test_a_shift_that_is_over_hands_back_what_it_has_not_drawn(world: World) -> None:
+    # Given a shift of no length, and a person with three batches
+    short = World(world.database, world.settings.model_copy(update={"shift_seconds": 1e-9}), world.renderer, "worker-2")
+    job = add_job(world.database, [person("ada", [12], world.settings)])
+
+    # When it runs, and then a normal one
+    report = short.shift()
+    left = world.job(job)["waiting"]
+    world.shift()
+
+    # Then the first drew one batch and said what it handed back, and the second drew the rest
+    assert len(report.handed_back) == 1
+    assert left == 8
+    assert world.job(job)["done"] == 12
+
+
 def test_cancelled_in_the_middle_stops_at_the_next_step(world: World) -> None:
     # Given a job that is cancelled while its first batch is at step 0
     job = add_job(world.database, [person("ada", [8], world.settings)])
