@@ -16,15 +16,20 @@ from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from kombu.transport.sqlalchemy import Transport as SqlTransport
 
 from jobs.errors import BrokerUnavailable, SettingsInvalid
 from jobs.settings import Settings
+from jobs.sqlite import use_wal
 
 SHIFT_TASK = "portraits.shift"
 # Redis hands a message out again when its worker has not acknowledged it for this long; a shift must end well before.
 REDIS_VISIBILITY_SECONDS = 3 * 3600
 # RabbitMQ closes the channel of a consumer that holds a message for longer than its consumer timeout (30 minutes).
 RABBITMQ_CONSUMER_TIMEOUT_SECONDS = 1800
+# A producer that meets a broker which is away says so within seconds; the reaper sends later.
+FEW_TRIES = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
+POLLING_SECONDS = 0.2
 
 
 def describe_broker(settings: Settings) -> str:
@@ -32,7 +37,7 @@ def describe_broker(settings: Settings) -> str:
     url = settings.broker_url.get_secret_value()
     parts = urlsplit(url)
     if parts.hostname is None:
-        return f"{parts.scheme}:{parts.path}"
+        return url  # a file or folder: there is no password in it
     return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
@@ -78,19 +83,22 @@ def _transport(settings: Settings) -> tuple[str, dict[str, Any]]:
                 f"PORTRAITS_BROKER_URL names the folder {str(folder)!r}; wanted an absolute one, filesystem:///folder"
             )
         for name in ("queue", "control"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+            _make_folder(folder / name)
         queue = str(folder / "queue")
         return "filesystem://", {
             "data_folder_in": queue,
             "data_folder_out": queue,
             "control_folder": str(folder / "control"),
+            "polling_interval": POLLING_SECONDS,
         }
     if scheme == "sqla+sqlite":
         path = Path(url.split(":///", 1)[-1]).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
+        # As an option, the interval would be handed on to SQLAlchemy, which does not know it.
+        SqlTransport.polling_interval = POLLING_SECONDS
         return url, {"creator": partial(_open_broker_file, path)}
     if scheme in {"redis", "rediss"}:
-        return url, {"visibility_timeout": REDIS_VISIBILITY_SECONDS, "socket_connect_timeout": 10}
+        return url, {"visibility_timeout": REDIS_VISIBILITY_SECONDS, "socket_connect_timeout": 10, **FEW_TRIES}
     if scheme in {"amqp", "amqps"}:
         if settings.shift_seconds > RABBITMQ_CONSUMER_TIMEOUT_SECONDS / 2:
             raise SettingsInvalid(
@@ -98,10 +106,17 @@ def _transport(settings: Settings) -> tuple[str, dict[str, Any]]:
                 f"{RABBITMQ_CONSUMER_TIMEOUT_SECONDS // 2}, because RabbitMQ takes a message back after "
                 f"{RABBITMQ_CONSUMER_TIMEOUT_SECONDS} s"
             )
-        return url, {"confirm_publish": True}
+        return url, {"confirm_publish": True, **FEW_TRIES}
     raise SettingsInvalid(
         f"PORTRAITS_BROKER_URL has the scheme {scheme!r}; wanted sqla+sqlite, filesystem, redis, rediss, amqp or amqps"
     )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsInvalid(f"the broker's folder {folder} cannot be made: {error.strerror}") from error
 
 
 def _open_broker_file(path: Path) -> sqlite3.Connection:
@@ -110,8 +125,7 @@ def _open_broker_file(path: Path) -> sqlite3.Connection:
     What a power cut takes from this file are wake-ups, which the reaper sends again; the jobs' own database is apart.
     """
     connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+    use_wal(connection)
     return connection
 
 

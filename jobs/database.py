@@ -24,6 +24,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from jobs.errors import DatabaseOutdated, DatabaseUnavailable, SettingsInvalid
 from jobs.settings import Settings
+from jobs.sqlite import use_wal
 
 SQLITE_BUSY_SECONDS = 60.0
 
@@ -166,10 +167,8 @@ class Database:
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver must not open transactions of its own: _begin_sqlite does
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    use_wal(connection)
+    connection.execute("PRAGMA foreign_keys=ON")
 
 
 def _begin_sqlite(connection: Connection) -> None:

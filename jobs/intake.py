@@ -80,6 +80,7 @@ def enqueue(
 
 def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
     """The recipe: check, look for the same job, store photos, write rows, send messages."""
+    broker = Broker(settings)  # made first: a broker setting that cannot be used is told before anything is written
     checked = manifest.check()
     database = Database.from_settings(settings)
     try:
@@ -96,7 +97,7 @@ def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
             if known is None:
                 raise
             return known
-        sent, warnings = send_messages(database, settings, manifest.job.tenant, job_id)
+        sent, warnings = send_messages(database, broker, manifest.job.tenant, job_id)
         return Enqueued(
             tenant=manifest.job.tenant,
             job_id=job_id,
@@ -109,6 +110,7 @@ def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
             warnings=warnings,
         )
     finally:
+        broker.close()
         database.dispose()
 
 
@@ -240,9 +242,8 @@ def _person_rows(tenant: str, person: PlannedIdentity, renders_per_unit: int, nu
     )
 
 
-def send_messages(database: Database, settings: Settings, tenant: str, job_id: uuid.UUID) -> tuple[int, list[str]]:
+def send_messages(database: Database, broker: Broker, tenant: str, job_id: uuid.UUID) -> tuple[int, list[str]]:
     """Wake workers for every unit of the job; returns how many messages were taken, and a warning if not all."""
-    broker = Broker(settings)
     sent = 0
     try:
         with database.reading() as tx:
@@ -255,6 +256,4 @@ def send_messages(database: Database, settings: Settings, tenant: str, job_id: u
         return sent, [
             f"{error}; the job is stored, and a worker's reaper will send the messages when the broker is back"
         ]
-    finally:
-        broker.close()
     return sent, []

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.broker import Broker
 from jobs.database import Database
 from jobs.errors import UnknownJob
 from jobs.intake import send_messages
@@ -132,8 +133,7 @@ def retry(
         row = find_job(database, tenant or chosen.tenant, job)
         with database.transaction() as tx:
             count = job_rows.retry(tx, row.tenant_id, row.id, cancelled=cancelled)
-        _, warnings = send_messages(database, chosen, row.tenant_id, row.id) if count else (0, [])
-        return count, warnings
+        return count, _wake(database, chosen, row.tenant_id, row.id) if count else []
 
 
 def rerun(
@@ -150,5 +150,13 @@ def rerun(
             raise UnknownJob(
                 f"tenant {owner!r} has no render {render_id}; `portraits results JOB --format jsonl` lists them"
             )
-        _, warnings = send_messages(database, chosen, owner, found["job_id"])
-        return new_id, chosen_seed, warnings
+        return new_id, chosen_seed, _wake(database, chosen, owner, found["job_id"])
+
+
+def _wake(database: Database, settings: Settings, tenant: str, job_id: uuid.UUID) -> list[str]:
+    """Send the messages of the job's waiting units; returns warnings."""
+    broker = Broker(settings)
+    try:
+        return send_messages(database, broker, tenant, job_id)[1]
+    finally:
+        broker.close()

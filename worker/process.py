@@ -14,8 +14,9 @@ from sqlalchemy import Connection
 
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
-from jobs.profiles import Profile, find_profile
+from jobs.profiles import Profile, find_profile, load_profiles
 from jobs.repository import fleet
+from jobs.repository import units as unit_rows
 from jobs.settings import Settings
 from jobs.storage import open_storage
 from worker.leases import Leases
@@ -71,6 +72,13 @@ class WorkerProcess:
         self._renderer: Renderer | None = None
         self._weight_sets: WeightSets | None = None
         self._state = "starting"
+
+    def profile_to_draw(self, unit_id: uuid.UUID) -> str | None:
+        """The profile to load for this message, or None when nothing waits that this worker could draw."""
+        known = load_profiles(self._settings)
+        held = self._renderer.profile if self._renderer else None
+        with self._database.reading() as tx:
+            return unit_rows.profile_to_draw(tx, unit_id, sorted(known, key=lambda name: name != held))
 
     def run_shift(self, unit_id: uuid.UUID, profile_name: str) -> ShiftReport:
         """Draw from this unit on until the shift ends."""

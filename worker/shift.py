@@ -68,8 +68,8 @@ class Shift:
         self.report = ShiftReport()
 
     def run(self, unit_id: uuid.UUID) -> ShiftReport:
-        """Draw the named unit's person, then whoever is next, until the shift ends."""
-        group = self._claim_named(unit_id)
+        """Draw the named unit's person, or the next if that one does not wait, and go on until the shift ends."""
+        group = self._claim_named(unit_id) or self._claim_next()
         while group:
             self._draw_group(group)
             if self._is_over():

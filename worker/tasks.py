@@ -9,8 +9,6 @@ import uuid
 from kombu.exceptions import OperationalError
 
 from jobs.broker import SHIFT_TASK
-from jobs.database import Database
-from jobs.repository import units as unit_rows
 from jobs.settings import get_settings
 from worker.app import app
 from worker.process import STOPPING, WorkerProcess
@@ -32,7 +30,7 @@ def _this_process() -> WorkerProcess:
 def shift(unit_id: str) -> None:
     """Draw the unit that the message names, and go on with whatever waits.
 
-    A message is only a wake-up: one for a unit that is leased, done or unknown returns at once.
+    A message is only a wake-up: when its unit is leased, done or unknown, the worker takes whatever else waits.
     """
     try:
         wanted = uuid.UUID(unit_id)
@@ -41,15 +39,11 @@ def shift(unit_id: str) -> None:
         return
     if STOPPING.is_set():
         return  # the unit stays ready; another worker, or the reaper, sees to it
-    database = Database.from_settings(get_settings())
-    try:
-        with database.reading() as tx:
-            profile = unit_rows.profile_if_waiting(tx, wanted)
-    finally:
-        database.dispose()
+    process = _this_process()
+    profile = process.profile_to_draw(wanted)
     if profile is None:
         return
-    report = _this_process().run_shift(wanted, profile)
+    report = process.run_shift(wanted, profile)
     if report.handed_back:
         _wake_another(report.handed_back[0])
     log.info(

@@ -76,10 +76,11 @@ def accept(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, identities: int
 
 
 def unit_ids(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, chunk: int = 1_000) -> Iterator[list[uuid.UUID]]:
-    """The ids of a job's units in the order they were made, in chunks."""
+    """The ids of a job's units that wait, in the order they were made, in chunks."""
     last: uuid.UUID | None = None
     while True:
-        statement = select(Unit.id).where(Unit.tenant_id == tenant_id, Unit.job_id == job_id)
+        waits = (Unit.tenant_id == tenant_id, Unit.job_id == job_id, Unit.state == "ready")
+        statement = select(Unit.id).where(*waits)
         if last is not None:
             statement = statement.where(Unit.id > last)
         ids = list(tx.execute(statement.order_by(Unit.id).limit(chunk)).scalars())

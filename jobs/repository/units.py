@@ -278,6 +278,16 @@ def mark_job_sent(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
     )
 
 
-def profile_if_waiting(tx: Connection, unit_id: uuid.UUID) -> str | None:
-    """The profile of a unit that could be claimed now; None when it is done, leased, not due or unknown."""
-    return tx.execute(select(Unit.profile).where(Unit.id == unit_id, _claimable())).scalar_one_or_none()
+def profile_to_draw(tx: Connection, unit_id: uuid.UUID, profiles: Sequence[str]) -> str | None:
+    """The profile of a unit that could be claimed now; if it could not, the profile of the first unit that could.
+
+    So a message that comes late or twice still wakes the worker for whatever waits. `profiles` are those that the
+    worker knows, the one it holds first. None when nothing waits for them.
+    """
+    known = and_(Unit.profile.in_(profiles), _claimable())
+    found = tx.execute(select(Unit.profile).where(Unit.id == unit_id, known)).scalar_one_or_none()
+    if found is not None or not profiles:
+        return found
+    held_first = case((Unit.profile == profiles[0], 0), else_=1)
+    statement = select(Unit.profile).where(known).order_by(held_first, Unit.sort_key).limit(1)
+    return tx.execute(statement).scalars().first()

@@ -80,6 +80,37 @@ def test_a_worker_without_weights_takes_nothing_and_says_why(
     assert str(tmp_path / "none") in row.error
 
 
+def test_a_late_message_wakes_for_whatever_waits(database: Database, database_url: str, tmp_path: Path) -> None:
+    # Given a finished unit, and waiting ones of a profile this worker knows and of one it does not
+    path = profiles(tmp_path, '[profiles.fake]\nrenderer = "fake"\n')
+    world = settings(tmp_path, database_url, profiles_file=path)
+    add_job(database, [person("ada", [1], world)], key="old")
+    process = WorkerProcess(world)
+    old = first_unit(database)
+    process.run_shift(old, "fake")
+    assert process.profile_to_draw(old) is None
+    add_job(database, [person("eve", [1], world)], key="elsewhere", profile="of-another-worker")
+    assert process.profile_to_draw(old) is None
+    job = add_job(database, [person("alan", [2], world)], key="new")
+
+    # When the old unit's message comes once more
+    profile = process.profile_to_draw(old)
+    assert profile == "fake"
+    report = process.run_shift(old, profile)
+    process.close()
+
+    # Then the new job is drawn, and the other worker's unit still waits
+    assert report.renders == 2
+    with database.reading() as tx:
+        states = tx.execute(select(Unit.profile, Unit.state, Unit.job_id)).all()
+    assert sorted((row.profile, row.state) for row in states) == [
+        ("fake", "done"),
+        ("fake", "done"),
+        ("of-another-worker", "ready"),
+    ]
+    assert job in {row.job_id for row in states}
+
+
 def test_an_unknown_profile_lists_the_known(tmp_path: Path) -> None:
     path = profiles(tmp_path, '[profiles.fake]\nrenderer = "fake"\n')
     world = Settings(home=tmp_path, profiles_file=path)
@@ -129,13 +160,13 @@ def test_one_process_is_accepted(options: dict[str, object]) -> None:
     [
         ("redis://:secret@host:6379/0", "redis://host:6379/0"),
         ("amqp://me:secret@host//", "amqp://host//"),
-        ("sqla+sqlite:////tmp/broker.db", "sqla+sqlite:/tmp/broker.db"),
+        ("sqla+sqlite:////tmp/broker.db", "sqla+sqlite:////tmp/broker.db"),
     ],
 )
 def test_a_broker_is_described_without_its_secret(tmp_path: Path, url: str, shown: str) -> None:
     text = describe_broker(Settings(home=tmp_path, broker_url=url))  # type: ignore[arg-type]
     assert "secret" not in text
-    assert text.replace("//tmp", "/tmp") == shown
+    assert text == shown
 
 
 def test_a_broker_of_another_kind_is_refused(tmp_path: Path) -> None:
