@@ -55,12 +55,19 @@ _CLAIMED = (
 )
 
 
+def _ready() -> ColumnElement[bool]:
+    """Waiting, and due."""
+    return and_(Unit.state == "ready", Unit.ready_at <= epoch_now())
+
+
+def _expired() -> ColumnElement[bool]:
+    """Leased by somebody whose lease has run out."""
+    return and_(Unit.state == "leased", Unit.lease_until < epoch_now())
+
+
 def _claimable() -> ColumnElement[bool]:
-    """Ready and due, or leased by somebody whose lease has run out."""
-    return or_(
-        and_(Unit.state == "ready", Unit.ready_at <= epoch_now()),
-        and_(Unit.state == "leased", Unit.lease_until < epoch_now()),
-    )
+    """What may be leased now."""
+    return or_(_ready(), _expired())
 
 
 def _claim(
@@ -111,9 +118,15 @@ def claim_same_person(
 def claim_next(
     tx: Connection, profile: str, owner: str, *, limit: int, lease_seconds: float, max_attempts: int
 ) -> list[ClaimedUnit]:
-    """Lease the first waiting units of this profile in claim order."""
-    wanted = select(Unit.id).where(Unit.profile == profile).order_by(Unit.sort_key, Unit.id).limit(limit)
-    return _claim(tx, wanted, owner, lease_seconds, max_attempts)
+    """Lease the first waiting units of this profile in claim order; if none waits, one whose lease has run out.
+
+    Two statements, so that each walks an index in its order and stops: one with OR would sort everything that waits.
+    """
+    ready = select(Unit.id).where(Unit.profile == profile, _ready()).order_by(Unit.sort_key, Unit.id).limit(limit)
+    terms = (owner, lease_seconds, max_attempts)
+    return _claim(tx, ready, *terms) or _claim(
+        tx, select(Unit.id).where(Unit.profile == profile, _expired()).limit(limit), *terms
+    )
 
 
 def _held(unit: ClaimedUnit, owner: str) -> ColumnElement[bool]:
@@ -217,7 +230,7 @@ def reap(tx: Connection, *, max_attempts: int, limit: int = 500) -> tuple[int, i
 
     Returns: how many were handed back, how many were given up.
     """
-    expired = and_(Unit.state == "leased", Unit.lease_until < epoch_now())
+    expired = _expired()
     hopeless = tx.execute(
         select(Unit.tenant_id, Unit.id, Unit.attempts)
         .where(expired, Unit.attempts >= max_attempts)
@@ -288,6 +301,9 @@ def profile_to_draw(tx: Connection, unit_id: uuid.UUID, profiles: Sequence[str])
     found = tx.execute(select(Unit.profile).where(Unit.id == unit_id, known)).scalar_one_or_none()
     if found is not None or not profiles:
         return found
-    held_first = case((Unit.profile == profiles[0], 0), else_=1)
-    statement = select(Unit.profile).where(known).order_by(held_first, Unit.sort_key).limit(1)
-    return tx.execute(statement).scalars().first()
+    for profile in profiles:
+        first = select(Unit.profile).where(Unit.profile == profile, _claimable()).limit(1)
+        found = tx.execute(first).scalar_one_or_none()
+        if found is not None:
+            return found
+    return None
