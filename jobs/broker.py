@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from celery import Celery
 from kombu.exceptions import OperationalError
 from kombu.transport.sqlalchemy import Transport as SqlTransport
+from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.errors import BrokerUnavailable, SettingsInvalid
 from jobs.settings import Settings
@@ -41,13 +42,15 @@ def describe_broker(settings: Settings) -> str:
     return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
-def make_app(settings: Settings) -> Celery:
+def make_app(settings: Settings, *, current: bool = False) -> Celery:
     """A Celery application for this broker: producers send with it, workers add the tasks.
+
+    `current` makes it the process's current app; a producer's process may have a Celery of its own, left alone.
 
     Raises: SettingsInvalid for a broker the product was not made for.
     """
     url, options = _transport(settings)
-    app = Celery("portraits", broker=url)
+    app = Celery("portraits", broker=url, set_as_current=current)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -169,4 +172,5 @@ class Broker:
 def _broker_errors(app: Celery) -> tuple[type[BaseException], ...]:
     """What this transport raises when its server is away."""
     with app.connection_for_write() as connection:
-        return (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)
+        own = (OperationalError, OSError, sqlite3.Error, SQLAlchemyError)
+        return (*own, *connection.connection_errors, *connection.channel_errors)

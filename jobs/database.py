@@ -18,6 +18,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -27,6 +28,17 @@ from jobs.settings import Settings
 from jobs.sqlite import use_wal
 
 SQLITE_BUSY_SECONDS = 60.0
+# A server or network that falls silent is noticed within half a minute, by probes and by unacknowledged data.
+POSTGRES_CONNECT: dict[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+# SQLSTATE classes that trying again may mend: connection lost, serialization or deadlock, no resources, shut-down or
+# start-up, and read-only (a standby that is not yet the primary).
+_AWAY = ("08", "40", "53", "57P", "25006")
 
 
 class epoch_now(FunctionElement[float]):
@@ -91,15 +103,21 @@ class Database:
     def _create(self) -> Engine:
         try:
             if not self.is_sqlite:
-                return create_engine(self._url, pool_pre_ping=True, pool_size=8, connect_args={"connect_timeout": 10})
+                return create_engine(self._url, pool_pre_ping=True, pool_size=8, connect_args=POSTGRES_CONNECT)
             if self._url.database and self._url.database != ":memory:":
-                Path(self._url.database).expanduser().parent.mkdir(parents=True, exist_ok=True)
+                self._make_folder(Path(self._url.database).expanduser().parent)
             engine = create_engine(self._url, connect_args={"timeout": SQLITE_BUSY_SECONDS})
         except NoSuchModuleError as error:
             raise SettingsInvalid(f"no driver for {self}: {error}") from error
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsInvalid(f"the folder of {self} cannot be made: {error.strerror}: {folder}") from error
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -112,7 +130,10 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One consistent view for queries; on SQLite it never waits for a writer. Raises as `transaction` does."""
+        """A connection for queries; on SQLite it is one snapshot and never waits for a writer.
+
+        On PostgreSQL each statement sees what was committed before it. Raises as `transaction` does.
+        """
         with self._translated(), self.engine.connect() as connection:
             yield connection.execution_options(portraits_reading=True)
 
@@ -120,16 +141,21 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except OperationalError as error:
-            if "no such table" in str(error.orig) or "no such column" in str(error.orig):
-                raise DatabaseOutdated(f"{self} lacks a table; run `portraits db upgrade`") from error
-            raise DatabaseUnavailable(f"{self} does not answer: {_first_line(error.orig)}") from error
+        except PoolTimeout as error:
+            raise DatabaseUnavailable(f"{self}: every connection of this process is in use") from error
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) == "42P01":
-                raise DatabaseOutdated(f"{self} lacks a table; run `portraits db upgrade`") from error
-            if error.connection_invalidated:
-                raise DatabaseUnavailable(f"{self} broke the connection: {_first_line(error.orig)}") from error
-            raise
+            raise self._translate(error) from error
+
+    def _translate(self, error: DBAPIError) -> Exception:
+        """Our error for a driver's error; the driver's own where it is a fault of a statement."""
+        text, state = _first_line(error.orig), str(getattr(error.orig, "sqlstate", None) or "")
+        if state == "42P01" or "no such table" in text or "no such column" in text:
+            return DatabaseOutdated(f"{self} lacks a table; run `portraits db upgrade`")
+        if "file is not a database" in text or "malformed" in text:
+            return SettingsInvalid(f"{self} is not an SQLite database or is damaged; name another file")
+        if isinstance(error, OperationalError) or error.connection_invalidated or state.startswith(_AWAY):
+            return DatabaseUnavailable(f"{self} does not answer: {text}")
+        return error
 
     def upgrade(self, revision: str = "head") -> None:
         """Bring the schema to `revision`; safe to run twice and from several machines at once."""

@@ -1,15 +1,15 @@
 """Enqueueing: a manifest becomes rows, photos in storage, and messages.
 
 The order is what makes it safe: everything is checked before anything is written; photos lie in storage before a row
-names them; all rows come in one transaction; messages follow the commit. If the broker is away the rows stay, and the
-reaper of any worker sends the messages later.
+names them; people are registered, then job, units and renders come in one transaction; messages follow the commit. If
+the broker is away the rows stay, and the reaper of any worker sends the messages later.
 """
 
 from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -23,9 +23,9 @@ from jobs.database import Database
 from jobs.errors import BrokerUnavailable, KeyConflict, ObjectExists
 from jobs.manifest import Manifest, open_manifest, parse_manifest
 from jobs.planned import Checked, CheckedPhoto, PlannedIdentity
-from jobs.profiles import drawing_defaults
+from jobs.profiles import drawing_defaults, load_profiles
 from jobs.repository import jobs as job_rows
-from jobs.repository import units
+from jobs.repository import people, units
 from jobs.repository.writer import JobWriter, PersonRows
 from jobs.settings import Settings, get_settings
 from jobs.storage import Storage, open_storage
@@ -85,10 +85,11 @@ def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
     database = Database.from_settings(settings)
     try:
         known = _known(database, manifest, checked)
+        # Also for a known job: a photo that was lost from storage is put back, and `retry` then finds it.
+        _store_photos(manifest, open_storage(settings.storage_url, settings))
         if known is not None:
             return known
-        storage = open_storage(settings.storage_url, settings)
-        _store_photos(manifest, storage)
+        _register_people(database, manifest, settings)
         try:
             job_id, writer = _write_rows(database, manifest, checked, settings)
         except IntegrityError:
@@ -98,6 +99,7 @@ def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
                 raise
             return known
         sent, warnings = send_messages(database, broker, manifest.job.tenant, job_id)
+        warnings += _profile_warnings(settings, manifest.job.profile)
         return Enqueued(
             tenant=manifest.job.tenant,
             job_id=job_id,
@@ -162,15 +164,29 @@ def _store_photos(manifest: Manifest, storage: Storage) -> None:
             return  # another producer stored the same bytes meanwhile
 
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="photos") as pool:
-        for people in _chunks(manifest.people()):
-            photos = {photo.sha256: photo for person in people for photo in person.photos}
+        for chunk in _chunks(manifest.people()):
+            photos = {photo.sha256: photo for person in chunk for photo in person.photos}
             for _ in pool.map(store, photos.values()):
                 continue
+
+
+def _register_people(database: Database, manifest: Manifest, settings: Settings) -> None:
+    """Make the rows of people who are new, a chunk at a time; the same people of another job may be made meanwhile."""
+    analyzed, registered = 0, 0
+    for chunk in _chunks(manifest.people()):
+        rows = [_person_rows(manifest.job.tenant, person, settings.renders_per_unit, count()) for person in chunk]
+        with database.transaction() as tx:
+            people.register(tx, manifest.job.tenant, rows)
+            registered += len(rows)
+            if registered >= 10 * analyzed:
+                people.analyze(tx)
+                analyzed = registered
 
 
 def _write_rows(
     database: Database, manifest: Manifest, checked: Checked, settings: Settings
 ) -> tuple[uuid.UUID, JobWriter]:
+    """Job, units and renders in one transaction: a job is there whole, or not at all."""
     job = manifest.job
     with database.transaction() as tx:
         job_id = job_rows.add(
@@ -184,8 +200,9 @@ def _write_rows(
         )
         writer = JobWriter(tx, job.tenant, job_id, job.profile, job.priority, age_seconds=settings.priority_age_seconds)
         numbers = count()
-        for people in _chunks(manifest.people()):
-            writer.add([_person_rows(job.tenant, person, settings.renders_per_unit, numbers) for person in people])
+        for chunk in _chunks(manifest.people()):
+            rows = [_person_rows(job.tenant, person, settings.renders_per_unit, numbers) for person in chunk]
+            writer.add(rows, people.find(tx, job.tenant, rows))
         job_rows.accept(
             tx, job.tenant, job_id, identities=writer.identities, units=writer.units, renders=writer.renders
         )
@@ -243,17 +260,28 @@ def _person_rows(tenant: str, person: PlannedIdentity, renders_per_unit: int, nu
 
 
 def send_messages(database: Database, broker: Broker, tenant: str, job_id: uuid.UUID) -> tuple[int, list[str]]:
-    """Wake workers for every unit of the job; returns how many messages were taken, and a warning if not all."""
+    """Wake workers for every waiting unit of the job; returns what `announce` returns."""
+    with database.reading() as tx:
+        chunks = list(job_rows.unit_ids(tx, tenant, job_id))
+    return announce(database, broker, chunks)
+
+
+def announce(database: Database, broker: Broker, chunks: Iterable[Sequence[uuid.UUID]]) -> tuple[int, list[str]]:
+    """Wake workers for these units; returns how many messages were taken, and a warning if not all."""
     sent = 0
     try:
-        with database.reading() as tx:
-            chunks = list(job_rows.unit_ids(tx, tenant, job_id))
         for ids in chunks:
             sent += broker.send(ids)
             with database.transaction() as tx:
                 units.mark_sent(tx, ids)
     except BrokerUnavailable as error:
-        return sent, [
-            f"{error}; the job is stored, and a worker's reaper will send the messages when the broker is back"
-        ]
+        return sent, [f"{error}; the rows are stored, and a worker's reaper will send the messages when it is back"]
     return sent, []
+
+
+def _profile_warnings(settings: Settings, name: str) -> list[str]:
+    """A word about a profile that is not known here: the workers' profiles may be others, or the name a slip."""
+    known = sorted(load_profiles(settings))
+    if name in known:
+        return []
+    return [f"no profile {name!r} is known here (only {', '.join(known)}); the job waits until a worker has it"]

@@ -23,7 +23,7 @@ from jobs.errors import Fault, ManifestInvalid
 from jobs.json_format import read_json
 from jobs.located import Listed, Mapped, Unreadable, from_python
 from jobs.settings import Settings
-from jobs.streams import CsvStream, JsonLinesStream, Record
+from jobs.streams import CsvStream, JsonLinesStream, LateJob, Record
 from jobs.yaml_format import read_yaml
 
 _WHOLE = {".yaml": read_yaml, ".yml": read_yaml, ".json": read_json}
@@ -97,7 +97,7 @@ def read_manifest(path: Path, job_file: Path | None, settings: Settings) -> Mani
             _refuse_identities(part)
             parts.append(part)
         if not parts:
-            raise _invalid("a table of people says nothing about prompts; give a job file with them", path)
+            raise _jobless(people, path)
     except BaseException:
         reader.close()
         raise
@@ -133,6 +133,16 @@ def parse_document(data: bytes, name: str) -> Any:
         return _WHOLE[Path(name).suffix.lower()](data)
     except Unreadable as error:
         raise ManifestInvalid([error.fault(name)]) from error
+
+
+def _jobless(people: Listed | CsvStream | JsonLinesStream | None, path: Path) -> ManifestInvalid:
+    """What is wrong with a stream that has no job part; a job line further down is the likeliest slip."""
+    if not isinstance(people, JsonLinesStream):
+        return _invalid("a table of people says nothing about prompts; give a job file with them", path)
+    late = next((record for record in people if isinstance(record, LateJob)), None)
+    if late is not None:
+        return ManifestInvalid([late.fault(path.name)])
+    return _invalid('nothing is said about prompts; give a job file, or a first line {"job": {...}}', path)
 
 
 def _open_stream(path: Path, suffix: str) -> CsvStream | JsonLinesStream:

@@ -5,7 +5,8 @@ A prompt's settings come from the nearest place that gives them: the prompt, the
 
 - `size`: `128x128`, `[width, height]` or one number for both; multiples of 8, from 64 to the limit `max_side`.
 - `seeds`: a list of seeds (0 to 2^63 - 1, each once), or a number: how many seeds are derived.
-- `guidance`: 0 to 50; up to 1 means without classifier-free guidance. `lora_weight`: -2 to 2.
+- `guidance`: 0 to 50; up to 1 means without classifier-free guidance. `lora_weight`: -1.5 to 1.5.
+- numbers are written as numbers: neither `true` nor a text such as "5" is one.
 - texts lose the white space around them; control characters are refused; `id` may be written as a whole number.
 """
 
@@ -29,6 +30,7 @@ MAX_PROMPTS = 1000
 MAX_FIELDS = 200
 MAX_FIELD_CHARACTERS = 2000
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_NUMERAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _SIZE = re.compile(r"([0-9]{1,6})\s*[xX×]\s*([0-9]{1,6})")
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
@@ -130,13 +132,21 @@ def _age(value: Any) -> str:
     return _field_text("age", value)
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, str) and _NUMERAL.fullmatch(value.strip()):
+        raise ValueError("wanted a number, found a text; leave the quotes away")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("wanted a number")
+    return value
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 Line = Annotated[Text, AfterValidator(_one_line)]
 Slug = Annotated[Line, Field(max_length=64), AfterValidator(_slug)]
 Size = Annotated[tuple[int, int], PlainValidator(_size)]
 SeedList = Annotated[Seeds, PlainValidator(_seeds)]
-Steps = Annotated[int, Field(ge=1)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -147,11 +157,11 @@ class Drawing(_Strict):
     """How a picture is drawn; everything that a prompt may leave to its defaults."""
 
     size: Size | None = None
-    steps: Steps | None = None
+    steps: Annotated[Whole, Field(ge=1)] | None = None
     guidance: Annotated[Number, Field(ge=0, le=50)] | None = None
     scheduler: Literal["dpmpp_2m_karras", "euler"] | None = None
     negative_prompt: Text | None = None
-    lora_weight: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    lora_weight: Annotated[Number, Field(ge=-1.5, le=1.5)] | None = None
     seeds: SeedList | None = None
 
 
@@ -175,7 +185,7 @@ class JobEntry(_Strict):
     key: Annotated[Line, Field(min_length=1, max_length=200)] | None = None
     name: Annotated[Line, Field(min_length=1, max_length=200)] | None = None
     profile: Annotated[Line, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] | None = None
-    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    priority: Annotated[Whole, Field(ge=-100, le=100)] = 0
     defaults: Any = None
     prompts: Any = None
     identities: Any = None
@@ -246,7 +256,7 @@ class Reading:
         try:
             return model.model_validate(record)
         except ValidationError as error:
-            for detail in error.errors(include_url=False, include_context=False):
+            for detail in error.errors(include_url=False):
                 path = [step for step in detail["loc"] if not isinstance(step, str) or not step.startswith("function-")]
                 self.faults.add(
                     _message(model, detail, path),
@@ -279,8 +289,11 @@ def _message(model: type[BaseModel], detail: Any, path: list[str | int]) -> str:
         return f"unknown field {name!r}{hint}; the known fields are {', '.join(known)}"
     if kind == "missing":
         return "the field is missing; add it"
-    if kind == "too_short":
-        return "the text is empty" if detail["input"] == "" else "the list is empty; name at least one"
+    if kind in ("too_short", "string_too_short"):  # every least length is 1
+        return "the list is empty; name at least one" if isinstance(detail["input"], list) else "the text is empty"
+    if kind in ("too_long", "string_too_long"):
+        length, most = len(str(detail["input"]).strip()), detail["ctx"]["max_length"]
+        return f"the text has {length} characters; at most {most} are allowed"
     if kind in ("model_type", "model_attributes_type"):
         return f"wanted a mapping with the fields {', '.join(model.model_fields)}; found {found}"
     message = str(detail["msg"]).removeprefix("Value error, ").replace("Input should be", "wanted")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from jobs.broker import Broker
 from jobs.database import Database
 from jobs.errors import UnknownJob
-from jobs.intake import send_messages
+from jobs.intake import announce
 from jobs.repository import jobs as job_rows
 from jobs.repository import queries
 from jobs.repository.jobs import JobRow
@@ -132,8 +132,8 @@ def retry(
     with _opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
         with database.transaction() as tx:
-            count = job_rows.retry(tx, row.tenant_id, row.id, cancelled=cancelled)
-        return count, _wake(database, chosen, row.tenant_id, row.id) if count else []
+            count, reopened = job_rows.retry(tx, row.tenant_id, row.id, cancelled=cancelled)
+        return count, _wake(database, chosen, reopened)
 
 
 def rerun(
@@ -144,19 +144,19 @@ def rerun(
     with _opened(settings) as (chosen, database):
         owner = tenant or chosen.tenant
         with database.transaction() as tx:
-            new_id = job_rows.rerun(tx, owner, render_id, seed=chosen_seed, age_seconds=chosen.priority_age_seconds)
-            found = queries.render(tx, owner, new_id) if new_id else None
-        if new_id is None or found is None:
+            made = job_rows.rerun(tx, owner, render_id, seed=chosen_seed, age_seconds=chosen.priority_age_seconds)
+        if made is None:
             raise UnknownJob(
                 f"tenant {owner!r} has no render {render_id}; `portraits results JOB --format jsonl` lists them"
             )
-        return new_id, chosen_seed, _wake(database, chosen, owner, found["job_id"])
+        new_id, unit_id = made
+        return new_id, chosen_seed, _wake(database, chosen, [unit_id])
 
 
-def _wake(database: Database, settings: Settings, tenant: str, job_id: uuid.UUID) -> list[str]:
-    """Send the messages of the job's waiting units; returns warnings."""
+def _wake(database: Database, settings: Settings, unit_ids: Sequence[uuid.UUID]) -> list[str]:
+    """Send the messages of these units; returns warnings."""
     broker = Broker(settings)
     try:
-        return send_messages(database, broker, tenant, job_id)[1]
+        return announce(database, broker, [unit_ids])[1]
     finally:
         broker.close()

@@ -10,7 +10,7 @@ for the prompts. `photos` holds one or several paths with `|` or `;` between the
 given; rows in which every cell is empty are skipped, as spreadsheets leave them at the end. A row with more or fewer
 cells than headings is a fault.
 
-JSON Lines. One identity per line; the first line may be `{"job": {...}}`. Empty lines are skipped.
+JSON Lines. One identity per line; the first line may be `{"job": {...}}`, and no other. Empty lines are skipped.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ _REFUSED = {"prompts", "fields"}
 _PHOTO_DIVIDER = re.compile(r"[|;]")
 
 Record = Mapped | Unreadable
+
+
+class LateJob(Unreadable):
+    """A job line of JSON Lines that is not the first: people before it were read without it."""
 
 
 class CsvStream:
@@ -141,7 +145,13 @@ class JsonLinesStream:
         """The records; can be walked once."""
         if self._first is not None:
             yield self._first
-        yield from self._records()
+        for record in self._records():
+            if isinstance(record, Mapped) and "job" in record and "id" not in record:
+                yield LateJob(
+                    "the job line must be the first of the file, and the only one; move it there", record.line
+                )
+            else:
+                yield record
 
     def _records(self) -> Iterator[Record]:
         while True:
@@ -201,9 +211,15 @@ class _Lines(Iterator[str]):
 def _check_columns(columns: list[str]) -> None:
     if len(columns) > MAX_COLUMNS:
         raise Unreadable(f"{len(columns)} headings; at most {MAX_COLUMNS} are allowed", 1)
+    known = {"id", "photos", *_TEXTS}
+    other_case = [name for name in columns if name not in known and name.lower() in known]
     for name in _REQUIRED:
-        if name not in columns:
-            raise Unreadable(f"no column {name!r}; the headings are {', '.join(columns)}", 1, name)
+        if name in columns:
+            continue
+        if name in (heading.lower() for heading in other_case):
+            lower = ", ".join(heading.lower() for heading in other_case)
+            raise Unreadable(f"no column {name!r}; write {', '.join(other_case)} in lower case: {lower}", 1, name)
+        raise Unreadable(f"no column {name!r}; the headings are {', '.join(columns)}", 1, name)
     for index, name in enumerate(columns):
         if name in columns[:index]:
             raise Unreadable(f"the heading {name!r} stands twice", 1, name)

@@ -12,7 +12,12 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_init, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import (
+    celeryd_init,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 
 from jobs.broker import make_app
 from jobs.settings import get_settings
@@ -25,7 +30,7 @@ log = logging.getLogger(__name__)
 # the cores from those that work: measured on two cores, the demo's worker used half the CPU time with this. It must be
 # set before torch loads OpenMP, which happens in the child.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-app: Celery = make_app(get_settings())
+app: Celery = make_app(get_settings(), current=True)
 app.conf.imports = ("worker.tasks",)
 
 _reapers: list[Reaper] = []

@@ -1,7 +1,9 @@
 """The units in this worker's hands: kept alive from a thread, and watched for loss.
 
-The thread prolongs every lease of this worker three times per lease life. A unit that the database no longer counts
-as ours (cancelled, or taken over after a silence) is lost at once: drawing for it stops at the next denoising step.
+The thread prolongs every lease in hand three times per lease life, each by its token: a lease that was forgotten,
+because a step raised or a commit's answer was lost, runs out and goes to whoever comes next. A unit that the database
+no longer counts as ours (cancelled, or taken over after a silence) is lost at once: drawing for it stops at the next
+denoising step.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from types import TracebackType
 from sqlalchemy import Connection
 
 from jobs.database import Database
-from jobs.repository import units, weight_sets
+from jobs.repository import units
 from jobs.repository.units import ClaimedUnit
 
 log = logging.getLogger(__name__)
@@ -31,10 +33,11 @@ class Leases:
         owner: str,
         *,
         lease_seconds: float,
-        sign_of_life: Callable[[Connection], None],
+        also: Sequence[Callable[[Connection], None]] = (),
     ) -> None:
+        """`also` are what each heartbeat does besides: the sign of life, the claim of a weight set in the making."""
         self._database, self._owner, self._lease_seconds = database, owner, lease_seconds
-        self._sign_of_life = sign_of_life
+        self._also = also
         self._lock = threading.Lock()
         self._tokens: dict[uuid.UUID, int] = {}
         self._last_confirmed = time.monotonic()
@@ -77,9 +80,9 @@ class Leases:
         with self._lock:
             before = dict(self._tokens)
         with self._database.transaction() as tx:
-            held = units.heartbeat(tx, self._owner, lease_seconds=self._lease_seconds)
-            weight_sets.heartbeat(tx, self._owner, lease_seconds=self._lease_seconds)
-            self._sign_of_life(tx)
+            held = units.heartbeat(tx, self._owner, before, lease_seconds=self._lease_seconds)
+            for duty in self._also:
+                duty(tx)
         with self._lock:
             self._last_confirmed = time.monotonic()
             for unit_id, token in before.items():

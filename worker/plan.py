@@ -32,13 +32,30 @@ def batch_key(render: WaitingRender) -> BatchKey:
     )
 
 
-def batches(renders: Sequence[WaitingRender], batch_size: int) -> list[tuple[BatchKey, list[WaitingRender]]]:
-    """Cut renders into batches of at most `batch_size`: as few as possible, each with one key."""
+class BatchSizes:
+    """How many pictures fit at once: as configured, or as many as turned out to fit for that size of picture."""
+
+    def __init__(self, configured: int) -> None:
+        self._configured = configured
+        self._learned: dict[tuple[int, int, bool], int] = {}
+
+    def of(self, key: BatchKey) -> int:
+        """The largest batch to try for this key."""
+        return self._learned.get((key.width, key.height, key.guided), self._configured)
+
+    def did_not_fit(self, key: BatchKey, size: int) -> int:
+        """Remember that `size` pictures did not fit; returns what to try from now on."""
+        self._learned[key.width, key.height, key.guided] = max(1, (size + 1) // 2)
+        return self.of(key)
+
+
+def batches(renders: Sequence[WaitingRender], sizes: BatchSizes) -> list[tuple[BatchKey, list[WaitingRender]]]:
+    """Cut renders into batches: as few as possible, each with one key and at most as large as fits."""
     by_key: dict[BatchKey, list[WaitingRender]] = {}
     for render in sorted(renders, key=lambda render: (render.unit.job_id, render.ordinal)):
         by_key.setdefault(batch_key(render), []).append(render)
     return [
-        (key, by_key[key][start : start + batch_size])
+        (key, by_key[key][start : start + sizes.of(key)])
         for key in sorted(by_key)
-        for start in range(0, len(by_key[key]), batch_size)
+        for start in range(0, len(by_key[key]), sizes.of(key))
     ]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
 import platform
+import signal
 import socket
+import threading
+import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 from sqlalchemy import Connection
@@ -20,12 +26,15 @@ from jobs.repository import units as unit_rows
 from jobs.settings import Settings
 from jobs.storage import open_storage
 from worker.leases import Leases
+from worker.plan import BatchSizes
 from worker.recorder import Recorder
 from worker.renderer import Renderer
 from worker.shift import Shift, ShiftReport
 from worker.weights import WeightSets
 
 log = logging.getLogger(__name__)
+# How long a profile that could not be loaded is left alone: messages for it must not unload the one that works.
+UNFIT_SECONDS = 60.0
 
 # Set by the parent when it is told to stop, read by the child between batches. It must exist before the fork.
 STOPPING = multiprocessing.get_context("fork").Event() if platform.system() != "Windows" else multiprocessing.Event()
@@ -59,6 +68,24 @@ def make_renderer(profile: Profile, settings: Settings) -> Renderer:
     return SdxlRenderer.load_profile(profile, settings)
 
 
+@contextmanager
+def _sigterm_finishes_the_batch() -> Iterator[threading.Event]:
+    """During a shift, SIGTERM means to this process what it means to its parent: finish the batch, give the rest back.
+
+    systemd and others send it to the whole group; without this the child would end in the middle of a batch, and what
+    it held would wait for its leases to run out. The event is set when the signal came.
+    """
+    told = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield told  # only the main thread may set handlers; elsewhere somebody else minds the signals
+        return
+    before = signal.signal(signal.SIGTERM, lambda _signal, _frame: told.set())
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class WorkerProcess:
     """Runs shifts; loads a profile when a shift first needs it, and holds one at a time."""
 
@@ -71,24 +98,34 @@ class WorkerProcess:
         self._storage = open_storage(settings.storage_url, settings)
         self._renderer: Renderer | None = None
         self._weight_sets: WeightSets | None = None
+        self._sizes = BatchSizes(1)
+        self._unfit_until: dict[str, float] = {}
         self._state = "starting"
 
     def profile_to_draw(self, unit_id: uuid.UUID) -> str | None:
         """The profile to load for this message, or None when nothing waits that this worker could draw."""
-        known = load_profiles(self._settings)
+        now = time.monotonic()
+        known = [name for name in load_profiles(self._settings) if self._unfit_until.get(name, 0.0) <= now]
         held = self._renderer.profile if self._renderer else None
         with self._database.reading() as tx:
             return unit_rows.profile_to_draw(tx, unit_id, sorted(known, key=lambda name: name != held))
 
     def run_shift(self, unit_id: uuid.UUID, profile_name: str) -> ShiftReport:
         """Draw from this unit on until the shift ends."""
-        renderer, weight_sets = self._ready_for(profile_name)
+        with _sigterm_finishes_the_batch() as told:
+            return self._run_shift(
+                unit_id, *self._ready_for(profile_name), should_stop=lambda: told.is_set() or STOPPING.is_set()
+            )
+
+    def _run_shift(
+        self, unit_id: uuid.UUID, renderer: Renderer, weight_sets: WeightSets, *, should_stop: Callable[[], bool]
+    ) -> ShiftReport:
         self._state = "working"
         leases = Leases(
             self._database,
             self.owner,
             lease_seconds=self._settings.lease_seconds,
-            sign_of_life=self._sign_of_life,
+            also=(self._sign_of_life, weight_sets.heartbeat),
         )
         recorder = Recorder(
             self._database,
@@ -109,7 +146,8 @@ class WorkerProcess:
                     leases,
                     recorder,
                     self.owner,
-                    should_stop=STOPPING.is_set,
+                    sizes=self._sizes,
+                    should_stop=should_stop,
                 )
                 report = shift.run(unit_id)
         finally:
@@ -146,18 +184,22 @@ class WorkerProcess:
         )
 
     def _ready_for(self, profile_name: str) -> tuple[Renderer, WeightSets]:
-        """The loaded profile; a worker that cannot load it says so in its row and takes no unit."""
-        if self._renderer is None or self._weight_sets is None or self._renderer.profile != profile_name:
-            self._renderer = self._weight_sets = None  # the old profile's memory goes before the new one is loaded
-            self.tell("starting")
-            try:
-                renderer = make_renderer(find_profile(self._settings, profile_name), self._settings)
-            except Exception as error:
-                self.tell("unfit", f"profile {profile_name}: {error}")
-                log.error("this worker takes no unit of profile %s: %s", profile_name, error)
-                raise
-            self._renderer = renderer
-            self._weight_sets = WeightSets(
-                self._database, self._storage, renderer, self.owner, lease_seconds=self._settings.lease_seconds
-            )
-        return self._renderer, self._weight_sets
+        """The loaded profile; a worker that cannot load it says so in its row and takes no unit of it for a while."""
+        if self._renderer is not None and self._weight_sets is not None and self._renderer.profile == profile_name:
+            return self._renderer, self._weight_sets
+        profile = find_profile(self._settings, profile_name)
+        self._renderer = self._weight_sets = None  # the old profile's memory goes before the new one is loaded
+        gc.collect()
+        self.tell("starting")
+        try:
+            renderer = make_renderer(profile, self._settings)
+        except Exception as error:
+            self._unfit_until[profile_name] = time.monotonic() + UNFIT_SECONDS
+            self.tell("unfit", f"profile {profile_name}: {error}")
+            log.error("this worker takes no unit of profile %s: %s", profile_name, error)
+            raise
+        self._renderer, self._sizes = renderer, BatchSizes(renderer.batch_size)
+        self._weight_sets = WeightSets(
+            self._database, self._storage, renderer, self.owner, lease_seconds=self._settings.lease_seconds
+        )
+        return renderer, self._weight_sets

@@ -120,7 +120,7 @@ class Recorder:
 
     def _record(self, finished: Finished) -> None:
         render = finished.render
-        similarity, reason = self._renderer.similarity(finished.image, finished.weights.reference_embedding)
+        similarity, reason = self._similarity(finished)
         known = self._known(finished, similarity, reason)
         began = time.perf_counter()
         data = encode_png(finished.image, known)
@@ -155,6 +155,14 @@ class Recorder:
             log.warning("a picture came too late: its unit was cancelled or taken over", extra={"key": key})
             self._remove(key)
 
+    def _similarity(self, finished: Finished) -> tuple[float | None, str | None]:
+        """A picture that cannot be measured is still a picture: null, with the reason."""
+        try:
+            return self._renderer.similarity(finished.image, finished.weights.reference_embedding)
+        except Exception as error:
+            log.exception("the ID similarity could not be measured", extra={"render": str(finished.render.id)})
+            return None, f"could not be measured: {type(error).__name__}"
+
     def _store(self, key: str, data: bytes) -> bytes:
         """Store the picture; returns the bytes that lie there, ours or those of an earlier try under the same lease."""
         try:
@@ -167,7 +175,7 @@ class Recorder:
         try:
             self._storage.delete(key)
         except StorageError:
-            log.exception("an orphaned picture stays until the sweep", extra={"key": key})
+            log.exception("a picture that no row names could not be removed", extra={"key": key})
 
     def _known(self, finished: Finished, similarity: float | None, reason: str | None) -> dict[str, object]:
         """What is written into the picture."""

@@ -13,9 +13,12 @@ import logging
 import random
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from sqlalchemy import Connection
 
 from jobs.database import Database
 from jobs.errors import JobsError
@@ -26,7 +29,7 @@ from jobs.repository.units import ClaimedUnit
 from jobs.settings import Settings
 from worker.errors import BatchAbandoned, OutOfMemory, code_of, is_retryable
 from worker.leases import Leases
-from worker.plan import BatchKey, batches
+from worker.plan import BatchKey, BatchSizes, batches
 from worker.recorder import Finished, Recorder
 from worker.renderer import Renderer, Sample
 from worker.weights import Weights, WeightSets
@@ -59,11 +62,14 @@ class Shift:
         recorder: Recorder,
         owner: str,
         *,
+        sizes: BatchSizes,
         should_stop: Callable[[], bool],
     ) -> None:
         self._database, self._settings, self._renderer = database, settings, renderer
         self._weight_sets, self._leases, self._recorder = weight_sets, leases, recorder
         self._owner, self._should_stop = owner, should_stop
+        self._sizes = sizes
+        self._unit_faults: dict[uuid.UUID, Exception] = {}
         self._ends_at = time.monotonic() + settings.shift_seconds
         self.report = ShiftReport()
 
@@ -112,57 +118,79 @@ class Shift:
         """Draw everything that waits for one person, and settle the units whatever happens."""
         self.report.groups += 1
         fault: Exception | None = None
+        self._unit_faults.clear()
         try:
             with self._database.reading() as tx:
                 waiting = render_rows.waiting(tx, group)
-            weights = self._weight_sets.obtain(group[0], lambda: self._wanted(group))
+            weights = self._weight_sets.obtain(group[0], lambda: self._wanted(group)) if waiting else None
             if weights is not None:
                 self.report.generated += weights.source == "generated"
                 self._draw_all(weights, waiting)
-        except BatchAbandoned as error:
-            log.info("%s", error)
-        except Exception as error:
-            log.log(
-                logging.INFO if _expected(error) else logging.ERROR,
-                "a person could not be drawn: %s",
-                error,
-                exc_info=None if _expected(error) else error,
-            )
+        except Exception as error:  # noqa: BLE001 - it becomes the units' fault, whatever it was
+            _log_fault("a person could not be drawn", error)
             fault = error
         for unit in group:
-            self._settle(unit, self._recorder.wait_for(unit) or fault)
+            recorded = self._recorder.wait_for(unit)
+            self._settle(unit, recorded or self._unit_faults.get(unit.id) or fault)
         self.report.units += len(group)
 
     def _wanted(self, group: Sequence[ClaimedUnit]) -> bool:
         return not self._is_over() and any(map(self._leases.holds, group))
 
     def _draw_all(self, weights: Weights, waiting: Sequence[WaitingRender]) -> None:
-        """Merge and draw, batch after batch; a batch that does not fit is halved, and the worker remembers."""
-        todo = batches(waiting, self._renderer.batch_size)
+        """Merge and draw, batch after batch.
+
+        A batch that does not fit is cut smaller, and the worker remembers. A batch that meets another fault is cut in
+        two until the render at fault stands alone: one bad render fails itself, not the person's other jobs.
+        """
+        todo = deque(batches(waiting, self._sizes))
         seconds_weights = weights.seconds / max(1, len(waiting))
         while todo and not self._is_over():
-            key, batch = todo.pop(0)
-            batch = [render for render in batch if self._leases.holds(render.unit)]
+            key, batch = todo.popleft()
+            batch = [r for r in batch if self._leases.holds(r.unit) and r.unit.id not in self._unit_faults]
             if not batch:
                 continue
+            merging = self._renderer.apply(weights.loaded, key.lora_weight)
             try:
-                self._draw_batch(weights, key, batch, seconds_weights)
-            except OutOfMemory:
+                self._draw_batch(weights, key, batch, seconds_weights, merging)
+            except BatchAbandoned as error:
+                log.info("%s", error)
+            except OutOfMemory as error:
+                fits = self._sizes.did_not_fit(key, len(batch))
+                log.warning("out of memory with a batch of %d; going on with %d", len(batch), fits)
                 if len(batch) == 1:
-                    raise
-                self._renderer.batch_size = (len(batch) + 1) // 2
-                log.warning("out of memory with a batch of %d; going on with %d", len(batch), self._renderer.batch_size)
-                rest = [render for _, left in todo for render in left]
-                todo = batches([*batch, *rest], self._renderer.batch_size)
+                    self._fail_alone(batch[0], error)
+                else:
+                    rest = [render for _, left in todo for render in left]
+                    todo = deque(batches([*batch, *rest], self._sizes))
+            except Exception as error:  # noqa: BLE001 - it becomes the render's fault, whatever it was
+                if len(batch) == 1:
+                    self._fail_alone(batch[0], error)
+                else:
+                    half = len(batch) // 2
+                    todo.extendleft([(key, batch[half:]), (key, batch[:half])])
+
+    def _fail_alone(self, render: WaitingRender, error: Exception) -> None:
+        """The one render at fault: failed with its reason, or its unit tried again later if that may help."""
+        _log_fault(f"render {render.id} could not be drawn", error)
+        if is_retryable(error):
+            self._unit_faults[render.unit.id] = error
+            return
+        with self._database.transaction() as tx:
+            render_rows.fail(tx, render, self._owner, error_code=code_of(error), error=_told(error))
 
     def _draw_batch(
-        self, weights: Weights, key: BatchKey, batch: Sequence[WaitingRender], seconds_weights: float
+        self,
+        weights: Weights,
+        key: BatchKey,
+        batch: Sequence[WaitingRender],
+        seconds_weights: float,
+        merging: float,
     ) -> None:
         def on_step(_step: int, _steps: int) -> None:
             if not any(self._leases.holds(render.unit) for render in batch):
                 raise BatchAbandoned
 
-        merging = self._renderer.apply(weights.loaded, key.lora_weight)
         samples = [Sample(r.prompt, r.negative_prompt, r.seed, r.guidance) for r in batch]
         drawn = self._renderer.draw(
             samples, width=key.width, height=key.height, steps=key.steps, scheduler=key.scheduler, on_step=on_step
@@ -185,29 +213,45 @@ class Shift:
             )
 
     def _settle(self, unit: ClaimedUnit, fault: Exception | None) -> None:
-        """End a unit that met a fault, or hand it back; one without a fault was settled by its last picture."""
-        if self._leases.holds(unit):
-            with self._database.transaction() as tx:
-                if fault is None:
-                    unit_rows.count_drawn(tx, unit, self._owner)
-                    if unit_rows.release(tx, unit, self._owner, give_attempt_back=True):
-                        self.report.handed_back.append(unit.id)
-                elif is_retryable(fault) and unit.attempts < self._settings.max_attempts:
-                    unit_rows.release(
-                        tx,
-                        unit,
-                        self._owner,
-                        after_seconds=self._wait_before(unit.attempts + 1),
-                        error_code=code_of(fault),
-                        error=_told(fault),
-                    )
-                else:
-                    unit_rows.fail(tx, unit, self._owner, error_code=code_of(fault), error=_told(fault))
-        self._leases.let_go(unit)
+        """End a unit that met a fault, or hand it back; one without a fault was settled by its last picture.
+
+        Whatever is raised here, the lease is let go: it runs out, and somebody else takes the unit.
+        """
+        try:
+            if self._leases.holds(unit):
+                with self._database.transaction() as tx:
+                    self._settle_held(tx, unit, fault)
+        except JobsError as error:
+            log.warning("unit %s is left to its lease: %s", unit.id, error)
+        finally:
+            self._leases.let_go(unit)
+
+    def _settle_held(self, tx: Connection, unit: ClaimedUnit, fault: Exception | None) -> None:
+        owner = self._owner
+        if fault is None:
+            unit_rows.recount(tx, unit, owner)
+            if unit_rows.release(tx, unit, owner, give_attempt_back=True):
+                self.report.handed_back.append(unit.id)
+            return
+        code, told = code_of(fault), _told(fault)
+        if is_retryable(fault) and unit.attempts < self._settings.max_attempts:
+            unit_rows.release(
+                tx, unit, owner, after_seconds=self._wait_before(unit.attempts + 1), error_code=code, error=told
+            )
+        else:
+            unit_rows.fail(tx, unit, owner, error_code=code, error=told)
 
     def _wait_before(self, attempt: int) -> float:
         """Doubling waits with jitter, so that units that failed together do not come back together."""
         return self._settings.retry_seconds * 2.0 ** (attempt - 2) * random.uniform(0.75, 1.25)
+
+
+def _log_fault(what: str, error: Exception) -> None:
+    """Our own errors speak for themselves; of foreign ones the log keeps the traceback."""
+    if _expected(error):
+        log.info("%s: %s", what, error)
+    else:
+        log.error("%s: %s", what, error, exc_info=error)
 
 
 def _expected(error: Exception) -> bool:

@@ -15,13 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Connection
+
+from hyperlora.errors import FaceError
 from jobs.database import Database
-from jobs.errors import JobsError, ObjectExists, ObjectMissing
+from jobs.errors import JobsError, ObjectExists, ObjectMissing, PhotoRefused
 from jobs.repository import weight_sets
 from jobs.repository.units import ClaimedUnit
 from jobs.repository.weight_sets import StoredPhoto, WeightSetRow
 from jobs.storage import Storage
-from worker.errors import WeightSetDamaged, code_of, is_retryable
+from worker.errors import WeightSetDamaged
 from worker.renderer import Renderer
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,13 @@ class WeightSets:
         self._lease_seconds, self._keep = lease_seconds, keep
         self._memory: OrderedDict[str, Weights] = OrderedDict()
         self._idle = threading.Event()
+        self._in_hand: WeightSetRow | None = None
+
+    def heartbeat(self, tx: Connection) -> None:
+        """Prolong the claim that is being worked on, if there is one."""
+        row = self._in_hand
+        if row is not None:
+            weight_sets.heartbeat(tx, row, self._owner, lease_seconds=self._lease_seconds)
 
     def obtain(self, unit: ClaimedUnit, still_wanted: Callable[[], bool]) -> Weights | None:
         """The weight set for this unit's person; None when `still_wanted` turned false while waiting.
@@ -82,10 +92,6 @@ class WeightSets:
         with self._database.reading() as tx:
             photo_set, photos = weight_sets.photo_set(tx, unit.tenant_id, unit.photo_set_id)
         fingerprint = weight_set_fingerprint(unit.tenant_id, photo_set, self._renderer)
-        if fingerprint in self._memory:
-            self._memory.move_to_end(fingerprint)
-            known = self._memory[fingerprint]
-            return Weights(fingerprint, known.loaded, known.reference_embedding, time.perf_counter() - began, "memory")
         with self._database.transaction() as tx:
             weight_sets.begin(
                 tx,
@@ -94,6 +100,10 @@ class WeightSets:
                 hyperlora_fingerprint=self._renderer.hyperlora_fingerprint,
                 photo_set_id=unit.photo_set_id,
             )
+        if fingerprint in self._memory:
+            self._memory.move_to_end(fingerprint)
+            known = self._memory[fingerprint]
+            return Weights(fingerprint, known.loaded, known.reference_embedding, time.perf_counter() - began, "memory")
         lost_key: str | None = None
         while still_wanted():
             with self._database.transaction() as tx:
@@ -107,7 +117,11 @@ class WeightSets:
                 )
                 row = mine or weight_sets.find(tx, unit.tenant_id, fingerprint)
             if mine is not None:
-                return self._remember(self._generate(mine, unit, photos, began))
+                self._in_hand = mine
+                try:
+                    return self._remember(self._generate(mine, unit, photos, began))
+                finally:
+                    self._in_hand = None
             if row is not None and row.state == "failed":
                 raise WeightSetRefused(row.error_code or "weight_set_failed", row.error or "no reason was recorded")
             if row is not None and row.state == "ready":
@@ -144,11 +158,16 @@ class WeightSets:
             # The token in the name: a slow claimant that was fenced out cannot overwrite its successor's object.
             key = f"{row.tenant_id}/weights/{row.fingerprint}-{row.lease_token}.safetensors"
             self._put(key, made.lora)
-        except Exception as error:
-            self._record_failure(row, error)
-            if is_retryable(error):
-                raise
-            raise WeightSetRefused(code_of(error), str(error)) from error
+        except (FaceError, PhotoRefused) as error:
+            # The photos' own fault: written down, so that nobody tries again until somebody asks to.
+            with self._database.transaction() as tx:
+                weight_sets.fail(tx, row, self._owner, error_code=error.code, error=str(error))
+            raise WeightSetRefused(error.code, str(error)) from error
+        except Exception:
+            # Anybody else's fault, such as the store's: the photos may be tried again at once.
+            with self._database.transaction() as tx:
+                weight_sets.give_back(tx, row, self._owner)
+            raise
         seconds = time.perf_counter() - began
         with self._database.transaction() as tx:
             kept = weight_sets.finish(
@@ -175,10 +194,3 @@ class WeightSets:
         except ObjectExists:
             if self._storage.get(key) != data:
                 raise
-
-    def _record_failure(self, row: WeightSetRow, error: Exception) -> None:
-        with self._database.transaction() as tx:
-            if is_retryable(error):
-                weight_sets.give_back(tx, row, self._owner)
-            else:
-                weight_sets.fail(tx, row, self._owner, error_code=code_of(error), error=str(error))

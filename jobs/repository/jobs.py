@@ -11,8 +11,7 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
-from jobs.models import Event, Job, Render, Tenant, Unit, WeightSet, WeightSetSource, new_id, utcnow
-from jobs.repository.writer import add_missing
+from jobs.models import Event, Job, Render, Unit, WeightSet, WeightSetSource, new_id, utcnow
 
 CANCELLED = "cancelled"
 
@@ -59,8 +58,7 @@ def newest(tx: Connection, tenant_id: str) -> JobRow | None:
 def add(
     tx: Connection, tenant_id: str, *, key: str, content_hash: str, name: str | None, profile: str, priority: int
 ) -> uuid.UUID:
-    """Insert a job that has no units yet; its totals follow with `accept`."""
-    add_missing(tx, Tenant, [{"id": tenant_id, "created_at": utcnow()}], ["id"])
+    """Insert a job of a registered tenant that has no units yet; its totals follow with `accept`."""
     job_id = new_id()
     row = {"tenant_id": tenant_id, "id": job_id, "key": key, "content_hash": content_hash, "name": name}
     row |= {"profile": profile, "priority": priority, "created_at": utcnow()}
@@ -90,11 +88,17 @@ def unit_ids(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, chunk: int = 
         last = ids[-1]
 
 
+def _lock(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
+    """Hold off every other change of this job until the transaction ends."""
+    tx.execute(select(Job.id).where(Job.tenant_id == tenant_id, Job.id == job_id).with_for_update())
+
+
 def cancel(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> int:
     """Stop a job: nothing of it is drawn any more, what is drawn stays. Returns how many renders were cancelled.
 
     A worker in the middle of a batch loses its lease by this, and notices with its next heartbeat.
     """
+    _lock(tx, tenant_id, job_id)
     mine = (Unit.tenant_id == tenant_id, Unit.job_id == job_id, Unit.state.in_(("ready", "leased")))
     # Units first: their row locks hold off a worker that is about to record a render.
     tx.execute(
@@ -117,13 +121,18 @@ def cancel(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> int:
     return count
 
 
-def retry(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, cancelled: bool = False) -> int:
-    """Wait again for every failed render of a job (and the cancelled ones if asked). Returns how many wait again."""
+def retry(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, cancelled: bool = False) -> tuple[int, list[uuid.UUID]]:
+    """Wait again for every failed render of a job (and the cancelled ones if asked).
+
+    Returns how many wait again, and the units they are in.
+    """
+    _lock(tx, tenant_id, job_id)
     states = ("failed", "cancelled") if cancelled else ("failed",)
     again = (Render.tenant_id == tenant_id, Render.job_id == job_id, Render.state.in_(states))
     touched = list(tx.execute(select(Render.unit_id).where(*again).distinct()).scalars())
     if not touched:
-        return 0
+        return 0, []
+    reopened_units: list[uuid.UUID] = []
     fresh = {"state": "waiting", "error_code": None, "error": None, "finished_at": None}
     count = 0
     for unit_id in touched:
@@ -145,12 +154,13 @@ def retry(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, cancelled: bool 
             )
         )
         if reopened.rowcount:
+            reopened_units.append(unit_id)
             count += tx.execute(update(Render).where(*again, Render.unit_id == unit_id).values(**fresh)).rowcount
     _reopen_weight_sets(tx, tenant_id, job_id)
     if cancelled:
         tx.execute(update(Job).where(Job.tenant_id == tenant_id, Job.id == job_id).values(cancelled_at=None))
     record_event(tx, tenant_id, "job.retried", job_id=job_id, data={"renders": count})
-    return count
+    return count, reopened_units
 
 
 def _reopen_weight_sets(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
@@ -163,11 +173,17 @@ def _reopen_weight_sets(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> No
     tx.execute(update(WeightSet).where(*failed).values(state="pending", error_code=None, error=None))
 
 
-def rerun(tx: Connection, tenant_id: str, render_id: uuid.UUID, *, seed: int, age_seconds: int) -> uuid.UUID | None:
-    """Ask for a render once more, in a unit of its own, under `seed`. Returns the new render's id, None if unknown."""
+def rerun(
+    tx: Connection, tenant_id: str, render_id: uuid.UUID, *, seed: int, age_seconds: int
+) -> tuple[uuid.UUID, uuid.UUID] | None:
+    """Ask for a render once more, in a unit of its own, under `seed`.
+
+    Returns the ids of the new render and its unit; None if the render is unknown.
+    """
     asked = tx.execute(select(Render).where(Render.tenant_id == tenant_id, Render.id == render_id)).one_or_none()
     if asked is None:
         return None
+    _lock(tx, tenant_id, asked.job_id)
     old = tx.execute(select(Unit).where(Unit.tenant_id == tenant_id, Unit.id == asked.unit_id)).one()
     now = tx.execute(select(epoch_now())).scalar_one()
     unit_id, new_render_id = new_id(), new_id()
@@ -182,7 +198,7 @@ def rerun(tx: Connection, tenant_id: str, render_id: uuid.UUID, *, seed: int, ag
     tx.execute(insert(Render).values(ordinal=ordinal, seed=seed, created_at=utcnow(), **row))
     totals = {"units_total": Job.units_total + 1, "renders_total": Job.renders_total + 1}
     tx.execute(update(Job).where(Job.tenant_id == tenant_id, Job.id == asked.job_id).values(**totals))
-    return new_render_id
+    return new_render_id, unit_id
 
 
 def record_event(

@@ -119,6 +119,7 @@ def fail(tx: Connection, render: WaitingRender, owner: str, *, error_code: str, 
         return False
     if not _settle(tx, render, state="failed", error_code=error_code, error=error):
         return False
+    units.note_fault(tx, render.unit, owner, error_code=error_code, error=error)
     return units.count_drawn(tx, render.unit, owner, failed=1)
 
 

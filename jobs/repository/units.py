@@ -8,11 +8,11 @@ out. Attempts are counted by the claim, before any work starts, so that a unit t
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, case, or_, select, update
+from sqlalchemy import Connection, Select, and_, case, func, or_, select, tuple_, update
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
@@ -145,11 +145,22 @@ def lock_held(tx: Connection, unit: ClaimedUnit, owner: str) -> bool:
     return tx.execute(select(Unit.id).where(_held(unit, owner)).with_for_update()).one_or_none() is not None
 
 
-def heartbeat(tx: Connection, owner: str, *, lease_seconds: float) -> dict[uuid.UUID, int]:
-    """Prolong every lease of `owner`; returns the units it still holds with their tokens."""
+def heartbeat(
+    tx: Connection, owner: str, held: Mapping[uuid.UUID, int], *, lease_seconds: float
+) -> dict[uuid.UUID, int]:
+    """Prolong the leases `held` (unit to token); returns those that are still held.
+
+    Named one by one: a lease that this process forgot, because an answer was lost or a step raised, must run out.
+    """
+    if not held:
+        return {}
     statement = (
         update(Unit)
-        .where(Unit.lease_owner == owner, Unit.state == "leased")
+        .where(
+            tuple_(Unit.id, Unit.lease_token).in_(list(held.items())),
+            Unit.lease_owner == owner,
+            Unit.state == "leased",
+        )
         .values(lease_until=epoch_now() + lease_seconds)
         .returning(Unit.id, Unit.lease_token)
     )
@@ -169,9 +180,31 @@ def count_drawn(tx: Connection, unit: ClaimedUnit, owner: str, *, done: int = 0,
             state=case((finished, case((Unit.renders_done + done > 0, "done"), else_="failed")), else_=Unit.state),
             finished_at=case((finished, utcnow()), else_=None),
             lease_until=case((finished, None), else_=Unit.lease_until),
+            # A fault of an earlier try is forgotten when every picture came out in the end.
+            error_code=case((and_(finished, Unit.renders_failed + failed == 0), None), else_=Unit.error_code),
+            error=case((and_(finished, Unit.renders_failed + failed == 0), None), else_=Unit.error),
         )
     )
     return tx.execute(statement).rowcount == 1
+
+
+def recount(tx: Connection, unit: ClaimedUnit, owner: str) -> bool:
+    """Set a held unit's counters to what its renders say, and settle it when none waits; False when fenced out."""
+    if not lock_held(tx, unit, owner):
+        return False
+    mine = (Render.tenant_id == unit.tenant_id, Render.unit_id == unit.id)
+    found = {
+        row.state: row.renders
+        for row in tx.execute(select(Render.state, func.count().label("renders")).where(*mine).group_by(Render.state))
+    }
+    counters = {f"renders_{state}": found.get(state, 0) for state in ("done", "failed", "cancelled")}
+    tx.execute(update(Unit).where(_held(unit, owner)).values(renders_total=sum(found.values()), **counters))
+    return count_drawn(tx, unit, owner)
+
+
+def note_fault(tx: Connection, unit: ClaimedUnit, owner: str, *, error_code: str, error: str) -> None:
+    """Write the reason of one render's failure on its unit, where the person's status shows it."""
+    tx.execute(update(Unit).where(_held(unit, owner)).values(error_code=error_code, error=error))
 
 
 def release(
@@ -206,9 +239,9 @@ def release(
 
 def fail(tx: Connection, unit: ClaimedUnit, owner: str, *, error_code: str, error: str) -> bool:
     """End a held unit: every render that still waits fails with this reason; False when fenced out."""
-    told = update(Unit).where(_held(unit, owner)).values(error_code=error_code, error=error)
-    if tx.execute(told).rowcount != 1:
+    if not lock_held(tx, unit, owner):
         return False
+    note_fault(tx, unit, owner, error_code=error_code, error=error)
     failed = _fail_waiting(tx, [(unit.tenant_id, unit.id)], error_code, error)
     return count_drawn(tx, unit, owner, failed=failed)
 
@@ -231,9 +264,11 @@ def reap(tx: Connection, *, max_attempts: int, limit: int = 500) -> tuple[int, i
     Returns: how many were handed back, how many were given up.
     """
     expired = _expired()
+    # A unit can wait at the cap too, when the cap was lowered: it is claimed no more, so it is ended here.
+    ended = or_(expired, _ready())
     hopeless = tx.execute(
         select(Unit.tenant_id, Unit.id, Unit.attempts)
-        .where(expired, Unit.attempts >= max_attempts)
+        .where(ended, Unit.attempts >= max_attempts)
         .limit(limit)
         .with_for_update(skip_locked=True)
     ).all()
@@ -271,7 +306,8 @@ def unsent(tx: Connection, *, resend_seconds: float, limit: int) -> list[uuid.UU
     statement = (
         select(Unit.id)
         .where(Unit.state == "ready", Unit.ready_at <= epoch_now(), stale)
-        .order_by(Unit.sort_key, Unit.id)
+        # Never announced first, then the longest silent: an old backlog must not keep a new unit from its message.
+        .order_by(Unit.message_sent_at.asc().nulls_first(), Unit.sort_key)
         .limit(limit)
     )
     return list(tx.execute(statement).scalars())
@@ -282,13 +318,6 @@ def mark_sent(tx: Connection, unit_ids: Sequence[uuid.UUID]) -> None:
     for start in range(0, len(unit_ids), 500):
         part = unit_ids[start : start + 500]
         tx.execute(update(Unit).where(Unit.id.in_(part)).values(message_sent_at=epoch_now()))
-
-
-def mark_job_sent(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
-    """Note that the broker has taken a message for every unit of the job."""
-    tx.execute(
-        update(Unit).where(Unit.tenant_id == tenant_id, Unit.job_id == job_id).values(message_sent_at=epoch_now())
-    )
 
 
 def profile_to_draw(tx: Connection, unit_id: uuid.UUID, profiles: Sequence[str]) -> str | None:

@@ -69,14 +69,16 @@ def find(tx: Connection, tenant_id: str, fingerprint: str) -> WeightSetRow | Non
 def begin(
     tx: Connection, tenant_id: str, fingerprint: str, *, hyperlora_fingerprint: str, photo_set_id: uuid.UUID
 ) -> None:
-    """Make the row of a weight set and name its source, unless somebody has done so."""
+    """Make the row of a weight set unless somebody has, and name the photo set among its sources.
+
+    The same photos under two names are one weight set with two sources: erasing either person reaches it.
+    """
     insert_or_ignore = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
-    weight_set_id = new_id()
-    made = tx.execute(
+    tx.execute(
         insert_or_ignore(WeightSet)
         .values(
             tenant_id=tenant_id,
-            id=weight_set_id,
+            id=new_id(),
             fingerprint=fingerprint,
             kind="photos",
             state="pending",
@@ -87,14 +89,14 @@ def begin(
             created_at=utcnow(),
         )
         .on_conflict_do_nothing(index_elements=["tenant_id", "fingerprint"])
-        .returning(WeightSet.id)
-    ).one_or_none()
-    if made is not None:
-        tx.execute(
-            insert(WeightSetSource).values(
-                tenant_id=tenant_id, weight_set_id=weight_set_id, position=0, photo_set_id=photo_set_id, weight=1.0
-            )
-        )
+    )
+    mine = (WeightSet.tenant_id == tenant_id, WeightSet.fingerprint == fingerprint)
+    weight_set_id = tx.execute(select(WeightSet.id).where(*mine).with_for_update()).scalar_one()
+    of_set = (WeightSetSource.tenant_id == tenant_id, WeightSetSource.weight_set_id == weight_set_id)
+    known = list(tx.execute(select(WeightSetSource.photo_set_id).where(*of_set)).scalars())
+    if photo_set_id not in known:
+        row = {"tenant_id": tenant_id, "weight_set_id": weight_set_id, "photo_set_id": photo_set_id}
+        tx.execute(insert(WeightSetSource).values(position=len(known), weight=1.0, **row))
 
 
 def claim(
@@ -107,6 +109,8 @@ def claim(
     """
     open_now: list[ColumnElement[bool]] = [
         WeightSet.state == "pending",
+        # An owner generates one set at a time: a claim of its own that it meets here is one it lost hold of.
+        and_(WeightSet.state == "generating", WeightSet.lease_owner == owner),
         and_(WeightSet.state == "generating", WeightSet.lease_until < epoch_now()),
     ]
     if lost_key is not None:
@@ -127,13 +131,9 @@ def claim(
     return WeightSetRow(*row) if row else None
 
 
-def heartbeat(tx: Connection, owner: str, *, lease_seconds: float) -> None:
-    """Prolong the claims of a worker that is still generating."""
-    tx.execute(
-        update(WeightSet)
-        .where(WeightSet.lease_owner == owner, WeightSet.state == "generating")
-        .values(lease_until=epoch_now() + lease_seconds)
-    )
+def heartbeat(tx: Connection, row: WeightSetRow, owner: str, *, lease_seconds: float) -> None:
+    """Prolong the one claim that this worker is working on."""
+    tx.execute(update(WeightSet).where(_held(row, owner)).values(lease_until=epoch_now() + lease_seconds))
 
 
 def _held(row: WeightSetRow, owner: str) -> ColumnElement[bool]:

@@ -41,21 +41,24 @@ VIEWS = {
         SELECT u.tenant_id, u.job_id, u.identity_id, i.external_id,
                CASE
                  WHEN u.waiting = 0 AND u.cancelled > 0 AND u.done + u.failed = 0 THEN 'cancelled'
-                 WHEN u.waiting = 0 AND u.failed = 0 THEN 'done'
+                 WHEN u.waiting = 0 AND u.failed + u.cancelled = 0 THEN 'done'
                  WHEN u.waiting = 0 AND u.done = 0 THEN 'failed'
                  WHEN u.waiting = 0 THEN 'partial'
                  WHEN u.leased > 0 OR u.done + u.failed > 0 THEN 'running'
                  ELSE 'waiting'
                END AS state,
-               u.renders, u.waiting, u.done, u.failed, u.cancelled, u.error_code, u.error,
+               u.renders, u.waiting, u.done, u.failed, u.cancelled, e.error_code, e.error,
                CASE WHEN u.waiting = 0 THEN u.finished_at END AS finished_at
         FROM (SELECT tenant_id, job_id, identity_id, sum(renders_total) AS renders,
                      sum(renders_total - renders_done - renders_failed - renders_cancelled) AS waiting,
                      sum(CASE WHEN state = 'leased' THEN 1 ELSE 0 END) AS leased,
                      sum(renders_done) AS done, sum(renders_failed) AS failed, sum(renders_cancelled) AS cancelled,
-                     max(error_code) AS error_code, max(error) AS error, max(finished_at) AS finished_at
+                     min(CASE WHEN error_code IS NOT NULL THEN CAST(id AS VARCHAR(36)) END) AS faulty_unit,
+                     max(finished_at) AS finished_at
               FROM units GROUP BY tenant_id, job_id, identity_id) u
-        JOIN identities i ON i.tenant_id = u.tenant_id AND i.id = u.identity_id""",
+        JOIN identities i ON i.tenant_id = u.tenant_id AND i.id = u.identity_id
+        LEFT JOIN units e ON e.tenant_id = u.tenant_id AND e.job_id = u.job_id
+                         AND CAST(e.id AS VARCHAR(36)) = u.faulty_unit""",
     "render_metrics": """
         SELECT r.tenant_id, r.job_id, j.key AS job_key, r.identity_id, i.external_id, r.unit_id, r.id AS render_id,
                r.rerun_of, r.ordinal, r.prompt_name, r.prompt, r.final_prompt, r.negative_prompt, r.seed,

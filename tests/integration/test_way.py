@@ -173,14 +173,18 @@ def test_three_workers_share_twenty_people(stack: Stack) -> None:
     assert len(all_pictures(stack)) == 160
 
 
-def test_sigterm_hands_the_rest_back_at_once(stack: Stack) -> None:
+@pytest.mark.parametrize("whole_group", [False, True], ids=["parent", "group"])
+def test_sigterm_hands_the_rest_back_at_once(stack: Stack, whole_group: bool) -> None:
     # Given a worker in the middle of a long job
     enqueue(people_manifest(defaults={"size": 64, "steps": 5, "seeds": 20}), settings=stack.settings, base=PHOTOS)
     with stack.worker(PORTRAITS_FAKE_STEP_SECONDS="0.05") as worker:
         stack.wait(lambda found: found.job["done"] >= 1)
 
-        # When it is told to stop
-        worker.send_signal(signal.SIGTERM)
+        # When it is told to stop: the parent alone, or parent and child as systemd does
+        if whole_group:
+            os.killpg(worker.pid, signal.SIGTERM)
+        else:
+            worker.send_signal(signal.SIGTERM)
         worker.wait(timeout=30)
 
     # Then it ends well, holds nothing, and no attempt was lost

@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from jobs.database import Database
 from jobs.models import Unit
 from jobs.repository import fleet, queries
 from jobs.repository import jobs as job_rows
+from jobs.repository import people as people_rows
 from jobs.repository.writer import JobWriter, PersonRows
 from jobs.settings import Settings
 from jobs.storage import open_storage
 from worker.leases import Leases
+from worker.plan import BatchSizes
 from worker.recorder import Recorder
 from worker.shift import Shift, ShiftReport
 from worker.testing import FakeRenderer
@@ -72,9 +74,10 @@ def add_job(
 ) -> uuid.UUID:
     """Write a job with these people."""
     with database.transaction() as tx:
+        people_rows.register(tx, TENANT, people)
         job_id = job_rows.add(tx, TENANT, key=key, content_hash=key, name=None, profile=profile, priority=priority)
         writer = JobWriter(tx, TENANT, job_id, profile, priority, age_seconds=60)
-        writer.add(people)
+        writer.add(people, people_rows.find(tx, TENANT, people))
         totals = {"identities": writer.identities, "units": writer.units, "renders": writer.renders}
         job_rows.accept(tx, TENANT, job_id, **totals)
     return job_id
@@ -87,6 +90,7 @@ class World:
         self.database, self.settings, self.renderer, self.owner = database, settings, renderer, owner
         self.storage: Any = open_storage(settings.storage_url, settings)
         self.stop = threading.Event()
+        self.sizes = BatchSizes(renderer.batch_size)
         self.weight_sets = WeightSets(database, self.storage, renderer, owner, lease_seconds=settings.lease_seconds)
         self.leases: Leases | None = None
 
@@ -107,7 +111,7 @@ class World:
             self.database,
             self.owner,
             lease_seconds=self.settings.lease_seconds,
-            sign_of_life=lambda tx: fleet.seen(tx, self.owner, name=self.owner, pid=1, version="0"),
+            also=(self._sign_of_life, self.weight_sets.heartbeat),
         )
         recorder = Recorder(
             self.database,
@@ -128,10 +132,14 @@ class World:
                     self.leases,
                     recorder,
                     self.owner,
+                    sizes=self.sizes,
                     should_stop=self.stop.is_set,
                 ).run(unit_id)
         finally:
             recorder.close()
+
+    def _sign_of_life(self, tx: Connection) -> None:
+        fleet.seen(tx, self.owner, name=self.owner, pid=1, version="0")
 
     def job(self, job_id: uuid.UUID) -> dict[str, Any]:
         """The job's row in the view."""

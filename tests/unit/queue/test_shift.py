@@ -21,6 +21,7 @@ from jobs.database import Database
 from jobs.errors import StorageUnavailable
 from jobs.models import Candidate, Unit, WeightSet
 from jobs.repository import jobs as job_rows
+from worker.plan import BatchSizes
 from worker.testing import FakeRenderer
 
 
@@ -138,7 +139,7 @@ def test_a_person_without_a_face_fails_alone_with_a_reason(world: World) -> None
     # When it is retried with a better photo finder
     world.renderer._refuse = lambda photos: None
     with world.database.transaction() as tx:
-        assert job_rows.retry(tx, TENANT, job) == 3
+        assert job_rows.retry(tx, TENANT, job)[0] == 3
     world.shift()
 
     # Then it is whole
@@ -148,7 +149,7 @@ def test_a_person_without_a_face_fails_alone_with_a_reason(world: World) -> None
 def test_out_of_memory_halves_the_batch_and_remembers(world: World) -> None:
     # Given a device that fits two pictures, and a worker that begins with eight
     world.renderer._fits = 2
-    world.renderer.batch_size = 8
+    world.sizes = BatchSizes(8)
     job = add_job(world.database, [person("ada", [7], world.settings)])
 
     # When they are drawn
@@ -157,7 +158,13 @@ def test_out_of_memory_halves_the_batch_and_remembers(world: World) -> None:
     # Then all are there, in batches of two and the remainder
     assert world.job(job)["done"] == 7
     assert world.renderer.batch_sizes == [2, 2, 2, 1]
-    assert world.renderer.batch_size == 2
+
+    # When pictures of another size come, then they begin with eight again
+    world.renderer._fits = None
+    other = add_job(world.database, [person("ada", [7], world.settings, width=8)], key="small")
+    world.shift()
+    assert world.job(other)["done"] == 7
+    assert world.renderer.batch_sizes[-1] == 7
 
 
 def test_not_even_one_fits(world: World) -> None:

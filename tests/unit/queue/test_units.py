@@ -206,7 +206,7 @@ def test_heartbeat_prolongs_only_own_leases(database: Database, tmp_path: Path, 
 
     # When one gives a sign of life
     with database.transaction() as tx:
-        held = units.heartbeat(tx, "me", lease_seconds=30)
+        held = units.heartbeat(tx, "me", {mine.id: mine.lease_token, theirs.id: theirs.lease_token}, lease_seconds=30)
 
     # Then only the other's unit can be claimed
     assert held == {mine.id: mine.lease_token}
@@ -229,7 +229,7 @@ def test_cancel_ends_waiting_and_fences_running(database: Database, tmp_path: Pa
     # Then the picture in the making is not recorded, and the counts add up
     with database.transaction() as tx:
         assert not render_rows.complete(tx, second, "w", drawn("k/2.png"))
-        assert units.heartbeat(tx, "w", lease_seconds=30) == {}
+        assert units.heartbeat(tx, "w", {unit.id: unit.lease_token}, lease_seconds=30) == {}
         row = queries.job(tx, TENANT, job_id)
     assert row is not None
     assert (row["state"], row["done"], row["cancelled"], row["waiting"]) == ("cancelled", 1, 4, 0)
@@ -247,12 +247,13 @@ def test_retry_waits_again(database: Database, tmp_path: Path, database_url: str
 
     # When it is tried again
     with database.transaction() as tx:
-        count = job_rows.retry(tx, TENANT, job_id, cancelled=cancelled)
+        count, reopened = job_rows.retry(tx, TENANT, job_id, cancelled=cancelled)
         row = queries.job(tx, TENANT, job_id)
 
     # Then the failed renders wait, and the cancelled ones only when asked for
     assert row is not None
     assert count == (5 if cancelled else 2)
+    assert len(reopened) == (2 if cancelled else 1)
     assert row["waiting"] == count
     assert row["failed"] == 0
 
@@ -266,7 +267,7 @@ def test_rerun_adds_one_render(database: Database, tmp_path: Path, database_url:
 
     # When its first render is asked for once more, and one of nobody's
     with database.transaction() as tx:
-        new_id = job_rows.rerun(tx, TENANT, first["render_id"], seed=99, age_seconds=60)
+        made = job_rows.rerun(tx, TENANT, first["render_id"], seed=99, age_seconds=60)
         assert job_rows.rerun(tx, TENANT, uuid.uuid4(), seed=1, age_seconds=60) is None
         assert job_rows.rerun(tx, "other-tenant", first["render_id"], seed=1, age_seconds=60) is None
 
@@ -274,6 +275,6 @@ def test_rerun_adds_one_render(database: Database, tmp_path: Path, database_url:
     with database.reading() as tx:
         rows = list(queries.renders(tx, TENANT, job_id))
     assert len(rows) == 3
-    assert rows[2]["render_id"] == new_id
+    assert made == (rows[2]["render_id"], rows[2]["unit_id"])
     assert (rows[2]["seed"], rows[2]["prompt"], rows[2]["rerun_of"]) == (99, first["prompt"], first["render_id"])
     assert rows[2]["unit_id"] != first["unit_id"]
