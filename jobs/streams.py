@@ -147,9 +147,7 @@ class JsonLinesStream:
             yield self._first
         for record in self._records():
             if isinstance(record, Mapped) and "job" in record and "id" not in record:
-                yield LateJob(
-                    "the job line must be the first of the file, and the only one; move it there", record.line
-                )
+                yield LateJob("the job line must be the first of the file, and the only one; move it up", record.line)
             else:
                 yield record
 

@@ -50,20 +50,36 @@ def with_people(*people: str, prompts: str = "[{text: x}]") -> str:
         ("sead: 1", 1, "sead", "unknown field 'sead'"),
         ("key: a\nprofil: x", 2, "profil", "did you mean 'profile'"),
         ("tenant: Acme Corp", 1, "tenant", "lower-case"),
-        ("tenant: " + "a" * 65, 1, "tenant", "at most 64"),
+        ("tenant: " + "a" * 65, 1, "tenant", "the text has 65 characters; at most 64 are allowed"),
         ("key: ''", 1, "key", "the text is empty"),
+        ("name: '  '", 1, "name", "the text is empty"),
+        ("key: " + "k" * 201, 1, "key", "the text has 201 characters; at most 200 are allowed"),
         ('key: "a\\u0007b"', 1, "key", "control character U+0007"),
         ('key: "a\\nb"', 1, "key", "several lines"),
         ("priority: 101", 1, "priority", "less than or equal to 100"),
-        ("priority: high", 1, "priority", "valid integer"),
+        ("priority: high", 1, "priority", "wanted a number; found 'high'"),
+        ("priority: true", 1, "priority", "wanted a number; found True"),
+        ("priority: '5'", 1, "priority", "leave the quotes away; found '5'"),
         ("profile: ../x", 1, "profile", "pattern"),
         ("defaults: 5", 1, "defaults", "wanted a mapping"),
         ("defaults:\n  stepz: 5", 2, "defaults.stepz", "did you mean 'steps'"),
         ("defaults:\n  steps: 0", 2, "defaults.steps", "greater than or equal to 1"),
+        ("defaults:\n  steps: true", 2, "defaults.steps", "wanted a number; found True"),
+        ("defaults:\n  steps: ' 5 '", 2, "defaults.steps", "found a text; leave the quotes away"),
+        ("defaults:\n  steps: 2.5", 2, "defaults.steps", "valid integer"),
         ("defaults:\n  steps: 151", 2, "defaults.steps", "at most 150"),
         ("defaults:\n  guidance: .nan", 2, "defaults.guidance", "number"),
         ("defaults:\n  guidance: -1", 2, "defaults.guidance", "greater than or equal to 0"),
-        ("defaults:\n  lora_weight: 3", 2, "defaults.lora_weight", "less than or equal to 2"),
+        ("defaults:\n  guidance: false", 2, "defaults.guidance", "wanted a number; found False"),
+        ("defaults:\n  guidance: '5.5'", 2, "defaults.guidance", "leave the quotes away"),
+        ("defaults:\n  lora_weight: 1.51", 2, "defaults.lora_weight", "less than or equal to 1.5"),
+        ("defaults:\n  lora_weight: -1.51", 2, "defaults.lora_weight", "greater than or equal to -1.5"),
+        ("defaults:\n  lora_weight: true", 2, "defaults.lora_weight", "wanted a number"),
+        ("defaults:\n  size: true", 2, "defaults.size", "wanted 1024x768"),
+        ("defaults:\n  size: [64, true]", 2, "defaults.size", "wanted 1024x768"),
+        ("defaults:\n  seeds: true", 2, "defaults.seeds", "list of seeds"),
+        ("defaults:\n  seeds: [true]", 2, "defaults.seeds", "list of seeds"),
+        ("defaults:\n  seeds: '3'", 2, "defaults.seeds", "list of seeds"),
         ("defaults:\n  scheduler: ddim", 2, "defaults.scheduler", "'dpmpp_2m_karras' or 'euler'"),
         ("defaults:\n  size: 100x100", 2, "defaults.size", "multiples of 8"),
         ("defaults:\n  size: 32", 2, "defaults.size", "at least 64"),
@@ -112,7 +128,9 @@ def test_faults_of_the_job(job: str, line: int, field: str, message: str, folder
         ("{photos: [photos/ada.jpg]}", ".id", "missing"),
         ("{id: '', photos: [photos/ada.jpg]}", ".id", "the text is empty"),
         ("{id: true, photos: [photos/ada.jpg]}", ".id", "wanted a text"),
-        ("{id: " + "a" * 201 + ", photos: [photos/ada.jpg]}", ".id", "at most 200"),
+        ("{id: ' ', photos: [photos/ada.jpg]}", ".id", "the text is empty"),
+        ("{id: ' " + "a" * 201 + " ', photos: [photos/ada.jpg]}", ".id", "has 201 characters; at most 200 are allowed"),
+        ("{id: a, photos: ['']}", ".photos[0]", "the text is empty"),
         ("{id: a}", ".photos", "missing"),
         ("{id: a, photos: []}", ".photos", "the list is empty"),
         ("{id: a, photos: photos/ada.jpg}", ".photos", "valid list"),
@@ -210,10 +228,29 @@ def test_a_person_who_stands_twice_is_a_fault_with_the_same_or_other_photos(
         ("people.jsonl", '{"job": {"prompts": [{"text": "x"}]}}\n', "no identities"),
         ("people.jsonl", '{"job": {"prompts": [{"text": "x"}], "identities": []}}\n', "no identities; they stand"),
         ("people.jsonl", '{"job": 3}\n', "job file"),
+        ("people.jsonl", '{"id": "a", "photos": ["p"]}\n{"job": {}}\n', "the job line must be the first"),
+        ("people.csv", "Id,Photos,Subject,a\n", "'id'; write Id, Photos, Subject in lower case: id, photos, subject"),
+        ("people.csv", "id,Photos\n", "'photos'; write Photos in lower case: photos"),
+        ("people.csv", "who,Photos\n", "no column 'id'; the headings are who, Photos"),
     ],
 )
 def test_manifests_that_are_none(name: str, text: str, message: str, folder: Path, settings: Settings) -> None:
     assert message in faults_of(folder, settings, text, name).faults[0].message
+
+
+def test_a_job_line_further_down_is_named_with_its_line(folder: Path, settings: Settings) -> None:
+    person = '{"id": "ada", "photos": ["photos/ada.jpg"]}\n'
+    job = '{"job": {"prompts": [{"text": "x"}]}}\n'
+    # Given the job line after a person, and once more after a good one
+    for text, line in [(f"{person}\n{job}", 3), (f"{job}{person}{job}", 3)]:
+        found = faults_of(folder, settings, text, "people.jsonl")
+        assert [(fault.line, fault.message[:35]) for fault in found.faults] == [
+            (line, "the job line must be the first of t")
+        ]
+    # And with a job file, where a stream may do without one
+    (folder / "job.yaml").write_text("prompts: [{text: x}]")
+    (fault,) = faults_of(folder, settings, person + job, "people.jsonl", job_file=folder / "job.yaml").faults
+    assert (fault.line, fault.message[:20]) == (2, "the job line must be")
 
 
 def test_files_that_are_missing_or_none(folder: Path, settings: Settings) -> None:
