@@ -238,10 +238,10 @@ class Unit(Owned, Base):
         _own("photo_sets", "photo_set_id"),
         _one_of("state", UNIT_STATES),
         Index("ix_units_id", "id"),
-        Index("ix_units_claim", "profile", "state", "sort_key"),
+        Index("ix_units_claim", "profile", "state", "sort_key", "id"),
         Index("ix_units_tenant_claim", "tenant_id", "state", "sort_key"),
         Index("ix_units_group", "tenant_id", "photo_set_id", "profile", "state"),
-        Index("ix_units_job", "tenant_id", "job_id"),
+        Index("ix_units_job", "tenant_id", "job_id", "identity_id"),
         Index("ix_units_lease", "state", "lease_until"),
         Index("ix_units_owner", "lease_owner", "state"),
     )

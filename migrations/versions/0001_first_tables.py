@@ -47,18 +47,21 @@ VIEWS = {
                  WHEN u.leased > 0 OR u.done + u.failed > 0 THEN 'running'
                  ELSE 'waiting'
                END AS state,
-               u.renders, u.waiting, u.done, u.failed, u.cancelled, e.error_code, e.error,
+               u.renders, u.waiting, u.done, u.failed, u.cancelled,
+               (SELECT e.error_code FROM units e
+                WHERE e.tenant_id = u.tenant_id AND e.job_id = u.job_id AND e.identity_id = u.identity_id
+                  AND e.error_code IS NOT NULL ORDER BY e.id LIMIT 1) AS error_code,
+               (SELECT e.error FROM units e
+                WHERE e.tenant_id = u.tenant_id AND e.job_id = u.job_id AND e.identity_id = u.identity_id
+                  AND e.error_code IS NOT NULL ORDER BY e.id LIMIT 1) AS error,
                CASE WHEN u.waiting = 0 THEN u.finished_at END AS finished_at
         FROM (SELECT tenant_id, job_id, identity_id, sum(renders_total) AS renders,
                      sum(renders_total - renders_done - renders_failed - renders_cancelled) AS waiting,
                      sum(CASE WHEN state = 'leased' THEN 1 ELSE 0 END) AS leased,
                      sum(renders_done) AS done, sum(renders_failed) AS failed, sum(renders_cancelled) AS cancelled,
-                     min(CASE WHEN error_code IS NOT NULL THEN CAST(id AS VARCHAR(36)) END) AS faulty_unit,
                      max(finished_at) AS finished_at
               FROM units GROUP BY tenant_id, job_id, identity_id) u
-        JOIN identities i ON i.tenant_id = u.tenant_id AND i.id = u.identity_id
-        LEFT JOIN units e ON e.tenant_id = u.tenant_id AND e.job_id = u.job_id
-                         AND CAST(e.id AS VARCHAR(36)) = u.faulty_unit""",
+        JOIN identities i ON i.tenant_id = u.tenant_id AND i.id = u.identity_id""",
     "render_metrics": """
         SELECT r.tenant_id, r.job_id, j.key AS job_key, r.identity_id, i.external_id, r.unit_id, r.id AS render_id,
                r.rerun_of, r.ordinal, r.prompt_name, r.prompt, r.final_prompt, r.negative_prompt, r.seed,
@@ -271,10 +274,10 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_units_tenant_id")),
         sa.PrimaryKeyConstraint("tenant_id", "id", name=op.f("pk_units")),
     )
-    op.create_index("ix_units_claim", "units", ["profile", "state", "sort_key"], unique=False)
+    op.create_index("ix_units_claim", "units", ["profile", "state", "sort_key", "id"], unique=False)
     op.create_index("ix_units_group", "units", ["tenant_id", "photo_set_id", "profile", "state"], unique=False)
     op.create_index("ix_units_id", "units", ["id"], unique=False)
-    op.create_index("ix_units_job", "units", ["tenant_id", "job_id"], unique=False)
+    op.create_index("ix_units_job", "units", ["tenant_id", "job_id", "identity_id"], unique=False)
     op.create_index("ix_units_lease", "units", ["state", "lease_until"], unique=False)
     op.create_index("ix_units_owner", "units", ["lease_owner", "state"], unique=False)
     op.create_index("ix_units_tenant_claim", "units", ["tenant_id", "state", "sort_key"], unique=False)
