@@ -1,6 +1,7 @@
 """A contact sheet: people down, each with reference photos and name; prompts across. Pillow only.
 
-A cell shows up to four pictures of one prompt, the later ones smaller; what could not be drawn says why.
+A cell shows up to four pictures of one prompt, as quarters, and under them their seeds; what could not be drawn says
+why.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw, ImageOps
 
-from worker.typefaces import Font, typeset
+from worker.typefaces import Font, plain, typeset
 
 MAX_PEOPLE, MAX_PROMPTS, MAX_IN_CELL = 24, 12, 4
 CELL, GAP, MARGIN, CAPTION = 208, 18, 48, 22
@@ -24,10 +25,11 @@ NOTICE_PAPER, NOTICE_INK = "#ffe08a", "#5b4300"
 
 @dataclass(frozen=True)
 class Picture:
-    """One render on the sheet: its image, or its state and the reason."""
+    """One render on the sheet: its image, or its state and the reason. `remark` stands behind a lone one's seed."""
 
     image: Image.Image | None
-    caption: str = ""
+    seed: int | None = None
+    remark: str = ""
     state: str = "done"
     reason: str = ""
 
@@ -111,6 +113,22 @@ def wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
     return out
 
 
+def caption(pictures: Sequence[Picture], font: Font, width: float) -> str:
+    """What stands under a cell: one picture's seed and remark, or the seeds of all that are shown, as many as fit."""
+    shown = [picture for picture in pictures[:MAX_IN_CELL] if picture.seed is not None]
+    if len(pictures) == 1:
+        return fit(
+            "  ·  ".join(part for one in shown for part in (f"seed {one.seed}", one.remark) if part), font, width
+        )
+    rest = f"  +{len(pictures) - MAX_IN_CELL} more" if len(pictures) > MAX_IN_CELL else ""
+    seeds = [str(picture.seed) for picture in shown]
+    for count in range(len(seeds), 0, -1):
+        told = f"seeds {', '.join(seeds[:count])}{', …' if count < len(seeds) else ''}{rest}"
+        if font.getlength(told) <= width:
+            return told
+    return fit(f"{len(pictures)} seeds", font, width)
+
+
 def _left_out(sheet: Sheet) -> str:
     people, prompts = len(sheet.people) - MAX_PEOPLE, len(sheet.prompts) - MAX_PROMPTS
     parts = [f"{people} more people" if people > 0 else "", f"{prompts} more prompts" if prompts > 0 else ""]
@@ -147,8 +165,8 @@ def _row(page: Image.Image, person: Person, prompts: Sequence[str], top: int) ->
             _nothing(pen, place)
             continue
         _tiles(page, pictures, place)
-        more = f"  +{len(pictures) - MAX_IN_CELL} more" if len(pictures) > MAX_IN_CELL else ""
-        _text(pen, pictures[0].caption + more, (place[0], top + CELL + 6), 14, CELL, SOFT)
+        font = plain(14)
+        pen.text((place[0], top + CELL + 6), caption(pictures, font, CELL), SOFT, font)
 
 
 def _tiles(page: Image.Image, pictures: Sequence[Picture], place: tuple[int, int]) -> None:

@@ -132,13 +132,12 @@ def _image(storage: Storage, row: Row) -> Image.Image | None:
 
 
 def _picture(row: Row, image: Image.Image | None) -> Picture:
-    likeness = f"  ·  likeness {row['id_similarity']:.2f}" if row["id_similarity"] is not None else ""
-    caption = f"seed {row['seed']}{likeness}"
+    likeness = f"likeness {row['id_similarity']:.2f}" if row["id_similarity"] is not None else ""
     if image is not None:
-        return Picture(image, caption)
+        return Picture(image, row["seed"], likeness)
     if row["state"] == "done":
-        return Picture(None, caption, "failed", "the picture is not in the store any more")
-    return Picture(None, caption if row["state"] == "waiting" else "", row["state"], row["error"] or "")
+        return Picture(None, row["seed"], likeness, "failed", "the picture is not in the store any more")
+    return Picture(None, row["seed"], "", row["state"], row["error"] or "")
 
 
 def _notice(image: Image.Image) -> str | None:

@@ -15,6 +15,7 @@ from worker.contact_sheet import (
     Person,
     Picture,
     Sheet,
+    caption,
     draw_sheet,
     fit,
     wrap,
@@ -28,7 +29,7 @@ def _colours(image: Image.Image) -> dict[tuple[int, int, int], int]:
 
 def _sheet(people: int = 1, prompts: int = 1, **more: object) -> Sheet:
     names = [f"prompt{n}" for n in range(prompts)]
-    drawn = {name: [Picture(Image.new("RGB", (128, 128), (10, 200, 30)), "seed 1")] for name in names}
+    drawn = {name: [Picture(Image.new("RGB", (128, 128), (10, 200, 30)), 1)] for name in names}
     rows = [Person(f"p{n}", [Image.new("RGB", (90, 120), (200, 10, 30))], drawn) for n in range(people)]
     return Sheet("Title", "subtitle", names, rows, **more)  # type: ignore[arg-type]
 
@@ -49,16 +50,34 @@ def test_the_notice_is_a_band_across_the_sheet() -> None:
 
 
 def test_a_failed_cell_is_told_apart() -> None:
-    sheet = Sheet("t", "s", ["a"], [Person("ada", [], {"a": [Picture(None, "", "failed", "no face in the photo")]})])
+    sheet = Sheet("t", "s", ["a"], [Person("ada", [], {"a": [Picture(None, 1, "", "failed", "no face in the photo")]})])
     colours = _colours(draw_sheet(sheet))
     assert 0.6 * CELL**2 < colours[ImageColor.getrgb(FAILED_PAPER)] < CELL**2  # type: ignore[index]
 
 
 def test_several_seeds_share_a_cell() -> None:
-    four = [Picture(Image.new("RGB", (64, 64), (0, 0, 200)), f"seed {n}") for n in range(5)]
+    four = [Picture(Image.new("RGB", (64, 64), (0, 0, 200)), n) for n in range(5)]
     colours = _colours(draw_sheet(Sheet("t", "s", ["a"], [Person("ada", [], {"a": four})])))
     quarter = ((CELL - 8) // 2) ** 2
     assert 0.95 * 4 * quarter < colours[(0, 0, 200)] <= 4 * quarter
+
+
+@pytest.mark.parametrize(
+    ("seeds", "wanted"),
+    [
+        ([7], "seed 7  ·  likeness 0.50"),
+        ([11, 12, 13], "seeds 11, 12, 13"),
+        ([1, 2, 3, 4, 5, 6], "seeds 1, 2, 3, 4  +2 more"),
+        ([4_000_000_001, 4_000_000_002, 4_000_000_003], "seeds 4000000001, …"),
+        ([2**63 - 1, 2**63 - 2], "2 seeds"),
+        ([2**63 - n for n in range(1, 8)], "7 seeds"),
+    ],
+)
+def test_a_caption_names_every_seed_that_is_shown(seeds: list[int], wanted: str) -> None:
+    pictures = [Picture(None, seed, "likeness 0.50") for seed in seeds]
+    told = caption(pictures, plain(14), CELL)
+    assert plain(14).getlength(told) <= CELL
+    assert told == wanted
 
 
 def test_big_jobs_are_capped() -> None:
