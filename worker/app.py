@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 from celery import Celery
+from celery.concurrency import ALIASES as POOLS
 from celery.signals import (
     celeryd_init,
     worker_ready,
@@ -39,7 +40,7 @@ _reapers: list[Reaper] = []
 def _refuse_shared_devices(sender: Any = None, options: dict[str, Any] | None = None, **_: Any) -> None:
     """Keep one device to one process: several would share one GPU's memory and slow each other down."""
     chosen = options or {}
-    pool = str(chosen.get("pool") or chosen.get("pool_cls") or "prefork")
+    pool = _pool_name(chosen.get("pool") or chosen.get("pool_cls") or "prefork")
     if "prefork" not in pool and "processes" not in pool:
         reason = f"the pool {pool!r} is refused: solo loses heartbeats, threads ignore time limits; wanted prefork"
         raise SystemExit(str(PoolRefused(reason)))
@@ -50,6 +51,14 @@ def _refuse_shared_devices(sender: Any = None, options: dict[str, Any] | None = 
             "start one worker for each GPU, with CUDA_VISIBLE_DEVICES set"
         )
         raise SystemExit(str(PoolRefused(reason)))
+
+
+def _pool_name(pool: Any) -> str:
+    """The name under which people choose the pool; Celery gives its class."""
+    if not isinstance(pool, type):
+        return str(pool)
+    place = f"{pool.__module__}:{pool.__qualname__}"
+    return next((name for name, where in POOLS.items() if where == place), place)
 
 
 def _start_reaper(**_: Any) -> None:
