@@ -73,12 +73,24 @@ def measured_pace(rows: Iterable[Mapping[str, Any]], profile: str) -> Pace:
         each = picture_tflop(row["width"], row["height"], row["steps"], guided=bool(row["guided"]))
         tflop += row["pictures"] * each
     if pictures < ENOUGH_PICTURES or seconds <= 0:
-        return assumed_pace(f"since only {pictures} pictures of profile {profile} were drawn so far")
+        few = {0: "no picture", 1: "only one picture"}.get(pictures, f"only {pictures} pictures")
+        return assumed_pace(f"since {few} of profile {profile} {'were' if pictures > 1 else 'was'} drawn so far")
     told = (
         f"measured: {pictures} pictures of profile {profile} took {seconds / pictures:.3g} s each; other sizes and "
         "steps are scaled by their work"
     )
     return Pace(seconds / tflop, "measured", told)
+
+
+def hours_text(hours: float) -> str:
+    """GPU hours as people say them: minutes below an hour, two digits below ten hours."""
+    minutes = round(hours * 60)
+    if hours * 60 < 1:
+        return "under a minute"
+    if minutes < 60:
+        return "1 minute" if minutes == 1 else f"{minutes} minutes"
+    tenths = round(hours, 1)
+    return "1 hour" if tenths == 1 else f"{tenths:g} hours" if hours < 10 else f"{hours:,.0f} hours"
 
 
 def estimate(sample: Iterable[Drawn], renders: int, pace: Pace) -> Estimate:
