@@ -66,7 +66,7 @@ class Fetched:
         elif not isinstance(outcome, str):
             self.failed += 1
             if len(self.failures) < KEPT_FAILURES:
-                told = {"render": str(row["render_id"]), "code": outcome.code, "message": str(outcome)}
+                told = {"render_id": str(row["render_id"]), "code": outcome.code, "message": str(outcome)}
                 self.failures.append(told)
 
 

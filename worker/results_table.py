@@ -13,59 +13,59 @@ from typing import Any, Literal, TextIO
 TableFormat = Literal["csv", "jsonl"]
 Write = Callable[[Mapping[str, Any]], None]
 
-# Row name -> heading, in order. What people look at stands first.
-COLUMNS = {
-    "file": "file",
-    "external_id": "identity",
-    "prompt_name": "prompt_name",
-    "seed": "seed",
-    "state": "state",
-    "error_code": "error_code",
-    "error": "error",
-    "id_similarity": "id_similarity",
-    "id_similarity_reason": "id_similarity_reason",
-    "recogniser": "recogniser",
-    "prompt": "prompt",
-    "final_prompt": "final_prompt",
-    "negative_prompt": "negative_prompt",
-    "width": "width",
-    "height": "height",
-    "steps": "steps",
-    "guidance": "guidance",
-    "scheduler": "scheduler",
-    "lora_weight": "lora_weight",
-    "seconds_weights": "seconds_weights",
-    "seconds_merge": "seconds_merge",
-    "seconds_denoise": "seconds_denoise",
-    "seconds_decode": "seconds_decode",
-    "seconds_encode": "seconds_encode",
-    "seconds_upload": "seconds_upload",
-    "batch_size": "batch_size",
-    "device": "device",
-    "worker": "worker",
-    "size_bytes": "size_bytes",
-    "sha256": "sha256",
-    "media_type": "media_type",
-    "storage_key": "storage_key",
-    "model_fingerprint": "model_fingerprint",
-    "weight_set_fingerprint": "weight_set_fingerprint",
-    "ordinal": "ordinal",
-    "render_id": "render",
-    "rerun_of": "rerun_of",
-    "job_id": "job",
-    "job_key": "job_key",
-    "tenant_id": "tenant",
-    "created_at": "created_at",
-    "finished_at": "finished_at",
-}
+# The names of `jobs.results` and of the view behind it, in order. What people look at stands first.
+COLUMNS = (
+    "file",
+    "external_id",
+    "prompt_name",
+    "seed",
+    "state",
+    "error_code",
+    "error",
+    "id_similarity",
+    "id_similarity_reason",
+    "recogniser",
+    "prompt",
+    "final_prompt",
+    "negative_prompt",
+    "width",
+    "height",
+    "steps",
+    "guidance",
+    "scheduler",
+    "lora_weight",
+    "seconds_weights",
+    "seconds_merge",
+    "seconds_denoise",
+    "seconds_decode",
+    "seconds_encode",
+    "seconds_upload",
+    "batch_size",
+    "device",
+    "worker",
+    "size_bytes",
+    "sha256",
+    "media_type",
+    "storage_key",
+    "model_fingerprint",
+    "weight_set_fingerprint",
+    "ordinal",
+    "render_id",
+    "rerun_of",
+    "job_id",
+    "job_key",
+    "tenant_id",
+    "created_at",
+    "finished_at",
+)
 # A spreadsheet would run a text that starts like a formula; an apostrophe keeps it a text.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_record(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row under its headings, with values that JSON can hold; `url` is kept where there is one."""
-    columns = {**COLUMNS, "url": "url"} if "url" in row else COLUMNS
-    return {heading: _plain(row.get(name)) for name, heading in columns.items()}
+    """The row's columns, with values that JSON can hold; `url` is kept where there is one."""
+    columns = (*COLUMNS, "url") if "url" in row else COLUMNS
+    return {name: _plain(row.get(name)) for name in columns}
 
 
 def _plain(value: Any) -> Any:
@@ -87,12 +87,12 @@ def table_writer(file: TextIO, kind: TableFormat, *, urls: bool = False) -> Writ
 
         return write_line
 
-    headings = [*COLUMNS.values(), *(["url"] if urls else [])]
+    headings = [*COLUMNS, *(["url"] if urls else [])]
     table = csv.DictWriter(file, headings, lineterminator="\n")
     table.writeheader()
 
     def write_row(row: Mapping[str, Any]) -> None:
-        table.writerow({heading: _cell(value) for heading, value in as_record(row).items()})
+        table.writerow({name: _cell(value) for name, value in as_record(row).items()})
 
     return write_row
 

@@ -55,7 +55,7 @@ def rerun(
 
     new_id, chosen, warnings = rerun_render(render_id(render), seed=seed, tenant=tenant, settings=load_settings())
     if as_json:
-        print_json({"render": new_id, "rerun_of": render, "seed": chosen, "warnings": warnings})
+        print_json({"render_id": new_id, "rerun_of": render, "seed": chosen, "warnings": warnings})
         return
     _warn(warnings)
     say(f"picture {new_id} will be drawn with seed {chosen}")

@@ -59,6 +59,7 @@ def results(
 ) -> None:
     """Fetch a job's finished pictures and write a table of them; without --out, print the table.
 
+    The table's columns are the names of the rows in Python and of the view `render_metrics`.
     Pictures that lie in the folder already are not fetched again, so the command can be repeated while a job is drawn.
     Exit code 1 if some picture could not be fetched.
     """
@@ -172,7 +173,7 @@ def _tell(row: JobRow, report: Fetched, drawn: Path | None, *, as_json: bool) ->
     if as_json:
         told = {name: getattr(report, name) for name in ("fetched", "present", "failed", "rows", "failures")}
         table = report.table if report.place.suffix.lower() == ".zip" else str(report.place / report.table)
-        print_json({"job": row.id, "key": row.key, "out": report.place, "table": table, "sheet": drawn, **told})
+        print_json({"job_id": row.id, "key": row.key, "out": report.place, "table": table, "sheet": drawn, **told})
         return
     there = f", {report.present} were there already" if report.present else ""
     say(f"{report.fetched} pictures fetched to {report.place}{there}; {report.table} tells about all {report.rows}")
@@ -181,4 +182,4 @@ def _tell(row: JobRow, report: Fetched, drawn: Path | None, *, as_json: bool) ->
     if report.failed:
         warn(f"{report.failed} pictures could not be fetched")
         for failure in report.failures[:SHOWN_FAILURES]:
-            hint(f"  {failure['render']}: {failure['message']} ({failure['code']})")
+            hint(f"  {failure['render_id']}: {failure['message']} ({failure['code']})")

@@ -13,6 +13,7 @@ import pytest
 from cli_world import CliWorld
 
 from hyperlora.errors import NoUsablePhoto
+from jobs.reports import results
 from jobs.storage import open_storage
 from worker.names import NameTemplate, NameTemplateInvalid, UniqueNames, safe_part, safe_value
 
@@ -43,7 +44,9 @@ def test_pictures_and_table_come_into_a_folder(cli: CliWorld) -> None:
     for row in rows:
         assert hashlib.sha256(Path("out", row["file"]).read_bytes()).hexdigest() == row["sha256"]
         assert row["id_similarity_reason"] == "no_face" and float(row["seconds_denoise"]) >= 0
-    assert set(answer) == {*("job", "key", "out", "table", "sheet", "fetched", "present", "failed", "rows", "failures")}
+    assert set(answer) == {
+        *("job_id", "key", "out", "table", "sheet", "fetched", "present", "failed", "rows", "failures")
+    }
     assert (answer["fetched"], answer["present"], answer["failed"], answer["rows"]) == (6, 0, 0, 6)
 
 
@@ -119,6 +122,24 @@ def test_without_a_folder_the_table_is_printed(cli: CliWorld) -> None:
     assert lines[0]["url"].startswith("file://")
 
 
+def test_every_form_has_the_names_of_the_python_rows(cli: CliWorld) -> None:
+    # Given a finished job, and its rows in Python
+    job = cli.enqueue()
+    cli.draw()
+    python = next(iter(results(job["job_id"], settings=cli.settings)))
+
+    # When it is asked for in each form
+    (in_json, *_) = cli.json("results")["renders"]
+    in_lines = json.loads(cli.run("results", "--format", "jsonl").stdout.splitlines()[0])
+    (in_csv, *_) = csv.DictReader(io.StringIO(cli.run("results").stdout))
+
+    # Then the same things are called the same
+    for found in (in_json, in_lines, in_csv):
+        assert set(found) - {"file"} <= set(python)
+        for name in ("external_id", "render_id", "job_id", "tenant_id", "prompt_name"):
+            assert found[name] == str(python[name])
+
+
 def test_only_pictures_of_one_state(cli: CliWorld) -> None:
     cli.enqueue()
     first: list[bool] = []
@@ -141,9 +162,9 @@ def test_a_picture_that_is_gone_does_not_stop_the_others(cli: CliWorld) -> None:
 
     # Then four are there, and the two are named with their reasons
     assert (answer["fetched"], answer["failed"]) == (4, 2)
-    assert [(one["render"], one["code"]) for one in answer["failures"]] == [
-        (rows[0]["render"], "object_missing"),
-        (rows[1]["render"], "picture_damaged"),
+    assert [(one["render_id"], one["code"]) for one in answer["failures"]] == [
+        (rows[0]["render_id"], "object_missing"),
+        (rows[1]["render_id"], "picture_damaged"),
     ]
 
 
@@ -170,7 +191,7 @@ def test_hostile_names_stay_inside(cli: CliWorld) -> None:
     assert len({name.casefold() for name in names}) == len(names)
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     with open(out / "results.csv", encoding="utf-8", newline="") as file:
-        assert any(row["identity"] == "'=cmd|' /C calc'!A0" for row in csv.DictReader(file))
+        assert any(row["external_id"] == "'=cmd|' /C calc'!A0" for row in csv.DictReader(file))
 
 
 @pytest.mark.parametrize(

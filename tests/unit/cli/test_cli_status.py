@@ -216,14 +216,15 @@ def test_rerun_draws_one_picture_under_another_seed(cli: CliWorld) -> None:
     old = cli.json("results", "party")["renders"][0]
 
     # When one picture is asked for again with seed 77
-    answer = cli.json("rerun", old["render"], "--seed", 77)
+    answer = cli.json("rerun", old["render_id"], "--seed", 77)
     cli.draw()
 
     # Then there is a seventh picture that names the old one
     rows = cli.json("results", "party")["renders"]
-    assert (answer["seed"], answer["rerun_of"]) == (77, old["render"])
+    assert (answer["seed"], answer["rerun_of"]) == (77, old["render_id"])
     assert len(rows) == 7
-    assert (rows[-1]["render"], rows[-1]["seed"], rows[-1]["rerun_of"]) == (answer["render"], 77, old["render"])
+    assert (rows[-1]["render_id"], rows[-1]["seed"]) == (answer["render_id"], 77)
+    assert rows[-1]["rerun_of"] == old["render_id"]
 
 
 def test_rerun_of_nothing_known(cli: CliWorld) -> None:
