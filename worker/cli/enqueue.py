@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli.options import AsJson, Tenant, load_settings
+from worker.cli.options import AsJson, Tenant, load_settings, of_tenant
 from worker.cli.output import facts, hint, out, print_json, say, short, table, warn
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def enqueue(
     priority: Annotated[int | None, typer.Option("--priority", help="Higher goes first.")] = None,
     again: Annotated[bool, typer.Option("--again", help="A new job, although the same was enqueued before.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write nothing: counts, first pictures, estimated GPU hours.")
+        bool, typer.Option("--dry-run", help="Write nothing: counts, first pictures, estimated GPU time.")
     ] = False,
     all_faults: Annotated[bool, typer.Option("--all-faults", help="Show every fault, not the first 20.")] = False,
     as_json: AsJson = False,
@@ -57,10 +57,10 @@ def enqueue(
 
     from jobs.intake import enqueue as enqueue_job
 
-    _answer_job(enqueue_job(manifest, settings=settings, **options), as_json=as_json)
+    _answer_job(enqueue_job(manifest, settings=settings, **options), settings, as_json=as_json)
 
 
-def _answer_job(made: Enqueued, *, as_json: bool) -> None:
+def _answer_job(made: Enqueued, settings: Settings, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(made))
         return
@@ -75,7 +75,7 @@ def _answer_job(made: Enqueued, *, as_json: bool) -> None:
             "pictures": f"{made.renders} in {made.units} units",
         }
     )
-    hint(f"portraits watch {made.job_id}")
+    hint(f"portraits watch {made.job_id}{of_tenant(made.tenant, settings)}")
 
 
 def _plan(manifest: Path, settings: Settings, **options: Any) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _plan(manifest: Path, settings: Settings, **options: Any) -> dict[str, Any]:
             "key": opened.key,
             "profile": job.profile,
             **_counts(checked, settings),
-            "first": [{"identity": who, **_shown(render)} for who, render in first],
+            "first": [{"external_id": who, **_shown(render)} for who, render in first],
             "estimate": asdict(cost),
         }
 
@@ -144,6 +144,8 @@ def _answer_plan(plan: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
+    from worker.estimate import hours_text
+
     cost = plan["estimate"]
     say("a dry run: nothing was written")
     facts(
@@ -152,12 +154,12 @@ def _answer_plan(plan: dict[str, Any], *, as_json: bool) -> None:
             "photos": f"{plan['photos']} ({plan['photo_bytes'] / 1e6:.1f} MB)",
             "pictures": f"{plan['renders']} in {plan['units']} units",
             "profile": plan["profile"],
-            "GPU hours": f"{cost['gpu_hours']:.3g}, {cost['explanation']}",
+            "GPU time": f"{hours_text(cost['gpu_hours'])}, {cost['explanation']}",
         }
     )
     rows = [
         (
-            short(one["identity"], 24),
+            short(one["external_id"], 24),
             short(one["prompt_name"], 24),
             one["seed"],
             f"{one['width']}x{one['height']}",

@@ -44,3 +44,8 @@ def render_id(text: str) -> uuid.UUID:
         raise typer.BadParameter(
             f"{text!r} is no render id; `portraits results JOB --format jsonl` lists them"
         ) from None
+
+
+def of_tenant(tenant: str, settings: Settings) -> str:
+    """What a suggested command needs to look at this tenant's jobs; nothing for the tenant of the settings."""
+    return "" if tenant == settings.tenant else f" --tenant {tenant}"

@@ -199,7 +199,11 @@ class BarView:
         self._task = self._progress.add_task("drawing", total=None, failed="", rate="", note="")
 
     def __enter__(self) -> BarView:
-        self._progress.start()
+        try:
+            self._progress.start()
+        except BaseException:  # interrupted in here, it would leave the terminal without its cursor
+            self._progress.stop()
+            raise
         return self
 
     def __exit__(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.exits import Exit
-from worker.cli.options import AsJson, JobOrNewest, Tenant, load_settings
+from worker.cli.options import AsJson, JobOrNewest, Tenant, load_settings, of_tenant
 from worker.cli.output import err, hint, out, print_json, say
 from worker.cli.progress import follow, job_reader, view_for
 
@@ -57,7 +57,8 @@ def _watch(
             for moment in follow(read, threading.Event().wait, interval):
                 view.show(moment)
     except KeyboardInterrupt:
-        hint(f"the job goes on without you; `portraits watch {job_id}` shows it again")
+        again = f"portraits watch {job_id}{of_tenant(tenant, settings)}"
+        hint(f"the job goes on without you; `{again}` shows it again")
         return Exit.INTERRUPTED
     found = status(job_id, tenant=tenant, settings=settings)
     if as_json:

@@ -7,7 +7,7 @@ from cli_world import CliWorld
 
 from jobs.broker import Broker
 from jobs.errors import BrokerUnavailable
-from worker.estimate import DECODE_TFLOP, UNET_TFLOP
+from worker.estimate import DECODE_TFLOP, UNET_TFLOP, hours_text, measured_pace
 
 
 def test_a_manifest_becomes_a_job(cli: CliWorld) -> None:
@@ -105,7 +105,7 @@ def test_a_dry_run_counts_and_writes_nothing(cli: CliWorld) -> None:
     }
     assert [one["seed"] for one in plan["first"]] == [1, 2, 3, 1, 2]
     assert plan["first"][2]["prompt"] == "a portrait on a beach"
-    assert (plan["first"][0]["identity"], plan["first"][0]["width"]) == ("ada", 64)
+    assert (plan["first"][0]["external_id"], plan["first"][0]["width"]) == ("ada", 64)
     assert not cli.home.exists()
 
 
@@ -120,6 +120,42 @@ def test_without_measurements_the_formula_estimates(cli: CliWorld) -> None:
     assert plan["estimate"]["gpu_hours"] == pytest.approx(tflop / 370 / 3600)
     assert "no database yet" in plan["estimate"]["explanation"]
     assert (UNET_TFLOP, DECODE_TFLOP) == (6.76, 10.5)
+
+
+def test_a_terminal_reads_the_time_in_words(cli: CliWorld) -> None:
+    told = cli.run("enqueue", cli.manifest(), "--dry-run").stdout
+    assert "GPU time  under a minute, by formula" in told
+
+
+@pytest.mark.parametrize(
+    ("hours", "wanted"),
+    [
+        (0, "under a minute"),
+        (4.87e-05, "under a minute"),
+        (0.99 / 60, "under a minute"),
+        (1.4 / 60, "1 minute"),
+        (0.5, "30 minutes"),
+        (59.4 / 60, "59 minutes"),
+        (59.6 / 60, "1 hour"),
+        (1.04, "1 hour"),
+        (1.26, "1.3 hours"),
+        (9.96, "10 hours"),
+        (130.4, "130 hours"),
+        (12_345.6, "12,346 hours"),
+    ],
+)
+def test_hours_are_told_as_people_say_them(hours: float, wanted: str) -> None:
+    assert hours_text(hours) == wanted
+
+
+@pytest.mark.parametrize(
+    ("pictures", "words"),
+    [(0, "since no picture of profile p was drawn"), (1, "since only one picture of profile p was drawn"),
+     (2, "since only 2 pictures of profile p were drawn")],
+)  # fmt: skip
+def test_too_few_pictures_are_told_as_they_are(pictures: int, words: str) -> None:
+    row = {"pictures": pictures, "seconds": 1.0, "width": 64, "height": 64, "steps": 2, "guided": True}
+    assert words in measured_pace([row] if pictures else [], "p").explanation
 
 
 def test_twenty_drawn_pictures_are_a_measurement(cli: CliWorld) -> None:
