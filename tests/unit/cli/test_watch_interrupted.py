@@ -15,10 +15,12 @@ from cli_world import CliWorld
 
 from worker.cli.progress import BarView
 
-WATCH = [sys.executable, "-c", "from worker.cli import main; main()", "watch"]
+# A shell that runs the tests in the background has its children ignore SIGINT; a user's shell does not.
+LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+WATCH = [sys.executable, "-c", f"{LISTENING}; from worker.cli import main; main()", "watch"]
 # Ctrl-C reaches the program only if the terminal is the one that controls its session.
 CONTROLLED = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
-WATCH_ON_TERMINAL = [sys.executable, "-c", f"{CONTROLLED}; from worker.cli import main; main()", "watch"]
+WATCH_ON_TERMINAL = [sys.executable, "-c", f"{LISTENING}; {CONTROLLED}; from worker.cli import main; main()", "watch"]
 PATIENCE_SECONDS = 60
 INTERRUPT = b"\x03"
 CURSOR_HIDDEN, CURSOR_SHOWN = b"\x1b[?25l", b"\x1b[?25h"
