@@ -21,4 +21,5 @@ def test_a_refused_pool_is_named_as_it_was_chosen(name: str) -> None:
 
 
 def test_the_class_of_prefork_is_accepted() -> None:
-    _refuse_shared_devices(options={"pool": get_implementation("prefork"), "concurrency": 1})
+    options = {"pool": get_implementation("prefork"), "concurrency": 1}
+    assert _refuse_shared_devices(options=options) is None
