@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery, current_app
 from PIL import Image
 from sqlalchemy import func, select
 
-from jobs import enqueue, results, status
+from jobs import enqueue, rerun, results, status
+from jobs.broker import make_app
 from jobs.database import Database
 from jobs.errors import (
     BucketMissing,
@@ -269,3 +271,34 @@ def test_a_full_disk(settings: Settings, database: Database, base: Path, monkeyp
 def test_a_result_is_a_plain_value(settings: Settings, base: Path) -> None:
     job = enqueue(manifest(), settings=settings, base=base)
     assert dataclasses.asdict(job)["key"] == "spring"
+
+
+def test_a_rerun_wakes_a_worker_for_itself_alone(
+    settings: Settings, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a job of two waiting units
+    enqueue(manifest(), settings=settings, base=base)
+    first = next(iter(results("spring", settings=settings)))
+    sent: list[uuid.UUID] = []
+    monkeypatch.setattr("jobs.broker.Broker.send", lambda self, ids: sent.extend(ids) or len(ids))
+
+    # When one of its renders is asked for once more
+    rerun(first["render_id"], settings=settings)
+
+    # Then one message was sent, and not for a unit that had its own
+    assert len(sent) == 1
+    assert sent[0] != first["unit_id"]
+
+
+def test_a_producers_own_celery_stays_the_current_one(settings: Settings) -> None:
+    # Given a program with a Celery of its own
+    own = Celery("own")
+    own.set_current()
+
+    # When it makes ours to enqueue with
+    ours = make_app(settings)
+
+    # Then its own is still the current app
+    assert current_app._get_current_object() is own
+    ours.close()
+    own.close()
