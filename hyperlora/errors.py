@@ -7,6 +7,11 @@ HyperLoRAError
 ├── FaceEncoderMismatch     embeddings of another face encoder than the checkpoint was trained with
 ├── WeightsMissing          a model folder, file or hub repository is not there
 ├── UnknownScheduler        a scheduler name nobody knows
+├── UnknownPreset           a few-step preset nobody knows
+├── ControlMismatch         a ControlNet does not fit the base model
+├── UpscalerMismatch        an upscaler's file cannot be used
+├── CheckerMismatch         a safety checker cannot be used, or none was chosen by name
+├── PromptSyntax            a weighted prompt that cannot be read
 ├── InvalidRequest          a picture was asked for in a way that cannot be drawn (size, steps, mixed guidance)
 ├── NonFinitePicture        the model's numbers overflowed while drawing
 └── FaceError
@@ -67,6 +72,36 @@ class UnknownScheduler(HyperLoRAError):
     """Nobody knows a scheduler of this name."""
 
     code = "unknown_scheduler"
+
+
+class UnknownPreset(HyperLoRAError):
+    """Nobody knows a few-step preset of this name."""
+
+    code = "unknown_preset"
+
+
+class ControlMismatch(HyperLoRAError):
+    """The ControlNet does not fit the base model."""
+
+    code = "control_mismatch"
+
+
+class UpscalerMismatch(HyperLoRAError):
+    """The upscaler's file cannot be used."""
+
+    code = "upscaler_mismatch"
+
+
+class CheckerMismatch(HyperLoRAError):
+    """The safety checker cannot be used, or none was chosen by name."""
+
+    code = "checker_mismatch"
+
+
+class PromptSyntax(HyperLoRAError):
+    """The weighted prompt cannot be read."""
+
+    code = "prompt_syntax"
 
 
 class InvalidRequest(HyperLoRAError):

@@ -4,6 +4,8 @@ WorkerError
 ├── OutOfMemory       the batch does not fit; a smaller one may        (retryable)
 ├── BatchAbandoned    every unit of the batch was taken or cancelled   (retryable)
 ├── PoolRefused       a pool or concurrency that would share one GPU
+├── ContentRefused    the safety checker refused what was drawn
+├── NotInProfile      a ControlNet or upscaler that the worker's profile does not have
 └── WeightSetDamaged  a stored weight set is not what was recorded     (retryable)
 """
 
@@ -38,6 +40,18 @@ class PoolRefused(WorkerError):
     """The worker would run several processes on one device."""
 
     code = "pool_refused"
+
+
+class ContentRefused(WorkerError):
+    """The safety checker refused what was drawn."""
+
+    code = "refused_content"
+
+
+class NotInProfile(WorkerError):
+    """The worker's profile does not have what the render asks for."""
+
+    code = "not_in_profile"
 
 
 class WeightSetDamaged(WorkerError):
