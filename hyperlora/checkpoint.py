@@ -16,12 +16,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from hyperlora.config import AttentionModule, HyperLoRAConfig, Stream
+from hyperlora.checkpoint_shapes import FileShapes, Shapes
+from hyperlora.config import TOKENS_PER_MODULE, AttentionModule, HyperLoRAConfig, Stream
 from hyperlora.errors import CheckpointMismatch, WeightsMissing
 
 MODULES_JSON = "hyper_lora_modules.json"
@@ -30,8 +31,6 @@ BASES = "hyper_lora_modules.safetensors"
 RESAMPLER = "resampler.safetensors"
 PROJECTOR = "id_projector.safetensors"
 BASE_RESAMPLER = "base_resampler.safetensors"
-
-Shapes = dict[str, tuple[int, ...]]
 
 _CONFIG_KEYS = frozenset(
     {
@@ -45,6 +44,9 @@ _CONFIG_KEYS = frozenset(
     }
 )
 
+# Beyond any network; larger numbers in a file are a mistake or an attack.
+_MOST_CHANNELS = 1 << 20
+
 
 class CheckpointFiles:
     """The tensors of a checkpoint folder, opened but not yet read."""
@@ -52,23 +54,22 @@ class CheckpointFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.modules = _read_modules(folder)
-        self.shapes: dict[str, Shapes] = {BASES: _shapes(folder / BASES), RESAMPLER: _shapes(folder / RESAMPLER)}
+        self.files = {file: FileShapes.read(folder / file) for file in (BASES, RESAMPLER)}
         for optional in (PROJECTOR, BASE_RESAMPLER):
             if (folder / optional).is_file():
-                self.shapes[optional] = _shapes(folder / optional)
+                self.files[optional] = FileShapes.read(folder / optional)
 
     def config(self) -> HyperLoRAConfig:
         """Derive every size from the shapes and take the rest from `hyperlora_config.json` or the released values."""
-        return HyperLoRAConfig(self.modules, **self._sizes(), **self._conventions())
+        conventions = self._conventions()
+        return HyperLoRAConfig(self.modules, **self._sizes(), **conventions)
 
     def check(self, expected: Mapping[str, Shapes]) -> None:
         """Raise `CheckpointMismatch` at the first missing, superfluous or misshapen tensor."""
-        for file in self.shapes.keys() - expected.keys():
+        for file in self.files.keys() - expected.keys():
             raise CheckpointMismatch(f"{self.folder / file}: this checkpoint has no use for the file; remove it")
         for file, shapes in expected.items():
-            if file not in self.shapes:
-                raise WeightsMissing(f"the checkpoint folder {self.folder} has no {file}")
-            _check_file(self.folder / file, self.shapes[file], shapes)
+            self._file(file).require(shapes)
 
     def tensors(self, file: str) -> Iterator[tuple[str, torch.Tensor]]:
         """Read a file's tensors one at a time."""
@@ -78,43 +79,65 @@ class CheckpointFiles:
 
     def _sizes(self) -> dict[str, Any]:
         bases, resampler = self._file(BASES), self._file(RESAMPLER)
-        count, _, rank = bases.get("0.to_q.id_down_basis", dims=3)
-        _, tokens, width = resampler.get("latents", dims=3)
-        if tokens != 8 * len(self.modules):
+        _, tokens, _ = resampler.get("latents", dims=3)
+        needed = TOKENS_PER_MODULE * len(self.modules)
+        if tokens != needed:
             raise CheckpointMismatch(
-                f"{RESAMPLER}: latents has {tokens} tokens, {len(self.modules)} modules need {8 * len(self.modules)}"
+                f"{resampler.path}: tensor 'latents' has {tokens} tokens, {len(self.modules)} modules need {needed}"
             )
         streams = self._streams()
         sizes: dict[str, Any] = {
-            "bases": count,
-            "rank": rank,
-            "width": width,
-            "depth": resampler.count("layers"),
-            "inner": resampler.get("layers.0.attn1.to_q.weight", dims=2)[0],
-            "feed_forward": resampler.get("layers.0.ff.net.0.proj.weight", dims=2)[0],
+            "bases": bases.size("0.to_q.id_down_basis", (r"\d+\.\w+\.id_(down|up)_basis", 3, 0)),
+            "rank": _rank(bases, "id"),
+            "width": resampler.size(
+                "latents",
+                ("latents", 3, 2),
+                (r"proj_in(_2)?\.weight", 2, 0),
+                (r"proj_out\.weight", 2, 1),
+                (r"layers\.\d+\.norm_\w+\.weight", 1, 0),
+            ),
+            "depth": resampler.layers("layers"),
+            "inner": resampler.size("layers.0.attn1.to_q.weight", (r"layers\.\d+\.attn\d\.to_[qkv]\.weight", 2, 0)),
+            "feed_forward": resampler.size(
+                "layers.0.ff.net.0.proj.weight",
+                (r"layers\.\d+\.ff\.net\.0\.proj\.weight", 2, 0),
+                (r"layers\.\d+\.ff\.net\.0\.proj\.bias", 1, 0),
+                (r"layers\.\d+\.ff\.net\.2\.weight", 2, 1),
+            ),
             "streams": streams,
         }
-        if "0.to_q.base_down_basis" in self.shapes[BASES] or BASE_RESAMPLER in self.shapes:
-            sizes["base_rank"] = bases.get("0.to_q.base_down_basis", dims=3)[2]
+        if self._has_base():
+            sizes["base_rank"] = _rank(bases, "base")
             sizes["clip_width"] = self._file(BASE_RESAMPLER).get("proj_in.weight", dims=2)[1]
         if "face" in streams:
-            projector = self._file(PROJECTOR)
-            rows, sizes["face_width"] = projector.get("0.weight", dims=2)
-            (sizes["id_token_width"],) = projector.get("2.weight", dims=1)
-            sizes["id_tokens"], rest = divmod(rows, sizes["id_token_width"])
-            if rest:
-                raise CheckpointMismatch(
-                    f"{PROJECTOR}: 0.weight needs a multiple of {sizes['id_token_width']} rows (2.weight), found {rows}"
-                )
+            sizes |= self._projector_sizes()
         if "clip" in streams:
             place = "proj_in_2.weight" if "face" in streams else "proj_in.weight"
             sizes["clip_width"] = resampler.get(place, dims=2)[1]
         return sizes
 
+    def _projector_sizes(self) -> dict[str, int]:
+        projector = self._file(PROJECTOR)
+        face_width = projector.get("0.weight", dims=2)[1]
+        rows = projector.size("0.weight", (r"0\.weight", 2, 0), (r"0\.bias", 1, 0))
+        norm = projector.size("2.weight", (r"2\.(weight|bias)", 1, 0))
+        # Where the norm's two tensors disagree, the resampler that reads the tokens decides.
+        read = self._file(RESAMPLER).get("proj_in.weight", dims=2)[1]
+        width = read if (read,) in (projector.shapes.get("2.weight"), projector.shapes.get("2.bias")) else norm
+        if width < 1 or rows % width:
+            raise CheckpointMismatch(
+                f"{projector.path}: tensor '0.weight' needs a multiple of {width} rows (2.weight), found {rows}"
+            )
+        return {"face_width": face_width, "id_token_width": width, "id_tokens": rows // width}
+
     def _streams(self) -> tuple[Stream, ...]:
-        if "proj_in_2.weight" in self.shapes[RESAMPLER]:
+        # One missing tensor of the second stream must be missed, not taken for a checkpoint of one stream.
+        if any(name.startswith("proj_in_2.") or ".attn3." in name for name in self.files[RESAMPLER].shapes):
             return ("face", "clip")
-        return ("face",) if PROJECTOR in self.shapes else ("clip",)
+        return ("face",) if PROJECTOR in self.files else ("clip",)
+
+    def _has_base(self) -> bool:
+        return BASE_RESAMPLER in self.files or any(".base_" in name for name in self.files[BASES].shapes)
 
     def _conventions(self) -> dict[str, Any]:
         path = self.folder / CONFIG_JSON
@@ -126,11 +149,7 @@ class CheckpointFiles:
             raise CheckpointMismatch(
                 f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(_CONFIG_KEYS))}"
             )
-        streams = found.pop("streams", None)
-        if streams is not None and tuple(streams) != self._streams():
-            raise CheckpointMismatch(
-                f"{path}: streams are {streams}, the tensors in {RESAMPLER} are made for {list(self._streams())}"
-            )
+        self._check_streams(path, found.pop("streams", None))
         encoder = found.get("face_encoder")
         if isinstance(encoder, Mapping):
             found["face_encoder"] = encoder.get("id")
@@ -138,69 +157,33 @@ class CheckpointFiles:
         _check_types(path, found)
         return found
 
+    def _check_streams(self, path: Path, streams: Any) -> None:
+        if streams is None or streams == list(self._streams()):
+            return
+        if isinstance(streams, list) and "face" in streams and PROJECTOR not in self.files:
+            raise WeightsMissing(f"the checkpoint folder {self.folder} has no {PROJECTOR}, {path.name} says {streams}")
+        raise CheckpointMismatch(
+            f"{path}: streams are {streams}, the tensors in {RESAMPLER} are made for {list(self._streams())}"
+        )
+
     def _check_face_width(self, path: Path, width: Any) -> None:
         if "face" in self._streams() and width is not None:
             found = self._file(PROJECTOR).get("0.weight", dims=2)[1]
             if found != width:
                 raise CheckpointMismatch(f"{path}: face_encoder width is {width}, {PROJECTOR} 0.weight reads {found}")
 
-    def _file(self, file: str) -> _File:
-        if file not in self.shapes:
+    def _file(self, file: str) -> FileShapes:
+        if file not in self.files:
             raise WeightsMissing(f"the checkpoint folder {self.folder} has no {file}")
-        return _File(self.folder / file, self.shapes[file])
+        return self.files[file]
 
 
-class _File:
-    """Shapes of one file, asked for by name."""
-
-    def __init__(self, path: Path, shapes: Shapes) -> None:
-        self.path, self.shapes = path, shapes
-
-    def get(self, name: str, dims: int) -> tuple[int, ...]:
-        """The shape of a tensor that must exist with that many dimensions."""
-        if name not in self.shapes:
-            raise CheckpointMismatch(f"{self.path}: tensor {name!r} is missing, wanted one of {dims} dimensions")
-        shape = self.shapes[name]
-        if len(shape) != dims:
-            raise CheckpointMismatch(f"{self.path}: tensor {name!r} needs {dims} dimensions, found shape {shape}")
-        return shape
-
-    def count(self, prefix: str) -> int:
-        """How many of `prefix.0`, `prefix.1`, ... there are; `CheckpointMismatch` for none."""
-        numbers = {name.split(".")[1] for name in self.shapes if name.startswith(f"{prefix}.")}
-        if not numbers:
-            raise CheckpointMismatch(f"{self.path}: tensor '{prefix}.0.attn1.to_q.weight' is missing")
-        return len(numbers)
-
-
-def _check_file(path: Path, found: Shapes, expected: Shapes) -> None:
-    missing = [name for name in expected if name not in found]
-    if missing:
-        raise CheckpointMismatch(
-            f"{path}: tensor {missing[0]!r} of shape {expected[missing[0]]} is missing{_others(missing)}"
-        )
-    extra = [name for name in found if name not in expected]
-    if extra:
-        raise CheckpointMismatch(
-            f"{path}: tensor {extra[0]!r} of shape {found[extra[0]]} has no place in this checkpoint{_others(extra)}"
-        )
-    for name, shape in expected.items():
-        if found[name] != shape:
-            raise CheckpointMismatch(f"{path}: tensor {name!r} has shape {found[name]}, expected {shape}")
-
-
-def _others(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def _shapes(path: Path) -> Shapes:
-    if not path.is_file():
-        raise WeightsMissing(f"the checkpoint folder {path.parent} has no {path.name}")
-    try:
-        with safe_open(path, framework="pt") as opened:
-            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointMismatch(f"{path}: not a safetensors file: {error}") from error
+def _rank(bases: FileShapes, branch: str) -> int:
+    return bases.size(
+        f"0.to_q.{branch}_down_basis",
+        (rf"\d+\.\w+\.{branch}_down_basis", 3, 2),
+        (rf"\d+\.\w+\.{branch}_up_basis", 3, 1),
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -221,15 +204,19 @@ def _read_modules(folder: Path) -> tuple[AttentionModule, ...]:
     for name, sizes in _read_json(path).items():
         hidden = sizes.get("hidden_size") if isinstance(sizes, dict) else None
         context = sizes.get("cross_attention_dim") if isinstance(sizes, dict) else None
-        if not isinstance(hidden, int) or not isinstance(context, int | None):
+        if not _is_size(hidden) or (context is not None and not _is_size(context)):
             raise CheckpointMismatch(
-                f"{path}: module {name!r} needs hidden_size (a number) and cross_attention_dim (a number or null), "
-                f"found {sizes!r}"
+                f"{path}: module {name!r} needs hidden_size (1 to {_MOST_CHANNELS}) and cross_attention_dim (the same, "
+                f"or null for self-attention), found {sizes!r}"
             )
         modules.append(AttentionModule(name, hidden, context))
     if not modules:
         raise CheckpointMismatch(f"{path}: at least one module was wanted, found none")
     return tuple(modules)
+
+
+def _is_size(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_CHANNELS
 
 
 def _check_types(path: Path, found: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ TOKENS_PER_MODULE = 2 * len(PROJECTIONS)
 TRIGGER_WORDS = "fcsks fxhks fhyks"
 FACE_ENCODER = "insightface-antelopev2"
 CLIP_VISION = "openai/clip-vit-large-patch14"
+PROMPT_HIDDEN_LAYER = -2
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,11 @@ class HyperLoRAConfig:
         The factor of every emitted LoRA: its alpha divided by its rank.
     trigger_words
         Words that a prompt must begin with; empty when the checkpoint was trained without.
-    face_encoder, clip_vision, prompt_hidden_layer
-        The frozen encoders that the checkpoint was trained with, and the hidden layer it reads of the CLIP tower.
+    face_encoder, clip_vision
+        The frozen encoders that the checkpoint was trained with.
+    prompt_hidden_layer
+        The hidden layer of both text encoders that prompts were read from in training. SDXL's own, -2, is the only one
+        that the pipeline draws with, so a checkpoint that names another is refused.
     """
 
     modules: tuple[AttentionModule, ...]
@@ -94,17 +99,12 @@ class HyperLoRAConfig:
     trigger_words: str = TRIGGER_WORDS
     face_encoder: str = FACE_ENCODER
     clip_vision: str = CLIP_VISION
-    prompt_hidden_layer: int = -2
+    prompt_hidden_layer: int = PROMPT_HIDDEN_LAYER
 
     def __post_init__(self) -> None:
         if self.streams not in (("face", "clip"), ("clip",), ("face",)):
             raise CheckpointMismatch(
                 f'streams must be ["face", "clip"], ["clip"] or ["face"], found {list(self.streams)}'
-            )
-        if self.inner % self.dim_head:
-            raise CheckpointMismatch(
-                f"the resampler's inner width {self.inner} is not a multiple of dim_head {self.dim_head}; "
-                "name the right dim_head in hyperlora_config.json"
             )
         if not self.modules:
             raise CheckpointMismatch("a checkpoint needs at least one attention module, found none")
@@ -115,9 +115,19 @@ class HyperLoRAConfig:
             "clip_width": self.clip_width, "alpha_over_rank": self.alpha_over_rank,
             "base_rank": 1 if self.base_rank is None else self.base_rank,
         }  # fmt: skip
-        wrong = [f"{name} = {value}" for name, value in sizes.items() if not value > 0]
+        wrong = [f"{name} = {value}" for name, value in sizes.items() if not 0 < value < math.inf]
         if wrong:
             raise CheckpointMismatch(f"sizes must be positive, found {', '.join(wrong)}")
+        if self.inner % self.dim_head:
+            raise CheckpointMismatch(
+                f"the resampler's inner width {self.inner} is not a multiple of dim_head {self.dim_head}; "
+                "name the right dim_head in hyperlora_config.json"
+            )
+        if self.prompt_hidden_layer != PROMPT_HIDDEN_LAYER:
+            raise CheckpointMismatch(
+                f"prompts are read from hidden layer {PROMPT_HIDDEN_LAYER} of the text encoders, as in SDXL; this "
+                f"checkpoint was trained with layer {self.prompt_hidden_layer}"
+            )
 
     @property
     def heads(self) -> int:

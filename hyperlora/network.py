@@ -24,10 +24,10 @@ from hyperlora.checkpoint import (
     PROJECTOR,
     RESAMPLER,
     CheckpointFiles,
-    Shapes,
     config_json,
     modules_json,
 )
+from hyperlora.checkpoint_shapes import Shapes
 from hyperlora.coefficients import normalise
 from hyperlora.config import Branch, HyperLoRAConfig
 from hyperlora.errors import CheckpointMismatch, FaceEncoderMismatch, InvalidRequest
@@ -87,7 +87,7 @@ class HyperLoRA(nn.Module):
             network = cls(files.config())
         files.check(network.released_shapes())
         network = network.to(dtype).to_empty(device=device).requires_grad_(False).eval()
-        for file in files.shapes:
+        for file in files.files:
             places = dict(network.released_tensors(file))
             for name, tensor in files.tensors(file):
                 places[name].copy_(tensor)
@@ -116,10 +116,10 @@ class HyperLoRA(nn.Module):
 
         An absent stream (None) of a two-stream network is left out, as in training.
         """
+        self.config.rank_of(branch)
         weight = self.resampler.proj_out.weight
         clip_NTC = None if clip_tokens_NTC is None else clip_tokens_NTC.to(weight)
         if branch == "base":
-            self.config.rank_of("base")
             assert self.base_resampler is not None
             out: torch.Tensor = self.base_resampler(clip_NTC)
             return out

@@ -153,7 +153,7 @@ RESAMPLER, BASES = "resampler.safetensors", "hyper_lora_modules.safetensors"
     ("file", "change", "message"),
     [
         (BASES, lambda t: t.pop("1.to_k.id_down_basis"), r"'1.to_k.id_down_basis' of shape \(5, 12, 3\) is missing"),
-        (BASES, lambda t: t.pop("0.to_q.id_down_basis"), "'0.to_q.id_down_basis' is missing"),
+        (BASES, lambda t: t.pop("0.to_q.id_down_basis"), r"'0.to_q.id_down_basis' of shape \(5, 8, 3\) is missing"),
         (RESAMPLER, lambda t: t.pop("layers.1.norm_ff.bias"), r"'layers.1.norm_ff.bias' of shape \(12,\) is missing"),
         (BASES, lambda t: t.update({"9.to_q.id_up_basis": torch.zeros(1)}), "'9.to_q.id_up_basis' .* no place"),
         (RESAMPLER, lambda t: t.update({"norm_out.weight": torch.zeros(12)}), "'norm_out.weight' .* no place"),
@@ -165,14 +165,23 @@ RESAMPLER, BASES = "resampler.safetensors", "hyper_lora_modules.safetensors"
         (
             RESAMPLER,
             lambda t: t.update({"latents": torch.zeros(1, 25, 12)}),
-            "latents has 25 tokens, 3 modules need 24",
+            "'latents' has 25 tokens, 3 modules need 24",
         ),
         (
             RESAMPLER,
             lambda t: t.update({"latents": torch.zeros(24, 12)}),
             r"'latents' needs 3 dimensions, found .*24, 12",
         ),
-        ("id_projector.safetensors", lambda t: t.update({"2.weight": torch.zeros(5)}), "multiple of 5 rows"),
+        (
+            "id_projector.safetensors",
+            lambda t: t.update({"2.weight": torch.zeros(5)}),
+            r"'2.weight' has shape \(5,\), expected \(9,\)",
+        ),
+        (
+            "id_projector.safetensors",
+            lambda t: t.update({"0.weight": torch.zeros(19, 7), "0.bias": torch.zeros(19)}),
+            r"'0.weight' needs a multiple of 9 rows \(2.weight\), found 19",
+        ),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_names_the_tensor(

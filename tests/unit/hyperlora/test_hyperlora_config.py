@@ -122,9 +122,12 @@ def test_tokens_go_module_by_module_then_projection_then_down_and_up() -> None:
     [
         ({"streams": ("clip", "face")}, "streams must be"),
         ({"dim_head": 60}, "768 is not a multiple of dim_head 60"),
+        ({"dim_head": 0}, "dim_head = 0"),
         ({"bases": 0}, "bases = 0"),
         ({"alpha_over_rank": -1.0}, "alpha_over_rank = -1.0"),
         ({"alpha_over_rank": float("nan")}, "alpha_over_rank = nan"),
+        ({"alpha_over_rank": float("inf")}, "alpha_over_rank = inf"),
+        ({"prompt_hidden_layer": -3}, "hidden layer -2 of the text encoders.* layer -3"),
     ],
 )
 def test_impossible_sizes_are_refused(changes: dict[str, Any], message: str) -> None:
