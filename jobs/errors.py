@@ -4,6 +4,8 @@ JobsError
 ├── ManifestInvalid      the manifest has faults; all of them are listed
 ├── KeyConflict          the same idempotency key with other content
 ├── UnknownJob           no such job, unit or render for this tenant
+├── UnknownWeightSet     no such weight set for this tenant
+├── OptionsInvalid       the options of a stored render are not known to this version
 ├── SettingsInvalid      a setting cannot be used
 │   ├── ProfileInvalid   the profiles file has a fault
 │   └── ProfileUnknown   no profile of that name here
@@ -77,6 +79,18 @@ class UnknownJob(JobsError):
     """No such job."""
 
     code = "unknown_job"
+
+
+class UnknownWeightSet(JobsError):
+    """No such weight set."""
+
+    code = "unknown_weight_set"
+
+
+class OptionsInvalid(JobsError):
+    """The options of a stored render cannot be used by this version."""
+
+    code = "options_invalid"
 
 
 class SettingsInvalid(JobsError):

@@ -39,6 +39,8 @@ UNIT_STATES = ("ready", "leased", "done", "failed", "cancelled")
 RENDER_STATES = ("waiting", "done", "failed", "cancelled")
 WEIGHT_SET_STATES = ("pending", "generating", "ready", "failed")
 WEIGHT_SET_KINDS = ("photos", "mix", "slider", "refined")
+# How an identity, or a slider, is given. `together` and `weights` have no weight set of their own.
+PHOTO_SET_KINDS = ("photos", "mix", "together", "slider", "weights")
 
 
 def new_id() -> uuid.UUID:
@@ -82,7 +84,8 @@ class Base(DeclarativeBase):
         dt.datetime: Utc(),
         uuid.UUID: Uuid(),
         float: Double(),
-        dict[str, Any]: JSON(),
+        # What is not given is NULL, not the JSON text `null`.
+        dict[str, Any]: JSON(none_as_null=True),
     }
 
 
@@ -124,7 +127,7 @@ class Identity(Owned, Base):
 
 
 class Photo(Owned, Base):
-    """One photo as it was given, stored once per tenant under its SHA-256."""
+    """One photo or other picture as it was given, stored once per tenant under its SHA-256."""
 
     __tablename__ = "photos"
     __table_args__ = (UniqueConstraint("tenant_id", "sha256"),)
@@ -138,7 +141,10 @@ class Photo(Owned, Base):
 
 
 class PhotoSet(Owned, Base):
-    """The photos of one person that one job named; new photos of a known person are a new set."""
+    """What one job said an identity is: photos, or other people mixed or side by side, or a stored weight set.
+
+    New photos of a known person are a new set. A slider is a set too, of two members: edited and original.
+    """
 
     __tablename__ = "photo_sets"
     __table_args__ = (
@@ -148,6 +154,26 @@ class PhotoSet(Owned, Base):
     identity_id: Mapped[uuid.UUID]
     fingerprint: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    kind: Mapped[str] = mapped_column(String(16), default="photos", server_default="photos")
+    weight_set_fingerprint: Mapped[str | None] = mapped_column(String(64))
+
+
+class PhotoSetMember(Base):
+    """One of the photo sets that a mix, several people in one picture, or a slider is made of."""
+
+    __tablename__ = "photo_set_members"
+    __table_args__ = (
+        _own("photo_sets", "photo_set_id"),
+        _own("photo_sets", "member_photo_set_id"),
+        Index("ix_photo_set_members_member", "tenant_id", "member_photo_set_id"),
+    )
+    tenant_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    photo_set_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    member_photo_set_id: Mapped[uuid.UUID]
+    weight: Mapped[float] = mapped_column(default=1.0)
+    region: Mapped[dict[str, Any] | None]
+    prompt: Mapped[str | None] = mapped_column(Text)
 
 
 class PhotoSetPhoto(Base):
@@ -161,6 +187,7 @@ class PhotoSetPhoto(Base):
     photo_id: Mapped[uuid.UUID]
     verdict: Mapped[str | None] = mapped_column(String(32))
     reason: Mapped[str | None] = mapped_column(Text)
+    face: Mapped[str | None] = mapped_column(String(16))
 
 
 class WeightSet(Owned, Base):
@@ -191,6 +218,7 @@ class WeightSet(Owned, Base):
     seconds: Mapped[float | None]
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[dt.datetime | None]
+    branch: Mapped[str] = mapped_column(String(8), default="id", server_default="id")
 
 
 class WeightSetSource(Base):
@@ -226,6 +254,16 @@ class Job(Owned, Base):
     renders_total: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
     cancelled_at: Mapped[dt.datetime | None]
+
+
+class JobPicture(Base):
+    """A picture that a job was given beside photos (a pose, a start picture, a mask), so that erasure reaches it."""
+
+    __tablename__ = "job_pictures"
+    __table_args__ = (_own("jobs", "job_id"), _own("photos", "photo_id"))
+    tenant_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    job_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    photo_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
 
 
 class Unit(Owned, Base):
@@ -321,6 +359,15 @@ class Render(Owned, Base):
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[dt.datetime | None]
 
+    options: Mapped[dict[str, Any] | None]
+    drawn_seed: Mapped[int | None] = mapped_column(BigInteger)
+    draws: Mapped[int | None]
+    output_width: Mapped[int | None]
+    output_height: Mapped[int | None]
+    seconds_detail: Mapped[float | None]
+    seconds_finish: Mapped[float | None]
+    detail_faces: Mapped[int | None]
+
 
 class Candidate(Owned, Base):
     """A picture drawn for a render; at most one of a render's candidates is chosen."""
@@ -347,6 +394,26 @@ class Candidate(Owned, Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     id_similarity: Mapped[float | None]
     chosen: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+
+
+class Output(Owned, Base):
+    """A further file that was made of a finished render; the first one stands on the render's own row."""
+
+    __tablename__ = "outputs"
+    __table_args__ = (
+        _own("renders", "render_id"),
+        UniqueConstraint("tenant_id", "storage_key"),
+        UniqueConstraint("tenant_id", "render_id", "name"),
+    )
+    render_id: Mapped[uuid.UUID]
+    name: Mapped[str] = mapped_column(String(64))
+    storage_key: Mapped[str] = mapped_column(String(500))
+    media_type: Mapped[str] = mapped_column(String(100))
+    width: Mapped[int]
+    height: Mapped[int]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
 
 
