@@ -172,7 +172,7 @@ class PhotoSetMember(Base):
     position: Mapped[int] = mapped_column(primary_key=True)
     member_photo_set_id: Mapped[uuid.UUID]
     weight: Mapped[float] = mapped_column(default=1.0)
-    region: Mapped[dict[str, Any] | None]
+    region: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
     prompt: Mapped[str | None] = mapped_column(Text)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -27,9 +27,6 @@ Side = Annotated[int, Field(ge=1)]
 
 class _Option(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-Kind = TypeVar("Kind", bound=_Option)
 
 
 class Picture(_Option):
@@ -110,28 +107,6 @@ class OutputOption(_Option):
     upscale: str | None = None
 
 
-class RegionOption(_Option):
-    """Where one of several people stands: a box in shares of the picture (left, top, right, bottom), or a mask."""
-
-    box: tuple[Share, Share, Share, Share] | None = None
-    mask: Picture | None = None
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        if (self.box is None) == (self.mask is None):
-            raise ValueError("wanted either `box` or `mask`")
-        return self
-
-    @classmethod
-    def load(cls, raw: Mapping[str, Any] | None) -> Self | None:
-        """The region of a row, None for the whole picture. Raises OptionsInvalid."""
-        return None if raw is None else _loaded(cls, raw)
-
-    def dump(self) -> dict[str, Any]:
-        """What a row holds."""
-        return self.model_dump(mode="json", exclude_none=True)
-
-
 class RenderOptions(_Option):
     """Everything about a render that has no column of its own."""
 
@@ -148,21 +123,22 @@ class RenderOptions(_Option):
     @classmethod
     def load(cls, raw: Mapping[str, Any] | None) -> Self:
         """The options of a row. Raises OptionsInvalid when this version does not know what they say."""
-        return cls() if raw is None else _loaded(cls, raw)
+        if raw is None:
+            return cls()
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(str(step) for step in first["loc"])
+            raise OptionsInvalid(
+                f"the options of a stored render cannot be used ({field or 'as a whole'}: {first['msg']}); they were "
+                "written by another version, so run workers of that version"
+            ) from error
 
     def dump(self) -> dict[str, Any] | None:
         """What a row holds: None when nothing is out of the ordinary."""
-        ordinary, written = type(self)(), self.model_dump(mode="json")
-        return {name: written[name] for name in written if getattr(self, name) != getattr(ordinary, name)} or None
+        written = self.model_dump(mode="json")
+        return {name: written[name] for name in written if getattr(self, name) != getattr(ORDINARY, name)} or None
 
 
-def _loaded(kind: type[Kind], raw: Mapping[str, Any]) -> Kind:
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(step) for step in first["loc"])
-        raise OptionsInvalid(
-            f"the options of a stored render cannot be used ({field or 'as a whole'}: {first['msg']}); they were "
-            "written by another version, so run workers of that version"
-        ) from error
+ORDINARY = RenderOptions()

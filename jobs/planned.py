@@ -105,3 +105,10 @@ def seed_base(job_key: str, external_id: str, prompt_name: str) -> int:
 def derived_seed(base: int, index: int) -> int:
     """Seed number `index` from `seed_base`: 0 <= seed < 2^32, distinct for every index below 2^32."""
     return base ^ ((index * _GOLDEN) & _UINT32)
+
+
+def candidate_seed(seed: int, attempt: int) -> int:
+    """The seed of try number `attempt`: the render's own first, then 32 bits of SHA-256 over both numbers each."""
+    if attempt == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"portraits-candidate-1\n{seed}\n{attempt}".encode()).digest()[:4], "big")

@@ -193,7 +193,7 @@ def rerun(
     last = select(Render.ordinal).where(Render.tenant_id == tenant_id, Render.job_id == asked.job_id)
     ordinal = tx.execute(last.order_by(Render.ordinal.desc()).limit(1)).scalar_one() + 1
     kept = ("job_id", "identity_id", "prompt_name", "prompt", "negative_prompt", "width", "height", "steps")
-    row = {name: getattr(asked, name) for name in (*kept, "guidance", "scheduler", "lora_weight")}
+    row = {name: getattr(asked, name) for name in (*kept, "guidance", "scheduler", "lora_weight", "options")}
     row |= {"tenant_id": tenant_id, "id": new_render_id, "unit_id": unit_id, "rerun_of": render_id, "state": "waiting"}
     tx.execute(insert(Render).values(ordinal=ordinal, seed=seed, created_at=utcnow(), **row))
     totals = {"units_total": Job.units_total + 1, "renders_total": Job.renders_total + 1}

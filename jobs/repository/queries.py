@@ -1,12 +1,15 @@
-"""What people ask: read from the documented views `job_status`, `identity_status` and `render_metrics`."""
+"""What people ask, read from the documented views.
+
+These are `job_status`, `identity_status`, `render_metrics` and `render_outputs`.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, select, table
+from sqlalchemy import JSON, Connection, RowMapping, func, select, table
 from sqlalchemy.sql import column
 from sqlalchemy.types import TypeEngine
 from sqlalchemy.types import Uuid as UuidType
@@ -22,6 +25,7 @@ _TYPES: dict[str, TypeEngine[Any]] = {
     "rerun_of": UuidType(),
     "created_at": Utc(),
     "finished_at": Utc(),
+    "options": JSON(none_as_null=True),
 }
 
 
@@ -44,7 +48,11 @@ RENDER_METRICS = _view(
     "final_prompt negative_prompt seed width height steps guidance scheduler lora_weight state error_code error "
     "storage_key media_type size_bytes sha256 id_similarity id_similarity_reason recogniser model_fingerprint "
     "weight_set_fingerprint device worker batch_size seconds_weights seconds_merge seconds_denoise seconds_decode "
-    "seconds_encode seconds_upload created_at finished_at",
+    "seconds_encode seconds_upload created_at finished_at options drawn_seed draws output_width output_height "
+    "seconds_detail seconds_finish detail_faces",
+)
+RENDER_OUTPUTS = _view(
+    "render_outputs", "tenant_id job_id render_id name storage_key media_type width height size_bytes sha256"
 )
 
 
@@ -87,6 +95,17 @@ def render(tx: Connection, tenant_id: str, render_id: uuid.UUID) -> RowMapping |
         RENDER_METRICS.c.tenant_id == tenant_id, RENDER_METRICS.c.render_id == render_id
     )
     return tx.execute(statement).mappings().one_or_none()
+
+
+def outputs(tx: Connection, tenant_id: str, render_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, list[RowMapping]]:
+    """The further files of these renders by their name, from the view `render_outputs`."""
+    view, found = RENDER_OUTPUTS, dict[uuid.UUID, list[RowMapping]]()
+    for start in range(0, len(render_ids), 500):
+        part = view.c.render_id.in_(render_ids[start : start + 500])
+        statement = select(view).where(view.c.tenant_id == tenant_id, part).order_by(view.c.render_id, view.c.name)
+        for row in tx.execute(statement).mappings():
+            found.setdefault(row["render_id"], []).append(row)
+    return found
 
 
 def failures(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> list[RowMapping]:

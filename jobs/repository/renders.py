@@ -9,7 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from jobs.models import Candidate, Render, new_id, utcnow
+from jobs.models import Candidate, Output, Render, new_id, utcnow
+from jobs.options import ORDINARY, RenderOptions
 from jobs.repository import units
 from jobs.repository.units import ClaimedUnit
 
@@ -31,11 +32,15 @@ class WaitingRender:
     guidance: float
     scheduler: str
     lora_weight: float
+    options: RenderOptions = ORDINARY
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a worker records of one finished picture; times in seconds."""
+    """What a worker records of one finished picture; times in seconds.
+
+    `drawn_seed` is the seed it was kept under, None for the one that was asked for; `draws` counts the seeds tried.
+    """
 
     storage_key: str
     media_type: str
@@ -56,6 +61,37 @@ class Drawn:
     seconds_decode: float
     seconds_encode: float
     seconds_upload: float
+    drawn_seed: int | None = None
+    draws: int = 1
+    output_width: int | None = None
+    output_height: int | None = None
+    seconds_detail: float | None = None
+    seconds_finish: float | None = None
+    detail_faces: int | None = None
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """A stored picture that was drawn for a render and not chosen."""
+
+    seed: int
+    storage_key: str
+    sha256: str
+    size_bytes: int
+    id_similarity: float | None
+
+
+@dataclass(frozen=True)
+class OutputRow:
+    """A further file made of a finished picture; width and height in pixels."""
+
+    name: str
+    storage_key: str
+    media_type: str
+    width: int
+    height: int
+    size_bytes: int
+    sha256: str
 
 
 _ASKED = (
@@ -71,11 +107,15 @@ _ASKED = (
     Render.guidance,
     Render.scheduler,
     Render.lora_weight,
+    Render.options,
 )
 
 
 def waiting(tx: Connection, held: Sequence[ClaimedUnit]) -> list[WaitingRender]:
-    """The renders of these units that are still to be drawn, in the order they were asked for."""
+    """The renders of these units that are still to be drawn, in the order they were asked for.
+
+    Raises OptionsInvalid when a render asks for what this version does not know.
+    """
     found: list[WaitingRender] = []
     for unit in held:
         statement = (
@@ -83,33 +123,41 @@ def waiting(tx: Connection, held: Sequence[ClaimedUnit]) -> list[WaitingRender]:
             .where(Render.tenant_id == unit.tenant_id, Render.unit_id == unit.id, Render.state == "waiting")
             .order_by(Render.ordinal)
         )
-        found += [WaitingRender(unit=unit, **row._mapping) for row in tx.execute(statement)]
+        for row in tx.execute(statement):
+            asked = dict(row._mapping)
+            found.append(WaitingRender(unit=unit, options=RenderOptions.load(asked.pop("options")), **asked))
     return found
 
 
-def complete(tx: Connection, render: WaitingRender, owner: str, drawn: Drawn) -> bool:
+def complete(
+    tx: Connection,
+    render: WaitingRender,
+    owner: str,
+    drawn: Drawn,
+    *,
+    others: Sequence[CandidateRow] = (),
+    outputs: Sequence[OutputRow] = (),
+) -> bool:
     """Record a picture that is already stored; False when another worker has taken the unit meanwhile.
 
+    `others` are the stored pictures of other seeds that were not chosen, `outputs` the further files made of this one.
     Saying it twice under one lease is harmless, so a caller may try again when a commit's answer was lost.
     """
     values = {name: getattr(drawn, name) for name in Drawn.__dataclass_fields__}
-    if not units.lock_held(tx, render.unit, owner) or not _settle(tx, render, state="done", **values):
+    seed = render.seed if drawn.drawn_seed is None else drawn.drawn_seed
+    if not units.lock_held(tx, render.unit, owner) or not _settle(
+        tx, render, state="done", **{**values, "drawn_seed": seed}
+    ):
         return _names(tx, render, drawn.storage_key)
-    tx.execute(
-        insert(Candidate).values(
-            tenant_id=render.unit.tenant_id,
-            id=new_id(),
-            render_id=render.id,
-            lease_token=render.unit.lease_token,
-            seed=render.seed,
-            storage_key=drawn.storage_key,
-            sha256=drawn.sha256,
-            size_bytes=drawn.size_bytes,
-            id_similarity=drawn.id_similarity,
-            chosen=True,
-            created_at=utcnow(),
-        )
-    )
+    chosen = CandidateRow(seed, drawn.storage_key, drawn.sha256, drawn.size_bytes, drawn.id_similarity)
+    own = {"tenant_id": render.unit.tenant_id, "render_id": render.id, "created_at": utcnow()}
+    rows = [
+        {**own, **vars(one), "id": new_id(), "lease_token": render.unit.lease_token, "chosen": one is chosen}
+        for one in (chosen, *others)
+    ]
+    tx.execute(insert(Candidate), rows)
+    if outputs:
+        tx.execute(insert(Output), [{**own, **vars(one), "id": new_id()} for one in outputs])
     return units.count_drawn(tx, render.unit, owner, done=1)
 
 

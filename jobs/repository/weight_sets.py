@@ -5,23 +5,64 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, and_, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
-from jobs.models import Photo, PhotoSet, PhotoSetPhoto, WeightSet, WeightSetSource, new_id, utcnow
+from jobs.errors import UnknownWeightSet
+from jobs.models import (
+    Photo,
+    PhotoSet,
+    PhotoSetMember,
+    PhotoSetPhoto,
+    WeightSet,
+    WeightSetSource,
+    new_id,
+    utcnow,
+)
 
 
 @dataclass(frozen=True)
 class StoredPhoto:
-    """A reference photo and where it lies."""
+    """A reference photo and where it lies; `face` says which of its faces is meant, None for the clearest."""
 
     position: int
     photo_id: uuid.UUID
     storage_key: str
     sha256: str
+    face: str | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the photo sets that another is made of.
+
+    `region` and `prompt` are there only where people stand side by side: [left, top, right, bottom] in shares of the
+    picture, or {"mask": Picture}.
+    """
+
+    photo_set_id: uuid.UUID
+    weight: float
+    region: list[float] | dict[str, Any] | None
+    prompt: str | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an identity or a slider is made of.
+
+    `kind` is photos, mix, together, slider (members: edited, original) or weights (`weight_set_fingerprint`).
+    """
+
+    photo_set_id: uuid.UUID
+    kind: str
+    fingerprint: str
+    weight_set_fingerprint: str | None
+    photos: tuple[StoredPhoto, ...]
+    members: tuple[Member, ...]
 
 
 @dataclass(frozen=True)
@@ -40,6 +81,8 @@ class WeightSetRow:
     seconds: float | None
     error_code: str | None
     error: str | None
+    kind: str = "photos"
+    branch: str = "id"
 
 
 _ROW = tuple(getattr(WeightSet, name) for name in WeightSetRow.__dataclass_fields__)
@@ -47,16 +90,33 @@ _ROW = tuple(getattr(WeightSet, name) for name in WeightSetRow.__dataclass_field
 
 def photo_set(tx: Connection, tenant_id: str, photo_set_id: uuid.UUID) -> tuple[str, list[StoredPhoto]]:
     """The fingerprint of a photo set, and its photos in order."""
-    fingerprint = tx.execute(
-        select(PhotoSet.fingerprint).where(PhotoSet.tenant_id == tenant_id, PhotoSet.id == photo_set_id)
-    ).scalar_one()
-    statement = (
-        select(PhotoSetPhoto.position, Photo.id, Photo.storage_key, Photo.sha256)
+    found = source(tx, tenant_id, photo_set_id)
+    return found.fingerprint, list(found.photos)
+
+
+def source(tx: Connection, tenant_id: str, photo_set_id: uuid.UUID) -> Source:
+    """What a photo set is made of: its photos and its members, each in order."""
+    mine = (PhotoSet.tenant_id == tenant_id, PhotoSet.id == photo_set_id)
+    row = tx.execute(select(PhotoSet.kind, PhotoSet.fingerprint, PhotoSet.weight_set_fingerprint).where(*mine)).one()
+    photos = (
+        select(PhotoSetPhoto.position, Photo.id, Photo.storage_key, Photo.sha256, PhotoSetPhoto.face)
         .join(Photo, and_(Photo.tenant_id == PhotoSetPhoto.tenant_id, Photo.id == PhotoSetPhoto.photo_id))
         .where(PhotoSetPhoto.tenant_id == tenant_id, PhotoSetPhoto.photo_set_id == photo_set_id)
         .order_by(PhotoSetPhoto.position)
     )
-    return fingerprint, [StoredPhoto(*row) for row in tx.execute(statement)]
+    members = (
+        select(PhotoSetMember.member_photo_set_id, PhotoSetMember.weight, PhotoSetMember.region, PhotoSetMember.prompt)
+        .where(PhotoSetMember.tenant_id == tenant_id, PhotoSetMember.photo_set_id == photo_set_id)
+        .order_by(PhotoSetMember.position)
+    )
+    return Source(
+        photo_set_id,
+        row.kind,
+        row.fingerprint,
+        row.weight_set_fingerprint,
+        tuple(StoredPhoto(*photo) for photo in tx.execute(photos)),
+        tuple(Member(*one) for one in tx.execute(members)),
+    )
 
 
 def find(tx: Connection, tenant_id: str, fingerprint: str) -> WeightSetRow | None:
@@ -66,37 +126,103 @@ def find(tx: Connection, tenant_id: str, fingerprint: str) -> WeightSetRow | Non
     return WeightSetRow(*row) if row else None
 
 
+def states(tx: Connection, tenant_id: str, fingerprints: Sequence[str]) -> dict[str, str]:
+    """The state of each of these weight sets that the tenant has."""
+    wanted = (WeightSet.tenant_id == tenant_id, WeightSet.fingerprint.in_(fingerprints))
+    return {
+        row.fingerprint: row.state for row in tx.execute(select(WeightSet.fingerprint, WeightSet.state).where(*wanted))
+    }
+
+
 def begin(
-    tx: Connection, tenant_id: str, fingerprint: str, *, hyperlora_fingerprint: str, photo_set_id: uuid.UUID
+    tx: Connection,
+    tenant_id: str,
+    fingerprint: str,
+    *,
+    hyperlora_fingerprint: str,
+    kind: str = "photos",
+    branch: str = "id",
+    sources: Sequence[tuple[uuid.UUID, float]] = (),
+    photo_set_id: uuid.UUID | None = None,
 ) -> None:
-    """Make the row of a weight set unless somebody has, and name the photo set among its sources.
+    """Make the row of a weight set unless somebody has, and name the photo sets among its sources with their weights.
 
     The same photos under two names are one weight set with two sources: erasing either person reaches it.
+    `photo_set_id` is the short form of one source of weight 1.
     """
-    insert_or_ignore = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
-    tx.execute(
-        insert_or_ignore(WeightSet)
-        .values(
-            tenant_id=tenant_id,
-            id=new_id(),
-            fingerprint=fingerprint,
-            kind="photos",
-            state="pending",
-            hyperlora_fingerprint=hyperlora_fingerprint,
-            generations=0,
-            attempts=0,
-            lease_token=0,
-            created_at=utcnow(),
-        )
-        .on_conflict_do_nothing(index_elements=["tenant_id", "fingerprint"])
+    named = [*sources, *([(photo_set_id, 1.0)] if photo_set_id is not None else [])]
+    _insert_or_ignore(
+        tx,
+        tenant_id,
+        fingerprint,
+        kind=kind,
+        branch=branch,
+        state="pending",
+        hyperlora_fingerprint=hyperlora_fingerprint,
+        generations=0,
     )
     mine = (WeightSet.tenant_id == tenant_id, WeightSet.fingerprint == fingerprint)
     weight_set_id = tx.execute(select(WeightSet.id).where(*mine).with_for_update()).scalar_one()
     of_set = (WeightSetSource.tenant_id == tenant_id, WeightSetSource.weight_set_id == weight_set_id)
     known = list(tx.execute(select(WeightSetSource.photo_set_id).where(*of_set)).scalars())
-    if photo_set_id not in known:
-        row = {"tenant_id": tenant_id, "weight_set_id": weight_set_id, "photo_set_id": photo_set_id}
-        tx.execute(insert(WeightSetSource).values(position=len(known), weight=1.0, **row))
+    for photo_set, weight in named:
+        if photo_set not in known:
+            row = {"tenant_id": tenant_id, "weight_set_id": weight_set_id, "photo_set_id": photo_set}
+            tx.execute(insert(WeightSetSource).values(position=len(known), weight=weight, **row))
+            known.append(photo_set)
+
+
+def _insert_or_ignore(tx: Connection, tenant_id: str, fingerprint: str, **values: Any) -> bool:
+    """Add a weight set's row; False when there is one of this fingerprint."""
+    upsert = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
+    own = {"tenant_id": tenant_id, "id": new_id(), "fingerprint": fingerprint, "created_at": utcnow()}
+    statement = upsert(WeightSet).values(attempts=0, lease_token=0, **own, **values)
+    return tx.execute(statement.on_conflict_do_nothing(index_elements=["tenant_id", "fingerprint"])).rowcount == 1
+
+
+def add_refined(
+    tx: Connection,
+    tenant_id: str,
+    *,
+    fingerprint: str,
+    source_weight_set_fingerprint: str,
+    hyperlora_fingerprint: str,
+    storage_key: str,
+    sha256: str,
+    size_bytes: int,
+    recogniser: str,
+    reference_embedding: bytes,
+    seconds: float,
+) -> bool:
+    """Record a stored weight set that was fine-tuned from another one; False when it is there already.
+
+    Raises UnknownWeightSet when the tenant has no weight set to have come from.
+    """
+    came_from = find(tx, tenant_id, source_weight_set_fingerprint)
+    if came_from is None:
+        raise UnknownWeightSet(f"tenant {tenant_id!r} has no weight set {source_weight_set_fingerprint}")
+    added = _insert_or_ignore(
+        tx,
+        tenant_id,
+        fingerprint,
+        kind="refined",
+        branch=came_from.branch,
+        state="ready",
+        hyperlora_fingerprint=hyperlora_fingerprint,
+        generations=1,
+        storage_key=storage_key,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        recogniser=recogniser,
+        reference_embedding=reference_embedding,
+        seconds=seconds,
+        finished_at=utcnow(),
+    )
+    if added:
+        refined = find(tx, tenant_id, fingerprint)
+        row = {"tenant_id": tenant_id, "weight_set_id": refined.id if refined else None, "position": 0, "weight": 1.0}
+        tx.execute(insert(WeightSetSource).values(source_weight_set_id=came_from.id, **row))
+    return added
 
 
 def claim(
