@@ -11,7 +11,16 @@ a TOML file (`PORTRAITS_PROFILES_FILE`):
     faces = "insightface:/models/antelopev2"         # or "opencv"
     dtype = "float16"
     batch_size = 8
+    safety = "none"                                  # a folder or hub id of a checker; to have none is said by name
+    preset = "lightning-4"                           # a few-step base: its steps, scheduler and guidance are defaults
+    preset_weights = "/models/sdxl_lightning_4step_lora.safetensors"
     defaults = { size = 1024, steps = 20, guidance = 5 }   # what a manifest that says nothing is drawn with
+
+    [profiles.realvis.controlnets]                   # the names that a manifest's `control` may use
+    pose = "/models/controlnet-openpose-sdxl-1.0"
+
+    [profiles.realvis.upscalers]                     # the names that a manifest's `outputs` may use
+    x4 = "/models/4x-UltraSharp.safetensors"
 """
 
 from __future__ import annotations
@@ -19,20 +28,29 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobs.errors import ProfileInvalid, ProfileUnknown
+from jobs.presets import PRESETS
 from jobs.settings import Settings
 
 MINI = "mini"
 MINI_DEFAULTS = {"size": 128, "steps": 8}
+NO_CHECKER = "none"
 UNTRAINED_NOTICE = "untrained: the mini pack's weights are random; pictures show the way of a job, not a likeness"
+
+Part = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Place = Annotated[str, Field(min_length=1)]
 
 
 class Profile(BaseModel):
-    """One way to draw: which weights, on which number type, how many pictures at once."""
+    """One way to draw: which weights, on which number type, how many pictures at once.
+
+    `safety` is the checker of finished pictures, a folder, a hub id, or `none`. `controlnets` and `upscalers` are the
+    names that manifests use, with the folder, file or hub id behind each.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,11 +65,21 @@ class Profile(BaseModel):
     notice: str | None = None
     revision: str | None = None
     defaults: dict[str, Any] = Field(default_factory=dict)
+    safety: str = ""
+    preset: str | None = None
+    preset_weights: Place | None = None
+    controlnets: dict[Part, Place] = Field(default_factory=dict)
+    upscalers: dict[Part, Place] = Field(default_factory=dict)
+
+    def drawing(self) -> dict[str, Any]:
+        """What a manifest that says nothing is drawn with: the preset's values, and above them `defaults`."""
+        return {**(PRESETS[self.preset] if self.preset else {}), **self.defaults}
 
 
 def load_profiles(settings: Settings) -> dict[str, Profile]:
     """Every profile of the profiles file, and `mini`. Raises ProfileInvalid naming file, profile and field."""
-    found = {MINI: Profile(name=MINI, dtype="float32", notice=UNTRAINED_NOTICE, defaults=MINI_DEFAULTS)}
+    mini = {"dtype": "float32", "notice": UNTRAINED_NOTICE, "defaults": MINI_DEFAULTS, "safety": NO_CHECKER}
+    found = {MINI: Profile.model_validate({"name": MINI, **mini})}
     path = settings.profiles_file
     if path is None:
         return found
@@ -81,7 +109,26 @@ def _parse(path: Path, name: str, entry: Any) -> Profile:
     missing = [field for field in ("base", "hyperlora", "clip_vision") if not getattr(profile, field)]
     if profile.renderer == "hyperlora" and missing and name != MINI:
         raise ProfileInvalid(f"{path}: [profiles.{name}] lacks {', '.join(missing)}")
+    if profile.renderer == "hyperlora" and not profile.safety:
+        if name == MINI:
+            return profile.model_copy(update={"safety": NO_CHECKER})
+        raise ProfileInvalid(
+            f"{path}: [profiles.{name}] does not say how pictures are checked; give `safety` the folder or hub id of a "
+            f'safety checker, or write safety = "{NO_CHECKER}" to have none'
+        )
+    _check_preset(path, profile)
     return profile
+
+
+def _check_preset(path: Path, profile: Profile) -> None:
+    """Raises ProfileInvalid for an unknown preset, and for weights without one."""
+    place = f"{path}: [profiles.{profile.name}]"
+    if profile.preset is not None and profile.preset not in PRESETS:
+        raise ProfileInvalid(f"{place} preset: unknown preset {profile.preset!r}, known: {', '.join(PRESETS)}")
+    if profile.preset is None and profile.preset_weights is not None:
+        raise ProfileInvalid(
+            f"{place} gives `preset_weights` without `preset`; name the preset, which says how to draw"
+        )
 
 
 def find_profile(settings: Settings, name: str) -> Profile:
@@ -100,6 +147,6 @@ def drawing_defaults(settings: Settings) -> Callable[[str], Mapping[str, Any]]:
 
     def defaults_of(name: str) -> Mapping[str, Any]:
         profile = load_profiles(settings).get(name)
-        return profile.defaults if profile else {}
+        return profile.drawing() if profile else {}
 
     return defaults_of
