@@ -157,6 +157,11 @@ class HyperLoRAConfig:
         """Every projection in token order."""
         return tuple(_projections(self.modules))
 
+    @property
+    def layer_shapes(self) -> dict[str, tuple[int, int]]:
+        """Layer of a LoRA file -> (out, in) of the weight that it changes, in token order."""
+        return {each.layer: (each.out_features, each.in_features) for each in self.projections}
+
     @classmethod
     def sdxl(cls, **changes: Any) -> HyperLoRAConfig:
         """The released sizes on SDXL's own UNet; `changes` replace single fields."""

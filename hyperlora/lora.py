@@ -23,9 +23,12 @@ from hyperlora.lora_formats import (
     DOWN,
     FORMATS,
     UP,
+    LoRAFile,
     LoRAFormat,
+    base_model,
     collect,
     detect,
+    is_projection,
     kohya_name,
     peft_factor,
     peft_name,
@@ -104,11 +107,13 @@ def _cat(a: torch.Tensor, b: torch.Tensor, dim: int) -> torch.Tensor:
 class LoRA:
     """Layers by name (`lora_unet_..._to_q`) and where they came from.
 
-    The tensors are shared, not copied, when a LoRA is made: whoever makes one hands them over.
+    The tensors are shared, not copied, when a LoRA is made: whoever makes one hands them over. `found` says what the
+    file held that this very LoRA was read from; a LoRA that was computed has none.
     """
 
     layers: Mapping[str, LoRALayer]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    found: LoRAFile | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
@@ -122,6 +127,33 @@ class LoRA:
     def rank(self) -> int:
         """The largest rank of any layer, 0 without layers."""
         return max((layer.rank for layer in self.layers.values()), default=0)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Layer -> (out, in) of the weight that it changes."""
+        return {name: (layer.up.shape[0], layer.down.shape[1]) for name, layer in self.layers.items()}
+
+    def require_fit(self, unet: Mapping[str, tuple[int, int]]) -> None:
+        """Raise `LoRAMismatch` naming the first layer that does not fit a UNet's projections, name -> (out, in).
+
+        `WeightMerger.shapes` lists those of a UNet, `HyperLoRAConfig.layer_shapes` those of a checkpoint.
+        """
+        for name, found in self.shapes.items():
+            if name not in unet:
+                raise LoRAMismatch(f"the LoRA has layer {name}, which this UNet lacks; {self._stranger(name, unet)}")
+            if found != unet[name]:
+                raise LoRAMismatch(
+                    f"layer {name} changes weights of (out, in) {found}, this UNet's are {unet[name]}; "
+                    f"{self._stranger(name, unet)}"
+                )
+
+    def _stranger(self, name: str, unet: Mapping[str, tuple[int, int]]) -> str:
+        if not is_projection(name):
+            return "a LoRA that reaches beyond the attention projections is fused into the base model as a preset"
+        own, theirs = base_model(self.shapes), base_model(unet)
+        if own and theirs and own != theirs:
+            return f"the LoRA is for {own}, the UNet is of {theirs}"
+        return "it is for another base model"
 
     @cached_property
     def non_finite_layer(self) -> str | None:
@@ -199,9 +231,16 @@ class LoRA:
         form = detect(tensors)
         factor = peft_factor(metadata) if form == "peft" else 1.0
         layers = {name: _layer(name, parts, factor) for name, parts in collect(tensors, form).items()}
-        lora = cls(dict(sorted(layers.items())), metadata)
+        found = LoRAFile(
+            format=form,
+            layers=len(layers),
+            ranks=tuple(sorted({layer.rank for layer in layers.values()})),
+            dtypes=tuple(sorted({str(each.up.dtype).removeprefix("torch.") for each in layers.values()})),
+            base=base_model({name: (each.up.shape[0], each.down.shape[1]) for name, each in layers.items()}),
+        )
+        lora = cls(dict(sorted(layers.items())), metadata, found)
         lora.require_finite()
-        logger.debug("read %r in the %s format", lora, form)
+        logger.debug("read a LoRA: %s", found)
         return lora
 
     def save(self, path: str | Path, format: LoRAFormat = "diffusers") -> None:
@@ -209,13 +248,20 @@ class LoRA:
         Path(path).write_bytes(self.to_bytes(format))
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a safetensors file; `WeightsMissing` where there is none, else as `from_bytes`."""
+    def load(cls, path: str | Path, *, fits: Mapping[str, tuple[int, int]] | None = None) -> Self:
+        """Read a safetensors file and say in `found` what it held.
+
+        With `fits`, a UNet's projections, a LoRA for another UNet is refused (see `require_fit`). Raises
+        `WeightsMissing` where there is no file, else as `from_bytes`.
+        """
         path = Path(path)
         if not path.is_file():
             raise WeightsMissing(f"no LoRA file at {path}")
         try:
-            return cls.from_bytes(path.read_bytes())
+            lora = cls.from_bytes(path.read_bytes())
+            if fits is not None:
+                lora.require_fit(fits)
+            return lora
         except LoRAMismatch as error:
             raise LoRAMismatch(f"{path}: {error}") from error
 
@@ -248,6 +294,8 @@ def _layer(name: str, parts: Mapping[str, torch.Tensor], factor: float) -> LoRAL
         if not parts[part].is_floating_point():
             raise LoRAMismatch(f"layer {name} needs floating-point factors, found {part} of {parts[part].dtype}")
     down, up = parts[DOWN], parts[UP]
+    if ALPHA in parts and parts[ALPHA].numel() != 1:
+        raise LoRAMismatch(f"layer {name} needs one number as alpha, found shape {tuple(parts[ALPHA].shape)}")
     # Without an alpha, the usual meaning is a factor of one, unless the file's metadata says otherwise.
     alpha = float(parts[ALPHA].item()) if ALPHA in parts else factor * down.shape[0]
     try:

@@ -11,8 +11,10 @@ Everything is float weights in safetensors; nothing here reads pickle.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -44,8 +46,55 @@ _LAYER = re.compile(
     r"_transformer_blocks_(?P<transformer>\d+)_(?P<module>attn[12])_(?P<projection>to_q|to_k|to_v|to_out_0)"
 )
 
+_TEXT_LAYER = re.compile(r"lora_unet_.+_attn2_to_[kv]")
+_BASE_OF_TEXT_WIDTH = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "the SDXL refiner", 2048: "SDXL"}
+
 Factors = dict[str, dict[str, torch.Tensor]]
 """Layer -> {DOWN: (r, in), UP: (out, r), ALPHA: scalar, which may be missing}."""
+
+
+@dataclass(frozen=True)
+class LoRAFile:
+    """What a file held when a LoRA was read from it.
+
+    Parameters
+    ----------
+    format
+        How its tensors are named; ComfyUI's names are those of diffusers.
+    layers
+        How many layers it changes.
+    ranks
+        Every rank among them, ascending.
+    dtypes
+        Every number type of the factors ("float16").
+    base
+        The base model that the width of the text in its layers speaks of; "" where no layer reads the text.
+    """
+
+    format: LoRAFormat
+    layers: int
+    ranks: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    base: str
+
+    def __str__(self) -> str:
+        ranks = " and ".join(str(rank) for rank in self.ranks)
+        made_for = f", for {self.base}" if self.base else ""
+        return f"{self.format} names, {self.layers} layers, rank {ranks}, {' and '.join(self.dtypes)}{made_for}"
+
+
+def base_model(shapes: Mapping[str, tuple[int, int]]) -> str:
+    """Name the base model of layers, name -> (out, in), by the width of the text that they read; "" if none does."""
+    widths = {inside for name, (_, inside) in shapes.items() if _TEXT_LAYER.fullmatch(name)}
+    if len(widths) != 1:
+        return ""
+    (width,) = widths
+    return _BASE_OF_TEXT_WIDTH.get(width, f"a model with texts {width} wide")
+
+
+def is_projection(layer: str) -> bool:
+    """True for the name of an attention projection, the only kind of layer that a person's LoRA changes."""
+    return _LAYER.fullmatch(layer) is not None
 
 
 def kohya_name(layer: str) -> str:
@@ -87,11 +136,13 @@ def detect(names: Iterable[str]) -> LoRAFormat:
 
 
 def collect(tensors: Mapping[str, torch.Tensor], form: LoRAFormat) -> Factors:
-    """Sort a file's tensors by layer under our names; `LoRAMismatch` names a tensor that has no place."""
+    """Sort a file's tensors by layer under our names; `LoRAMismatch` names a tensor that has no place or two."""
     factors: Factors = {}
     for name, tensor in tensors.items():
         layer, part = _split_peft(name) if form == "peft" else _split_underscored(name)
-        factors.setdefault(layer, {})[part] = tensor
+        if part in factors.setdefault(layer, {}):
+            raise LoRAMismatch(f"tensor {name!r} is there twice, once under another name: both are {layer}.{part}")
+        factors[layer][part] = tensor
     return factors
 
 
@@ -137,4 +188,6 @@ def peft_factor(metadata: Mapping[str, str]) -> float:
     unread = [name for name in special if settings.get(f"unet.{name}")]
     if unread:
         raise LoRAMismatch(f"peft LoRAs with one rank and one alpha are read, found {', '.join(unread)}")
+    if not (0 < rank < math.inf and math.isfinite(alpha)):
+        raise LoRAMismatch(f"lora_adapter_metadata needs a positive unet.r, found r {rank} and lora_alpha {alpha}")
     return alpha / rank

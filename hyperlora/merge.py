@@ -48,6 +48,16 @@ class WeightMerger:
         """The layers that a LoRA may have here."""
         return tuple(self._projections)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Layer -> (out, in) of its weight."""
+        return {name: (weight.shape[0], weight.shape[1]) for name, weight in self._pristine.items()}
+
+    @property
+    def is_pristine(self) -> bool:
+        """True while nothing is merged: the UNet's weights are the ones that it came with."""
+        return not self._changed
+
     @torch.no_grad()
     def merge(self, loras: Sequence[tuple[LoRA, float]]) -> None:
         """Make the UNet pristine plus these LoRAs with their weights; what was merged before is gone.
@@ -57,8 +67,8 @@ class WeightMerger:
         """
         try:
             self._write(self._by_layer(loras))
-        except Exception:
-            # Whatever went wrong (no memory left, say), the next person must not start from half a merge.
+        except BaseException:
+            # Whatever went wrong (no memory left, Ctrl-C), the next person must not start from half a merge.
             self.restore()
             raise
         self.merges += 1
@@ -72,22 +82,15 @@ class WeightMerger:
 
     def _by_layer(self, loras: Sequence[tuple[LoRA, float]]) -> dict[str, list[tuple[float, LoRALayer]]]:
         layers: dict[str, list[tuple[float, LoRALayer]]] = {}
+        shapes = self.shapes
         for lora, weight in loras:
             if not abs(weight) < float("inf"):
                 raise NonFiniteWeights(f"a LoRA's weight must be a finite number, found {weight}")
+            lora.require_fit(shapes)
             for name, layer in lora.layers.items():
-                self._check_fit(name, layer)
                 layers.setdefault(name, []).append((weight * layer.scale, layer))
             lora.require_finite()
         return layers
-
-    def _check_fit(self, name: str, layer: LoRALayer) -> None:
-        if name not in self._pristine:
-            raise LoRAMismatch(f"the LoRA has layer {name}, which this UNet lacks; it is for another base model")
-        expected = tuple(self._pristine[name].shape)
-        found = (layer.up.shape[0], layer.down.shape[1])
-        if found != expected:
-            raise LoRAMismatch(f"layer {name} changes weights of (out, in) {found}, this UNet's are {expected}")
 
     def _write(self, layers: dict[str, list[tuple[float, LoRALayer]]]) -> None:
         for name in sorted(self._changed - layers.keys()):

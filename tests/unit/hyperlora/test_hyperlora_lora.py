@@ -19,6 +19,9 @@ Q = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
 OUT = "lora_unet_mid_block_attentions_0_transformer_blocks_3_attn2_to_out_0"
 V = "lora_unet_up_blocks_0_attentions_2_transformer_blocks_1_attn2_to_v"
 
+KOHYA_Q = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+FACTORS = {f"{Q}.lora_down.weight": torch.ones(4, 6), f"{Q}.lora_up.weight": torch.ones(5, 4)}
+
 
 def make_lora(seed: int, *, rank: int = 4, alpha: float = 2.0, layers: tuple[str, ...] = (Q, OUT, V)) -> LoRA:
     """Small integers as factors: their products and sums are exact in float32."""
@@ -160,8 +163,14 @@ def test_peft_settings_in_the_metadata_are_obeyed() -> None:
     settings = {"unet.r": 4, "unet.lora_alpha": 8}
     lora = LoRA.from_bytes(save(tensors, {"lora_adapter_metadata": json.dumps(settings)}))
     assert lora.layers[Q].alpha == 8.0
-    with pytest.raises(LoRAMismatch, match="found use_rslora"):
-        LoRA.from_bytes(save(tensors, {"lora_adapter_metadata": json.dumps({**settings, "unet.use_rslora": True})}))
+    for wrong, message in [
+        ({**settings, "unet.use_rslora": True}, "found use_rslora"),
+        ({"unet.r": 0, "unet.lora_alpha": 8}, "needs a positive unet.r, found r 0.0"),
+        ({"unet.r": 4, "unet.lora_alpha": "many"}, "needs unet.r and unet.lora_alpha, found ValueError"),
+        ([4, 8], "needs unet.r and unet.lora_alpha, found TypeError"),
+    ]:
+        with pytest.raises(LoRAMismatch, match=message):
+            LoRA.from_bytes(save(tensors, {"lora_adapter_metadata": json.dumps(wrong)}))
 
 
 def test_a_file_without_alpha_means_a_factor_of_one() -> None:
@@ -198,6 +207,10 @@ def test_equal_loras_have_equal_bytes_in_every_process() -> None:
         ({f"{Q}.alpha": torch.ones(()), "lora_te1_x.alpha": torch.ones(())}, "LoRAs for text encoders are not read"),
         ({"lora_unet_input_blocks_1_1_x.alpha": torch.ones(())}, "'input_blocks_1_1', which has no attention"),
         ({"text_encoder.x.lora_A.weight": torch.ones(4, 6)}, "LoRAs for text encoders are not read"),
+        ({**FACTORS, f"{Q}.alpha": torch.ones(2)},
+         rf"{Q} needs one number as alpha, found shape \(2,\)"),
+        ({f"{Q}.alpha": torch.ones(()), f"{KOHYA_Q}.alpha": torch.ones(())},
+         rf"is there twice, once under another name: both are {Q}.alpha"),
         (
             {f"{Q}.lora_down.weight": torch.ones(4, 6).int(), f"{Q}.lora_up.weight": torch.ones(5, 4)},
             "floating-point factors, found lora_down.weight of torch.int32",
@@ -248,6 +261,60 @@ def test_formats_that_cannot_name_a_layer_say_so() -> None:
         strange.to_bytes("peft")
     with pytest.raises(LoRAMismatch, match="unknown LoRA format 'ckpt', known: diffusers"):
         strange.to_bytes("ckpt")  # type: ignore[arg-type]
+
+
+CROSS_K = "lora_unet_mid_block_attentions_0_transformer_blocks_3_attn2_to_k"
+
+
+def cross_lora(width: int, rank: int = 2) -> LoRA:
+    """A LoRA whose one cross-attention layer reads texts of this width."""
+    layer = LoRALayer(torch.ones(rank, width), torch.ones(8, rank), 1.0)
+    return LoRA({CROSS_K: layer, **make_lora(1, layers=(Q,)).layers})
+
+
+@pytest.mark.parametrize(
+    ("width", "form", "said"),
+    [
+        (2048, "kohya", "kohya names, 2 layers, rank 2 and 4, float32, for SDXL"),
+        (768, "peft", "peft names, 2 layers, rank 2 and 4, float32, for Stable Diffusion 1"),
+        (1024, "diffusers", "diffusers names, 2 layers, rank 2 and 4, float32, for Stable Diffusion 2"),
+        (99, "comfyui", "diffusers names, 2 layers, rank 2 and 4, float32, for a model with texts 99 wide"),
+    ],
+)
+def test_loading_says_what_it_found(width: int, form: str, said: str, tmp_path: Path) -> None:
+    # Given a file of some program for some base model
+    cross_lora(width).save(tmp_path / "x", format=form)  # type: ignore[arg-type]
+    # When it is loaded, then the LoRA says what the file held
+    loaded = LoRA.load(tmp_path / "x")
+    assert str(loaded.found) == said
+    # And a LoRA that was computed, not read, says nothing
+    assert loaded.scaled(0.5).found is None
+    assert cross_lora(width).found is None
+
+
+def test_a_file_without_cross_attention_speaks_of_no_base_model() -> None:
+    found = LoRA.from_bytes(make_lora(1, layers=(Q,)).to(dtype=torch.float16).to_bytes()).found
+    assert str(found) == "diffusers names, 1 layers, rank 4, float16"
+
+
+def test_loading_refuses_what_does_not_fit_the_unet(tmp_path: Path) -> None:
+    # Given a UNet of SDXL's text width with two projections, and files for it and for others
+    unet = {Q: (5, 6), CROSS_K: (8, 2048)}
+    path = tmp_path / "x.safetensors"
+    ff = "lora_unet_mid_block_attentions_0_transformer_blocks_3_ff_net_2"
+    for lora, message in [
+        (cross_lora(768), rf"{CROSS_K} .*\(8, 768\).*\(8, 2048\); the LoRA is for Stable Diffusion 1, .* of SDXL"),
+        (make_lora(1, layers=(Q, OUT)), f"layer {OUT}, which this UNet lacks; it is for another base model"),
+        (LoRA({ff: make_lora(1).layers[Q]}), f"layer {ff}.*lacks.*beyond the attention projections is fused"),
+    ]:
+        lora.save(path)
+        # When loaded for that UNet, then it is refused by layer, with the likely reason
+        with pytest.raises(LoRAMismatch, match=message):
+            LoRA.load(path, fits=unet)
+        assert LoRA.load(path).layers.keys() == lora.layers.keys()
+    # And what fits is read
+    cross_lora(2048).save(path)
+    assert LoRA.load(path, fits=unet).equals(cross_lora(2048))
 
 
 def test_equality_looks_at_numbers_dtype_and_device_but_not_at_metadata() -> None:

@@ -146,6 +146,41 @@ def test_broken_weights_cannot_poison_the_next_person(template: UNet2DConditionM
     assert merger.merges == 2
 
 
+def test_an_interrupt_in_the_middle_of_a_merge_leaves_the_unet_pristine(
+    template: UNet2DConditionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a merge that Ctrl-C ends after a third of the layers
+    unet = unet_of(template, torch.float32)
+    pristine = weights_of(unet)
+    merger = WeightMerger(unet)
+    real, calls = torch.aminmax, 0
+
+    def interrupted(tensor: torch.Tensor) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > 32:
+            raise KeyboardInterrupt
+        return real(tensor)
+
+    monkeypatch.setattr(torch, "aminmax", interrupted)
+    # When it ends, then nothing of it is left
+    with pytest.raises(KeyboardInterrupt):
+        merger.merge([(random_lora(unet, 1), 1.0)])
+    assert calls == 33
+    assert merger.is_pristine
+    assert same(weights_of(unet), pristine)
+
+
+def test_the_merger_tells_whether_the_unet_is_pristine(template: UNet2DConditionModel) -> None:
+    unet = unet_of(template, torch.float32)
+    merger = WeightMerger(unet)
+    assert merger.is_pristine
+    merger.merge([(random_lora(unet, 1), 1.0)])
+    assert not merger.is_pristine
+    merger.restore()
+    assert merger.is_pristine
+
+
 def test_a_weight_must_be_a_number(template: UNet2DConditionModel) -> None:
     unet = unet_of(template, torch.float32)
     with pytest.raises(NonFiniteWeights, match="found nan"):
