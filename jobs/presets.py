@@ -1,7 +1,7 @@
 """Few-step base models by name, as far as a job is concerned: what a profile with a preset draws by default.
 
 How a preset's weights are fused is the model's side (`hyperlora.presets`), which a producer need not have installed;
-a test compares both tables. Guidance up to 1 means without classifier-free guidance: it is distilled into these weights.
+a test compares both tables. Guidance up to 1 means without classifier-free guidance: it is distilled into the weights.
 """
 
 from __future__ import annotations

@@ -117,6 +117,20 @@ def results(
                 yield found
 
 
+def outputs(
+    job: str | uuid.UUID | None = None, *, tenant: str | None = None, settings: Settings | None = None
+) -> Iterator[dict[str, Any]]:
+    """The further files of a job's pictures (`render_id`, `name`, `storage_key`, size), in the pictures' order; lazily.
+
+    The first file of each picture is the picture itself, which `results` names. Raises UnknownJob.
+    """
+    with _opened(settings) as (chosen, database):
+        row = find_job(database, tenant or chosen.tenant, job)
+        with database.reading() as tx:
+            for output in queries.outputs(tx, row.tenant_id, row.id):
+                yield dict(output)
+
+
 def cancel(job: str | uuid.UUID, *, tenant: str | None = None, settings: Settings | None = None) -> int:
     """Stop a job; what is drawn stays. Returns how many renders were cancelled. Raises UnknownJob."""
     with _opened(settings) as (chosen, database):

@@ -6,10 +6,10 @@ These are `job_status`, `identity_status`, `render_metrics` and `render_outputs`
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import JSON, Connection, RowMapping, func, select, table
+from sqlalchemy import JSON, Connection, RowMapping, and_, func, select, table, tuple_
 from sqlalchemy.sql import column
 from sqlalchemy.types import TypeEngine
 from sqlalchemy.types import Uuid as UuidType
@@ -97,15 +97,22 @@ def render(tx: Connection, tenant_id: str, render_id: uuid.UUID) -> RowMapping |
     return tx.execute(statement).mappings().one_or_none()
 
 
-def outputs(tx: Connection, tenant_id: str, render_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, list[RowMapping]]:
-    """The further files of these renders by their name, from the view `render_outputs`."""
-    view, found = RENDER_OUTPUTS, dict[uuid.UUID, list[RowMapping]]()
-    for start in range(0, len(render_ids), 500):
-        part = view.c.render_id.in_(render_ids[start : start + 500])
-        statement = select(view).where(view.c.tenant_id == tenant_id, part).order_by(view.c.render_id, view.c.name)
-        for row in tx.execute(statement).mappings():
-            found.setdefault(row["render_id"], []).append(row)
-    return found
+def outputs(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> Iterator[RowMapping]:
+    """The further files of a job's pictures, from the view `render_outputs`: in the renders' order, then by name."""
+    view, last = RENDER_OUTPUTS, (-1, "")
+    of_render = and_(Render.tenant_id == view.c.tenant_id, Render.id == view.c.render_id)
+    while True:
+        statement = (
+            select(view, Render.ordinal)
+            .join(Render, of_render)
+            .where(view.c.tenant_id == tenant_id, view.c.job_id == job_id)
+            .where(tuple_(Render.ordinal, view.c.name) > tuple_(*last))
+        )
+        page = list(tx.execute(statement.order_by(Render.ordinal, view.c.name).limit(1_000)).mappings())
+        yield from page
+        if len(page) < 1_000:
+            return
+        last = page[-1]["ordinal"], page[-1]["name"]
 
 
 def failures(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> list[RowMapping]:
