@@ -69,9 +69,7 @@ def takes_generator(scheduler: Any) -> bool:
     return type(scheduler).__name__ in _DRAWS_NOISE
 
 
-def set_timesteps(
-    scheduler: Any, steps: int, device: torch.device | str | None, strength: float = 1.0
-) -> torch.Tensor:
+def set_timesteps(scheduler: Any, steps: int, device: torch.device | str | None, strength: float = 1.0) -> torch.Tensor:
     """Prepare the scheduler for `steps` steps and return the timesteps to walk, first to last.
 
     With a strength below 1 the last int(steps * strength) of the steps are walked, at least one: a given picture is
