@@ -1,61 +1,106 @@
-"""What to draw together: the renders of one person, cut into batches that share a batch key.
+"""What to draw together: the drawings for one person, cut into batches that share a batch key.
 
-Inside one batch everything is equal but prompt, seed and guidance value: size, steps, scheduler, whether there is
-guidance at all, and the weight of the LoRA that is merged. The order is fixed, so that a restart cuts the same way,
-and LoRA weights come one after the other, so that each is merged once.
+Inside one batch everything is equal but prompt, seed, guidance value and given pictures: size, steps, scheduler,
+whether there is guidance at all, ControlNets, and the LoRAs that are merged. The order is fixed, so that a restart
+cuts the same way, and LoRA weights come one after the other, so that each is merged once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jobs.repository.renders import WaitingRender
+from worker.trial import Draw
 
 
 @dataclass(frozen=True, order=True)
 class BatchKey:
-    """What must be equal inside one batch of a merged weight set."""
+    """What must be equal inside one batch."""
 
     lora_weight: float
+    base_weight: float
+    sliders: tuple[tuple[str, float], ...]  # photo set of the slider, weight
+    member: int  # whose face is redrawn in a picture of several people; -1: everybody
     width: int
     height: int
     steps: int
     scheduler: str
     guided: bool
+    strength: float
+    given: str  # "", "image" or "mask": what the drawing starts from
+    controls: tuple[tuple[str, float, float, float], ...]  # name, scale, start, end
+    chunks: int  # text encoder lengths of the prompt
+
+    @property
+    def merged(self) -> tuple[object, ...]:
+        """What must be merged into the network."""
+        return self.lora_weight, self.base_weight, self.sliders, self.member
 
 
-def batch_key(render: WaitingRender) -> BatchKey:
-    """The key of the batches this render may be drawn in; guidance of 1 or less means none."""
+def batch_key(draw: Draw, *, chunks: int, detail_side: int) -> BatchKey:
+    """The key of the batches this drawing may be made in; guidance of 1 or less means none."""
+    render, options, part = draw.render, draw.trial.options, draw.part
+    width, height, steps, strength = render.width, render.height, render.steps, 1.0
+    given, controls = "", tuple((c.net, c.scale, c.start, c.end) for c in options.control)
+    if options.start is not None:
+        strength, given = options.start.strength, "image" if options.start.mask is None else "mask"
+    if part is not None:
+        # The steps of the detail pass are those really walked: so many of the whole schedule's end.
+        width = height = detail_side
+        strength, given, controls = options.detail.strength, "image", ()
+        steps = max(1, round(options.detail.steps / strength))
     return BatchKey(
-        render.lora_weight, render.width, render.height, render.steps, render.scheduler, render.guidance > 1.0
+        lora_weight=render.lora_weight,
+        base_weight=options.base_weight,
+        sliders=tuple((str(slider.photo_set), slider.weight) for slider in options.sliders),
+        member=-1 if part is None or part.member is None else part.member,
+        width=width,
+        height=height,
+        steps=steps,
+        scheduler=render.scheduler,
+        guided=render.guidance > 1.0,
+        strength=strength,
+        given=given,
+        controls=controls,
+        chunks=chunks,
     )
 
 
 class BatchSizes:
-    """How many pictures fit at once: as configured, or as many as turned out to fit for that size of picture."""
+    """How many pictures fit at once: as configured, or as many as turned out to fit for that kind of picture."""
 
     def __init__(self, configured: int) -> None:
         self._configured = configured
-        self._learned: dict[tuple[int, int, bool], int] = {}
+        self._learned: dict[tuple[int, int, bool, int], int] = {}
 
     def of(self, key: BatchKey) -> int:
         """The largest batch to try for this key."""
-        return self._learned.get((key.width, key.height, key.guided), self._configured)
+        return self._learned.get(_weight(key), self._configured)
 
     def did_not_fit(self, key: BatchKey, size: int) -> int:
         """Remember that `size` pictures did not fit; returns what to try from now on."""
-        self._learned[key.width, key.height, key.guided] = max(1, (size + 1) // 2)
+        self._learned[_weight(key)] = max(1, (size + 1) // 2)
         return self.of(key)
 
 
-def batches(renders: Sequence[WaitingRender], sizes: BatchSizes) -> list[tuple[BatchKey, list[WaitingRender]]]:
-    """Cut renders into batches: as few as possible, each with one key and at most as large as fits."""
-    by_key: dict[BatchKey, list[WaitingRender]] = {}
-    for render in sorted(renders, key=lambda render: (render.unit.job_id, render.ordinal)):
-        by_key.setdefault(batch_key(render), []).append(render)
+def _weight(key: BatchKey) -> tuple[int, int, bool, int]:
+    """What a picture's memory depends on."""
+    return key.width, key.height, key.guided, len(key.controls)
+
+
+def batches(
+    draws: Sequence[Draw], sizes: BatchSizes, key_of: Callable[[Draw], BatchKey]
+) -> list[tuple[BatchKey, list[Draw]]]:
+    """Cut drawings into batches: as few as possible, each with one key and at most as large as fits."""
+    by_key: dict[BatchKey, list[Draw]] = {}
+    for draw in sorted(draws, key=_order):
+        by_key.setdefault(key_of(draw), []).append(draw)
     return [
         (key, by_key[key][start : start + sizes.of(key)])
         for key in sorted(by_key)
         for start in range(0, len(by_key[key]), sizes.of(key))
     ]
+
+
+def _order(draw: Draw) -> tuple[object, ...]:
+    return draw.render.unit.job_id, draw.render.ordinal, draw.attempt, draw.part.number if draw.part else -1

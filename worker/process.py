@@ -141,6 +141,7 @@ class WorkerProcess:
                 shift = Shift(
                     self._database,
                     self._settings,
+                    self._storage,
                     renderer,
                     weight_sets,
                     leases,

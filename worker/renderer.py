@@ -1,6 +1,9 @@
 """What the engine asks of whoever draws: the seam between the queue and the model.
 
 `worker.sdxl.SdxlRenderer` is the real one; `worker.testing.FakeRenderer` draws flat colours without torch.
+
+One thread draws (`apply`, `draw`); what looks at finished pictures (`faces`, `small_faces`, `similarity`, `refusal`,
+`upscale`) is called by any thread.
 """
 
 from __future__ import annotations
@@ -10,6 +13,19 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from PIL.Image import Image
+
+from hyperlora.faces.types import Face
+from jobs.options import DetailOption
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person as a weight set is made from them: photos, their names for messages, and which face is meant."""
+
+    photos: Sequence[bytes]
+    names: Sequence[str]
+    faces: Sequence[str | None]  # clearest (also None), largest, central, or a number from left to right
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -27,7 +43,7 @@ class GeneratedWeights:
 
     lora: bytes
     reference_embedding: bytes  # float32, little-endian, unit length
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[Sequence[Verdict]]  # of each person's photos
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,33 @@ class Sample:
     negative_prompt: str
     seed: int
     guidance: float
+    trigger_words: bool = True
+    weighted: bool = False
+    image: Image | None = None
+    mask: Image | None = None
+    control: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """One of several people in a picture: loaded LoRAs with weights, where (mode L, white), and words for there."""
+
+    stack: tuple[tuple[Any, float], ...]
+    mask: Image
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is equal for all pictures of one batch."""
+
+    width: int
+    height: int
+    steps: int
+    scheduler: str
+    strength: float = 1.0
+    controls: tuple[tuple[str, float, float, float], ...] = ()  # name in the profile, scale, start, end
+    places: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,29 +104,53 @@ class Renderer(Protocol):
     batch_size: int
     notice: str | None  # what must be said beside every picture, such as "untrained"
 
-    def generate(self, photos: Sequence[bytes], names: Sequence[str]) -> GeneratedWeights:
-        """One person's photos to a LoRA. Raises FaceError when no photo can be used."""
+    def generate(self, kind: str, people: Sequence[Person], *, branch: str = "id") -> GeneratedWeights:
+        """A LoRA from photos (one person), a mix (several, by weight) or a slider (edited, original).
+
+        Raises FaceError when no photo of a person can be used, CheckpointMismatch for a branch that is not there.
+        """
 
     def load(self, lora: bytes) -> Any:
         """Make a stored LoRA ready to be applied. Raises LoRAMismatch, NonFiniteWeights."""
 
-    def apply(self, weights: Any, weight: float) -> float:
-        """Merge a loaded LoRA into the network, replacing whatever was merged; returns seconds, 0.0 if it is there."""
+    def apply(self, stack: Sequence[tuple[Any, float]]) -> float:
+        """Merge loaded LoRAs in place of whatever was merged; returns seconds, 0.0 if they are there already."""
 
-    def final_prompt(self, prompt: str) -> str:
+    def final_prompt(self, prompt: str, *, trigger_words: bool = True) -> str:
         """The prompt as it is encoded, trigger words included."""
 
-    def draw(
-        self,
-        samples: Sequence[Sample],
-        *,
-        width: int,
-        height: int,
-        steps: int,
-        scheduler: str,
-        on_step: Callable[[int, int], None] | None = None,
-    ) -> Batch:
-        """Draw one batch with what is applied. Raises OutOfMemory; what `on_step` raises ends the batch."""
+    def prompt_chunks(self, sample: Sample) -> int:
+        """How many lengths of the text encoders the texts take; equal for all samples of a batch."""
 
-    def similarity(self, image: Image, reference_embedding: bytes) -> tuple[float | None, str | None]:
-        """Cosine between the picture's face and the reference, or None and the reason."""
+    def draw(
+        self, samples: Sequence[Sample], setting: Setting, *, on_step: Callable[[int, int], None] | None = None
+    ) -> Batch:
+        """Draw one batch with what is applied. Raises OutOfMemory, NotInProfile; what `on_step` raises ends it."""
+
+    def detail_side(self) -> int:
+        """Pixels of the square in which a small face is redrawn."""
+
+    def faces(self, image: Image) -> Sequence[Face]:
+        """The faces of a finished picture, best first."""
+
+    def small_faces(
+        self, image: Image, faces: Sequence[Face], references: Sequence[bytes], detail: DetailOption
+    ) -> Sequence[Face]:
+        """Those of `faces` that are to be redrawn: small, and a person of the picture rather than a passer-by."""
+
+    def similarity(
+        self, image: Image, faces: Sequence[Face], references: Sequence[bytes]
+    ) -> tuple[float | None, str | None]:
+        """Cosine between the picture's face and the reference, of several people the least; None and a reason."""
+
+    def refusal(self, image: Image) -> str | None:
+        """Why the picture must not be kept, None when it may."""
+
+    def upscale(self, image: Image, name: str) -> Image:
+        """The picture enlarged by the profile's upscaler of this name. Raises NotInProfile."""
+
+    def keypoints(self, photos: Sequence[bytes], width: int, height: int) -> Image:
+        """The key-point picture of the first photo that shows a face. Raises NoUsablePhoto."""
+
+    def face_mask(self, image: Image) -> Image:
+        """White where the picture's clearest face is. Raises NoFaceFound."""

@@ -6,27 +6,41 @@ import gc
 import logging
 import os
 import platform
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL.Image import Image
 
 from hyperlora.clip import ClipVision
-from hyperlora.faces import FaceAnalyzer, load_analyzer, similarity
-from hyperlora.identity import prepare_identity
+from hyperlora.coefficients import concept_slider, mix
+from hyperlora.config import Branch
+from hyperlora.control import Control, ControlNet
+from hyperlora.detail import DetailPass, face_mask, small_faces
+from hyperlora.errors import FaceError, NoUsablePhoto
+from hyperlora.faces import FaceAnalyzer, load_analyzer
+from hyperlora.faces.find import find_faces
+from hyperlora.faces.keypoints import keypoints_for
+from hyperlora.faces.types import Face, FloatArray, unit_length
+from hyperlora.identity import IdentityConditions, prepare_identity
 from hyperlora.lora import LoRA
 from hyperlora.network import HyperLoRA
 from hyperlora.pipeline import PortraitPipeline
 from hyperlora.pipeline import Sample as PipelineSample
+from hyperlora.regional import Region
+from hyperlora.safety import SafetyChecker, load_checker
+from hyperlora.upscale import Upscaler
+from jobs.options import DetailOption
 from jobs.photos import decode_photo
 from jobs.profiles import MINI, Profile
 from jobs.settings import Settings
-from worker.errors import OutOfMemory
+from worker.errors import NotInProfile, OutOfMemory
+from worker.likeness import embedding_in, likeness
 from worker.mini_pack import mini_pack
-from worker.renderer import Batch, GeneratedWeights, Sample, Verdict
+from worker.renderer import Batch, GeneratedWeights, Person, Sample, Setting, Verdict
 
 log = logging.getLogger(__name__)
 # Raise it when crops, masks or the face search change what the network is shown: weight sets are then made anew.
@@ -49,7 +63,7 @@ def device_name(device: str) -> str:
 
 
 class SdxlRenderer:
-    """One profile loaded on one device; used by one drawing thread, `similarity` by any."""
+    """One profile loaded on one device; used by one drawing thread, what looks at pictures by any."""
 
     def __init__(
         self,
@@ -60,6 +74,7 @@ class SdxlRenderer:
         network: HyperLoRA,
         clip: ClipVision,
         analyzer: FaceAnalyzer,
+        checker: SafetyChecker,
         device: str,
     ) -> None:
         network.require_face_encoder(analyzer.name, analyzer.embedding_size)
@@ -71,8 +86,12 @@ class SdxlRenderer:
         self.hyperlora_fingerprint = network.fingerprint
         self.conditioning = f"{analyzer.name}|{clip.fingerprint}|{PREPROCESSING}"
         self.recogniser = analyzer.name
-        self._settings, self._pipeline, self._network = settings, pipeline, network
-        self._clip, self._analyzer = clip, analyzer
+        self._placed: dict[str, Any] = {"device": device, "dtype": pipeline.components.unet.dtype}
+        self._given, self._settings, self._pipeline, self._network = profile, settings, pipeline, network
+        self._clip, self._analyzer, self._checker = clip, analyzer, checker
+        self._controls: dict[str, ControlNet] = {}
+        self._upscalers: dict[str, Upscaler] = {}
+        self._beside = threading.Lock()  # models beside the UNet, used by the threads that look at pictures
 
     @classmethod
     def load_profile(cls, profile: Profile, settings: Settings) -> SdxlRenderer:
@@ -91,70 +110,187 @@ class SdxlRenderer:
             profile,
             settings,
             pipeline=PortraitPipeline.from_pretrained(
-                _place(profile.base), trigger_words=network.config.trigger_words, revision=profile.revision, **placed
+                _place(profile.base),
+                trigger_words=network.config.trigger_words,
+                revision=profile.revision,
+                preset=profile.preset,
+                preset_weights=_place(profile.preset_weights) if profile.preset_weights else None,
+                **placed,
             ),
             network=network,
             clip=ClipVision.from_pretrained(_place(profile.clip_vision), **placed),
             analyzer=load_analyzer(profile.faces),
+            checker=load_checker(_place(profile.safety), **placed),
             device=device,
         )
 
-    def generate(self, photos: Sequence[bytes], names: Sequence[str]) -> GeneratedWeights:
-        """One person's photos to a LoRA. Raises NoUsablePhoto, PhotoRefused."""
-        pictures = [decode_photo(data, self._settings) for data in photos]
-        conditions = prepare_identity(self._analyzer, self._clip, pictures)
-        face = conditions.face_embeddings if "face" in self._network.config.streams else None
-        tokens = conditions.clip_tokens if "clip" in self._network.config.streams else None
-        lora = self._network.generate(face, tokens)
-        verdicts = [Verdict(v.index, v.verdict, v.reason) for v in conditions.verdicts]
-        reference = np.ascontiguousarray(conditions.reference_embedding, dtype="<f4").tobytes()
+    def generate(self, kind: str, people: Sequence[Person], *, branch: str = "id") -> GeneratedWeights:
+        """A LoRA from photos, a mix or a slider. Raises NoUsablePhoto, PhotoRefused, CheckpointMismatch."""
+        of_branch = cast(Branch, branch)
+        self._network.config.rank_of(of_branch)  # before the photos are looked at: the branch may not be there
+        conditions = [self._conditions(person) for person in people]
+        coefficients = [self._network.coefficients(*self._streams(c, branch), branch=of_branch) for c in conditions]
+        if kind == "slider":
+            edited, original = (self._network.lora(c, of_branch) for c in coefficients)
+            lora = concept_slider(edited, original)
+        else:
+            weights = [person.weight for person in people]
+            # One person's lie on the unit sphere already; normalised once more they would differ in the last digit.
+            mixed = mix(list(zip(coefficients, weights, strict=True))) if len(people) > 1 else coefficients[0]
+            lora = self._network.lora(mixed, of_branch)
+        reference_E = sum(
+            (person.weight * c.reference_embedding for person, c in zip(people, conditions, strict=True)),
+            start=np.zeros_like(conditions[0].reference_embedding),
+        )
+        reference = np.ascontiguousarray(unit_length(reference_E), dtype="<f4").tobytes()
+        verdicts = [[Verdict(v.index, v.verdict, v.reason) for v in c.verdicts] for c in conditions]
         return GeneratedWeights(lora.to_bytes(), reference, verdicts)
+
+    def _conditions(self, person: Person) -> IdentityConditions:
+        pictures = [decode_photo(data, self._settings) for data in person.photos]
+        faces = [int(face) if face and face.isdigit() else face or "clearest" for face in person.faces]
+        return prepare_identity(self._analyzer, self._clip, pictures, faces=cast(Any, faces))
+
+    def _streams(self, c: IdentityConditions, branch: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """What the branch looks at: faces and masked faces, or the surroundings."""
+        if branch == "base":
+            return None, c.base_tokens
+        streams = self._network.config.streams
+        return (c.face_embeddings if "face" in streams else None, c.clip_tokens if "clip" in streams else None)
 
     def load(self, lora: bytes) -> LoRA:
         """A stored LoRA, checked. Raises LoRAMismatch, NonFiniteWeights."""
         return LoRA.from_bytes(lora)
 
-    def apply(self, weights: LoRA, weight: float) -> float:
+    def apply(self, stack: Sequence[tuple[LoRA, float]]) -> float:
         """Merge, from the pristine weights; seconds."""
-        return self._pipeline.apply([(weights, weight)])
+        return self._pipeline.apply(stack)
 
-    def final_prompt(self, prompt: str) -> str:
+    def final_prompt(self, prompt: str, *, trigger_words: bool = True) -> str:
         """The prompt with the checkpoint's trigger words."""
-        return self._pipeline.final_prompt(PipelineSample(prompt=prompt, seed=0))
+        return self._pipeline.final_prompt(PipelineSample(prompt=prompt, seed=0, trigger_words=trigger_words))
+
+    def prompt_chunks(self, sample: Sample) -> int:
+        """Lengths of the text encoders that prompt and negative prompt take. Raises PromptSyntax."""
+        return self._pipeline.prompt_chunks(_asked(sample))
 
     def draw(
-        self,
-        samples: Sequence[Sample],
-        *,
-        width: int,
-        height: int,
-        steps: int,
-        scheduler: str,
-        on_step: Callable[[int, int], None] | None = None,
+        self, samples: Sequence[Sample], setting: Setting, *, on_step: Callable[[int, int], None] | None = None
     ) -> Batch:
-        """Draw one batch. Raises OutOfMemory after giving the memory back."""
-        asked = [
-            PipelineSample(prompt=s.prompt, seed=s.seed, negative_prompt=s.negative_prompt, guidance=s.guidance)
-            for s in samples
-        ]
+        """Draw one batch. Raises NotInProfile; OutOfMemory after giving the memory back."""
+        controls = [Control(self._control(name), scale, start, end) for name, scale, start, end in setting.controls]
+        regions = [Region(place.stack, place.mask, place.prompt) for place in setting.places]
         try:
             drawn = self._pipeline.draw(
-                asked, width=width, height=height, steps=steps, scheduler=scheduler, on_step=on_step
+                [_asked(sample) for sample in samples],
+                width=setting.width,
+                height=setting.height,
+                steps=setting.steps,
+                scheduler=setting.scheduler,
+                strength=setting.strength,
+                controls=controls,
+                regions=regions,
+                on_step=on_step,
             )
         except torch.OutOfMemoryError as error:
-            message = f"{len(samples)} pictures of {width}x{height} do not fit into the memory of {self.device}"
+            message = f"{len(samples)} pictures of {setting.width}x{setting.height} do not fit into {self.device}"
             raised = OutOfMemory(message)
             raised.__cause__ = error.with_traceback(None)  # a traceback would keep the batch's tensors alive
         else:
-            return Batch(drawn.images, drawn.seconds["denoise"], drawn.seconds["decode"])
+            seconds = drawn.seconds
+            return Batch(drawn.images, seconds["denoise"] + seconds.get("encode_image", 0.0), seconds["decode"])
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         raise raised
 
-    def similarity(self, image: Image, reference_embedding: bytes) -> tuple[float | None, str | None]:
-        """Cosine between the picture's face and the reference; None and a reason when no face is found."""
-        return similarity(self._analyzer, image, np.frombuffer(reference_embedding, dtype="<f4"))
+    def _control(self, name: str) -> ControlNet:
+        """A ControlNet of the profile, loaded when first asked for."""
+        if name not in self._controls:
+            place = _named(self._given.controlnets, name, "ControlNet", "controlnets", self.profile)
+            self._controls[name] = ControlNet.from_pretrained(_place(place), **self._placed)
+        return self._controls[name]
+
+    def detail_side(self) -> int:
+        """Pixels of the square in which a small face is redrawn: 896 for a model of 1024."""
+        return DetailPass().side_for(self._pipeline.default_size)
+
+    def faces(self, image: Image) -> Sequence[Face]:
+        """The faces of a finished picture, best first."""
+        return find_faces(self._analyzer, np.asarray(image, dtype=np.uint8))
+
+    def small_faces(
+        self, image: Image, faces: Sequence[Face], references: Sequence[bytes], detail: DetailOption
+    ) -> Sequence[Face]:
+        """The largest face, and others that are like a person of the picture, where they are small."""
+        asked = DetailPass(
+            strength=detail.strength,
+            steps=detail.steps,
+            below=float("inf") if detail.when == "always" else detail.below,
+            max_faces=detail.faces,
+        )
+        known = [_embedding(reference) for reference in references]
+
+        def alike(face: Face) -> float | None:
+            found = embedding_in(self._analyzer, image, face)
+            return None if found is None else max(float(found @ reference) for reference in known)
+
+        return small_faces(faces, self._pipeline.default_size, asked, alike=alike, encoder=self._analyzer.name)
+
+    def similarity(
+        self, image: Image, faces: Sequence[Face], references: Sequence[bytes]
+    ) -> tuple[float | None, str | None]:
+        """Cosine between the picture's face and the reference; of several people the least of their best ones."""
+        return likeness(self._analyzer, image, faces, [_embedding(reference) for reference in references])
+
+    def refusal(self, image: Image) -> str | None:
+        """What the profile's safety checker says against the picture."""
+        with self._beside:
+            return self._checker.check([image])[0]
+
+    def upscale(self, image: Image, name: str) -> Image:
+        """The picture enlarged. Raises NotInProfile, UpscalerMismatch."""
+        with self._beside:
+            if name not in self._upscalers:
+                place = _named(self._given.upscalers, name, "upscaler", "upscalers", self.profile)
+                self._upscalers[name] = Upscaler.from_file(Path(place).expanduser(), **self._placed)
+            return self._upscalers[name](image)
+
+    def keypoints(self, photos: Sequence[bytes], width: int, height: int) -> Image:
+        """The key points of the first photo that shows a face. Raises NoUsablePhoto."""
+        reasons = []
+        for number, data in enumerate(photos, start=1):
+            try:
+                return keypoints_for(self._analyzer, decode_photo(data, self._settings), (width, height))
+            except FaceError as error:
+                reasons.append(f"photo {number}: {error}")
+        raise NoUsablePhoto(f"no photo shows a face whose key points could be drawn: {'; '.join(reasons)}")
+
+    def face_mask(self, image: Image) -> Image:
+        """White where the picture's clearest face is. Raises NoFaceFound."""
+        faces = self.faces(image)
+        if not faces:
+            raise NoUsablePhoto("the given picture shows no face that could be redrawn; name a mask picture instead")
+        return face_mask(image.size, faces[0])
+
+
+def _asked(sample: Sample) -> PipelineSample:
+    """The sample as the pipeline knows it: the same fields."""
+    return PipelineSample(**{name: getattr(sample, name) for name in Sample.__dataclass_fields__})
+
+
+def _embedding(stored: bytes) -> FloatArray:
+    return np.frombuffer(stored, dtype="<f4")
+
+
+def _named(known: dict[str, str], name: str, what: str, field: str, profile: str) -> str:
+    """The place of a named model of the profile. Raises NotInProfile listing those there are."""
+    if name not in known:
+        listed = ", ".join(sorted(known)) or "none"
+        raise NotInProfile(
+            f"the profile {profile} has no {what} {name!r}, only: {listed}; add it to [profiles.{profile}.{field}]"
+        )
+    return known[name]
 
 
 def _place(name: str) -> str:

@@ -2,7 +2,8 @@
 
 1. claim the unit that the message names, and what else the same person waits for
 2. obtain the person's weight set
-3. merge it, draw full batches, hand pictures to the recorder
+3. merge it, draw full batches, hand pictures to the recorder; draw what follows from them (a small face again, another
+   seed where the likeness is not reached)
 4. settle the units: done, failed with a reason, or released for another try
 5. go on with the next person until nothing waits, the time is up, or the worker is told to stop
 """
@@ -27,12 +28,17 @@ from jobs.repository import units as unit_rows
 from jobs.repository.renders import WaitingRender
 from jobs.repository.units import ClaimedUnit
 from jobs.settings import Settings
+from jobs.storage import Storage
+from worker.cast import Cast
 from worker.errors import BatchAbandoned, OutOfMemory, code_of, is_retryable
 from worker.leases import Leases
-from worker.plan import BatchKey, BatchSizes, batches
+from worker.pictures import GivenPictures
+from worker.plan import BatchKey, BatchSizes, batch_key, batches
 from worker.recorder import Finished, Recorder
-from worker.renderer import Renderer, Sample
-from worker.weights import Weights, WeightSets
+from worker.renderer import Renderer
+from worker.samples import Samples, setting_of, text_sample
+from worker.trial import Draw, Trial
+from worker.weights import WeightSets
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +62,7 @@ class Shift:
         self,
         database: Database,
         settings: Settings,
+        storage: Storage,
         renderer: Renderer,
         weight_sets: WeightSets,
         leases: Leases,
@@ -65,7 +72,8 @@ class Shift:
         sizes: BatchSizes,
         should_stop: Callable[[], bool],
     ) -> None:
-        self._database, self._settings, self._renderer = database, settings, renderer
+        self._database, self._settings, self._storage, self._renderer = database, settings, storage, renderer
+        self._pictures = GivenPictures(storage, settings)
         self._weight_sets, self._leases, self._recorder = weight_sets, leases, recorder
         self._owner, self._should_stop = owner, should_stop
         self._sizes = sizes
@@ -122,10 +130,10 @@ class Shift:
         try:
             with self._database.reading() as tx:
                 waiting = render_rows.waiting(tx, group)
-            weights = self._weight_sets.obtain(group[0], lambda: self._wanted(group)) if waiting else None
-            if weights is not None:
-                self.report.generated += weights.source == "generated"
-                self._draw_all(weights, waiting)
+            cast = self._cast(group) if waiting else None
+            if cast is not None:
+                self.report.generated += cast.generated
+                self._draw_all(cast, waiting)
         except Exception as error:  # noqa: BLE001 - it becomes the units' fault, whatever it was
             _log_fault("a person could not be drawn", error)
             fault = error
@@ -134,41 +142,73 @@ class Shift:
             self._settle(unit, recorded or self._unit_faults.get(unit.id) or fault)
         self.report.units += len(group)
 
+    def _cast(self, group: Sequence[ClaimedUnit]) -> Cast | None:
+        return Cast.obtain(group[0], self._weight_sets, self._pictures, lambda: self._wanted(group))
+
     def _wanted(self, group: Sequence[ClaimedUnit]) -> bool:
         return not self._is_over() and any(map(self._leases.holds, group))
 
-    def _draw_all(self, weights: Weights, waiting: Sequence[WaitingRender]) -> None:
-        """Merge and draw, batch after batch.
+    def _draw_all(self, cast: Cast, waiting: Sequence[WaitingRender]) -> None:
+        """Draw, batch after batch, and then what follows from the pictures, until nothing does.
+
+        When the shift's time is up no render is begun any more, but those that were begun are brought to their end:
+        else a gate with many seeds would go round in circles.
+        """
+        samples = Samples(self._renderer, self._storage, self._pictures, cast)
+        draws: Sequence[Draw] = [Trial(render).first() for render in waiting]
+        while draws and not self._should_stop():
+            self._draw_round(cast, samples, draws, share=len(waiting))
+            draws = self._recorder.follow_ups()
+
+    def _draw_round(self, cast: Cast, samples: Samples, draws: Sequence[Draw], *, share: int) -> None:
+        """Draw these in batches.
 
         A batch that does not fit is cut smaller, and the worker remembers. A batch that meets another fault is cut in
         two until the render at fault stands alone: one bad render fails itself, not the person's other jobs.
         """
-        todo = deque(batches(waiting, self._sizes))
-        seconds_weights = weights.seconds / max(1, len(waiting))
-        while todo and not self._is_over():
+        keys = self._keys(draws)
+        todo = deque(batches(list(keys), self._sizes, keys.__getitem__))
+        while todo and not self._should_stop():
             key, batch = todo.popleft()
-            batch = [r for r in batch if self._leases.holds(r.unit) and r.unit.id not in self._unit_faults]
+            batch = [draw for draw in batch if self._may_draw(draw)]
             if not batch:
                 continue
-            merging = self._renderer.apply(weights.loaded, key.lora_weight)
             try:
-                self._draw_batch(weights, key, batch, seconds_weights, merging)
+                self._draw_batch(cast, samples, key, batch, seconds_weights=cast.seconds / max(1, share))
             except BatchAbandoned as error:
                 log.info("%s", error)
             except OutOfMemory as error:
                 fits = self._sizes.did_not_fit(key, len(batch))
                 log.warning("out of memory with a batch of %d; going on with %d", len(batch), fits)
                 if len(batch) == 1:
-                    self._fail_alone(batch[0], error)
+                    self._fail_alone(batch[0].render, error)
                 else:
-                    rest = [render for _, left in todo for render in left]
-                    todo = deque(batches([*batch, *rest], self._sizes))
+                    rest = [draw for _, left in todo for draw in left]
+                    todo = deque(batches([*batch, *rest], self._sizes, keys.__getitem__))
             except Exception as error:  # noqa: BLE001 - it becomes the render's fault, whatever it was
                 if len(batch) == 1:
-                    self._fail_alone(batch[0], error)
+                    self._fail_alone(batch[0].render, error)
                 else:
                     half = len(batch) // 2
                     todo.extendleft([(key, batch[half:]), (key, batch[:half])])
+
+    def _may_draw(self, draw: Draw) -> bool:
+        unit = draw.render.unit
+        if draw.is_first and self._is_over():
+            return False
+        return self._leases.holds(unit) and unit.id not in self._unit_faults
+
+    def _keys(self, draws: Sequence[Draw]) -> dict[Draw, BatchKey]:
+        """Each drawing with its batch key; a text that cannot be read fails its render."""
+        keys: dict[Draw, BatchKey] = {}
+        side = self._renderer.detail_side()
+        for draw in draws:
+            try:
+                chunks = self._renderer.prompt_chunks(text_sample(draw))
+                keys[draw] = batch_key(draw, chunks=chunks, detail_side=side)
+            except Exception as error:  # noqa: BLE001 - it becomes the render's fault, whatever it was
+                self._fail_alone(draw.render, error)
+        return keys
 
     def _fail_alone(self, render: WaitingRender, error: Exception) -> None:
         """The one render at fault: failed with its reason, or its unit tried again later if that may help."""
@@ -180,30 +220,24 @@ class Shift:
             render_rows.fail(tx, render, self._owner, error_code=code_of(error), error=_told(error))
 
     def _draw_batch(
-        self,
-        weights: Weights,
-        key: BatchKey,
-        batch: Sequence[WaitingRender],
-        seconds_weights: float,
-        merging: float,
+        self, cast: Cast, samples: Samples, key: BatchKey, batch: Sequence[Draw], *, seconds_weights: float
     ) -> None:
         def on_step(_step: int, _steps: int) -> None:
-            if not any(self._leases.holds(render.unit) for render in batch):
+            if not any(self._leases.holds(draw.render.unit) for draw in batch):
                 raise BatchAbandoned
 
-        samples = [Sample(r.prompt, r.negative_prompt, r.seed, r.guidance) for r in batch]
-        drawn = self._renderer.draw(
-            samples, width=key.width, height=key.height, steps=key.steps, scheduler=key.scheduler, on_step=on_step
-        )
+        asked = [samples.of(draw, key) for draw in batch]
+        setting = setting_of(key, cast)
+        merging = self._renderer.apply(cast.merged(key))
+        drawn = self._renderer.draw(asked, setting, on_step=on_step)
         self.report.batches += 1
-        self.report.renders += len(batch)
-        for render, image in zip(batch, drawn.images, strict=True):
+        self.report.renders += sum(draw.is_first for draw in batch)
+        for draw, image in zip(batch, drawn.images, strict=True):
             self._recorder.add(
                 Finished(
-                    render=render,
+                    draw=draw,
                     image=image,
-                    weights=weights,
-                    final_prompt=self._renderer.final_prompt(render.prompt),
+                    cast=cast,
                     batch_size=len(batch),
                     seconds_weights=seconds_weights,
                     seconds_merge=merging / len(batch),

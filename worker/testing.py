@@ -12,15 +12,23 @@ from typing import Any
 from PIL import Image as PilImage
 from PIL.Image import Image
 
-from worker.errors import OutOfMemory
-from worker.renderer import Batch, GeneratedWeights, Sample, Verdict
+from hyperlora.faces.types import Face
+from jobs.options import DetailOption
+from worker.errors import NotInProfile, OutOfMemory
+from worker.renderer import Batch, GeneratedWeights, Person, Sample, Setting, Verdict
+
+
+def no_faces(_image: Image) -> Sequence[Face]:
+    """There is no face in a flat colour."""
+    return ()
 
 
 class FakeRenderer:
     """Draws a flat colour that depends on weights, prompt and seed, and counts what it was asked to do.
 
     `fits` is the largest batch that does not run out of memory; `refuse` raises instead of generating; `step_seconds`
-    is how long a denoising step takes.
+    is how long a denoising step takes. What is seen in finished pictures is told by `faces_in`, `alike` (similarity,
+    None: no face) and `unsafe` (why a picture is refused).
     """
 
     device = "fake"
@@ -39,72 +47,125 @@ class FakeRenderer:
         refuse: Callable[[Sequence[bytes]], Exception | None] = lambda photos: None,
         at_step: Callable[[int], None] = lambda step: None,
         step_seconds: float = 0.0,
+        faces_in: Callable[[Image], Sequence[Face]] = no_faces,
+        alike: Callable[[Image], float | None] = lambda image: None,
+        unsafe: Callable[[Image], str | None] = lambda image: None,
     ) -> None:
         self.profile = profile
         self.batch_size = batch_size
         self.calls: Counter[str] = Counter()
         self.batch_sizes: list[int] = []
+        self.drawn: list[tuple[Sequence[Sample], Setting]] = []
+        self.merged: list[Sequence[tuple[Any, float]]] = []
         self._fits, self._refuse, self._at_step = fits, refuse, at_step
-        self._applied: tuple[Any, float] | None = None
+        self._applied: tuple[tuple[Any, float], ...] | None = None
         self._step_seconds = step_seconds
+        self._faces_in, self._alike, self._unsafe = faces_in, alike, unsafe
         self._pause = threading.Event()
 
-    def generate(self, photos: Sequence[bytes], names: Sequence[str]) -> GeneratedWeights:
-        """A stand-in weight set: the hash of the photos."""
+    def generate(self, kind: str, people: Sequence[Person], *, branch: str = "id") -> GeneratedWeights:
+        """A stand-in weight set: the hash of the photos, and for a mix of the weights."""
         self.calls["generate"] += 1
+        photos = [photo for person in people for photo in person.photos]
         error = self._refuse(photos)
         if error is not None:
             raise error
-        mark = hashlib.sha256(b"".join(photos)).digest()
-        return GeneratedWeights(mark, mark, [Verdict(position, "usable") for position in range(len(names))])
+        told = b"" if (kind, branch) == ("photos", "id") else f"{kind} {branch} {[p.weight for p in people]}".encode()
+        mark = hashlib.sha256(b"".join(photos) + told).digest()
+        verdicts = [[Verdict(position, "usable") for position in range(len(person.photos))] for person in people]
+        return GeneratedWeights(mark, mark, verdicts)
 
     def load(self, lora: bytes) -> Any:
         """The stored bytes themselves."""
         self.calls["load"] += 1
         return lora
 
-    def apply(self, weights: Any, weight: float) -> float:
+    def apply(self, stack: Sequence[tuple[Any, float]]) -> float:
         """Remember what is applied; nothing happens when it is already."""
-        if self._applied == (weights, weight):
+        if self._applied == tuple(stack):
             return 0.0
         self.calls["merge"] += 1
-        self._applied = (weights, weight)
+        self.merged.append(stack)
+        self._applied = tuple(stack)
         return 1e-6
 
-    def final_prompt(self, prompt: str) -> str:
+    def final_prompt(self, prompt: str, *, trigger_words: bool = True) -> str:
         """The prompt itself: there are no trigger words."""
         return prompt
 
+    def prompt_chunks(self, sample: Sample) -> int:
+        """One for every 75 words."""
+        return 1 + max(len(sample.prompt.split()), len(sample.negative_prompt.split())) // 75
+
     def draw(
-        self,
-        samples: Sequence[Sample],
-        *,
-        width: int,
-        height: int,
-        steps: int,
-        scheduler: str,
-        on_step: Callable[[int, int], None] | None = None,
+        self, samples: Sequence[Sample], setting: Setting, *, on_step: Callable[[int, int], None] | None = None
     ) -> Batch:
         """Flat pictures."""
         if self._fits is not None and len(samples) > self._fits:
             raise OutOfMemory
+        if setting.controls:
+            raise NotInProfile(f"the profile {self.profile} has no ControlNet {setting.controls[0][0]!r}")
         began = time.perf_counter()
-        for step in range(steps):
+        for step in range(setting.steps):
             self._at_step(step)
             if self._step_seconds:
                 self._pause.wait(self._step_seconds)
             if on_step is not None:
-                on_step(step, steps)
+                on_step(step, setting.steps)
         self.calls["draw"] += 1
         self.batch_sizes.append(len(samples))
-        images = [PilImage.new("RGB", (width, height), self._colour(sample)) for sample in samples]
+        self.drawn.append((samples, setting))
+        size = (setting.width, setting.height)
+        images = [PilImage.new("RGB", size, self.colour(sample, setting)) for sample in samples]
         return Batch(images, time.perf_counter() - began, 0.0)
 
-    def _colour(self, sample: Sample) -> tuple[int, int, int]:
+    def colour(self, sample: Sample, setting: Setting) -> tuple[int, int, int]:
+        """What a sample is drawn as with what is applied now."""
         told = f"{self._applied!r} {sample.prompt} {sample.seed} {sample.guidance}"
+        if setting.strength < 1:
+            told += f" {setting.strength}"
+        if setting.places:
+            told += repr([(place.stack, place.prompt) for place in setting.places])
         digest = hashlib.sha256(told.encode()).digest()
         return digest[0], digest[1], digest[2]
 
-    def similarity(self, image: Image, reference_embedding: bytes) -> tuple[float | None, str | None]:
-        """There is no face in a flat colour."""
-        return None, "no_face"
+    def detail_side(self) -> int:
+        """Small, as everything here."""
+        return 16
+
+    def faces(self, image: Image) -> Sequence[Face]:
+        """What `faces_in` says."""
+        return self._faces_in(image)
+
+    def small_faces(
+        self, image: Image, faces: Sequence[Face], references: Sequence[bytes], detail: DetailOption
+    ) -> Sequence[Face]:
+        """Those whose box is under a fifth of the picture."""
+        return [face for face in faces if detail.when == "always" or face.width < detail.below * image.width]
+
+    def similarity(
+        self, image: Image, faces: Sequence[Face], references: Sequence[bytes]
+    ) -> tuple[float | None, str | None]:
+        """What `alike` says."""
+        found = self._alike(image)
+        return (None, "no_face") if found is None else (found, None)
+
+    def refusal(self, image: Image) -> str | None:
+        """What `unsafe` says."""
+        return self._unsafe(image)
+
+    def upscale(self, image: Image, name: str) -> Image:
+        """Twice as large by the upscaler `x2`; there is no other."""
+        if name != "x2":
+            raise NotInProfile(f"the profile {self.profile} has no upscaler {name!r}, only x2")
+        return image.resize((image.width * 2, image.height * 2))
+
+    def keypoints(self, photos: Sequence[bytes], width: int, height: int) -> Image:
+        """Black: no points."""
+        return PilImage.new("RGB", (width, height))
+
+    def face_mask(self, image: Image) -> Image:
+        """White in the middle."""
+        mask = PilImage.new("L", image.size)
+        mask.paste(255, (image.width // 4, image.height // 4, image.width * 3 // 4, image.height * 3 // 4))
+        return mask

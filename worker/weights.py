@@ -1,7 +1,10 @@
-"""A person's weight set: from memory, from storage, or generated - once in the whole fleet.
+"""Weight sets: from memory, from storage, or generated - once in the whole fleet.
 
 The row in `weight_sets` is claimed like a unit. Whoever claims it generates and stores the set; everybody else waits
 for the row to become ready, and takes the set over if the claimant goes silent.
+
+What a set is made from is a photo set: a person's photos, a mix of several people, a slider (edited minus original),
+or a pinned set that was stored before, such as a refined one.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import hashlib
 import logging
 import threading
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,15 +21,14 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from hyperlora.errors import FaceError
+from hyperlora.errors import CheckpointMismatch, FaceError
 from jobs.database import Database
 from jobs.errors import JobsError, ObjectExists, ObjectMissing, PhotoRefused
 from jobs.repository import weight_sets
-from jobs.repository.units import ClaimedUnit
-from jobs.repository.weight_sets import StoredPhoto, WeightSetRow
+from jobs.repository.weight_sets import Source, WeightSetRow
 from jobs.storage import Storage
 from worker.errors import WeightSetDamaged
-from worker.renderer import Renderer
+from worker.renderer import Person, Renderer
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
@@ -52,10 +55,21 @@ class Weights:
     source: str  # memory, storage or generated
 
 
-def weight_set_fingerprint(tenant: str, photo_set: str, renderer: Renderer) -> str:
-    """The name of the weight set of these photos under this checkpoint and preprocessing: 64 hex digits."""
+def weight_set_fingerprint(tenant: str, photo_set: str, renderer: Renderer, *, branch: str = "id") -> str:
+    """The name of the weight set of a photo set under this checkpoint and preprocessing: 64 hex digits."""
     parts = ("weight-set-1", tenant, photo_set, renderer.hyperlora_fingerprint, renderer.conditioning)
+    if branch != "id":
+        parts += (branch,)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What a weight set is made from: one photo set of a person, or several with weights."""
+
+    kind: str
+    branch: str
+    people: tuple[tuple[Source, float], ...]
 
 
 class WeightSets:
@@ -73,7 +87,7 @@ class WeightSets:
     ) -> None:
         self._database, self._storage, self._renderer, self._owner = database, storage, renderer, owner
         self._lease_seconds, self._keep = lease_seconds, keep
-        self._memory: OrderedDict[str, Weights] = OrderedDict()
+        self._memory: OrderedDict[tuple[str, str], Weights] = OrderedDict()
         self._idle = threading.Event()
         self._in_hand: WeightSetRow | None = None
 
@@ -83,50 +97,89 @@ class WeightSets:
         if row is not None:
             weight_sets.heartbeat(tx, row, self._owner, lease_seconds=self._lease_seconds)
 
-    def obtain(self, unit: ClaimedUnit, still_wanted: Callable[[], bool]) -> Weights | None:
-        """The weight set for this unit's person; None when `still_wanted` turned false while waiting.
+    def source(self, tenant: str, photo_set_id: uuid.UUID) -> Source:
+        """What a photo set is made of."""
+        with self._database.reading() as tx:
+            return weight_sets.source(tx, tenant, photo_set_id)
+
+    def obtain(
+        self, tenant: str, source: Source, still_wanted: Callable[[], bool], *, branch: str = "id"
+    ) -> Weights | None:
+        """The weight set of this source; None when `still_wanted` turned false while waiting.
 
         Raises: WeightSetRefused when the photos cannot give one; StorageError, DatabaseUnavailable.
         """
         began = time.perf_counter()
-        with self._database.reading() as tx:
-            photo_set, photos = weight_sets.photo_set(tx, unit.tenant_id, unit.photo_set_id)
-        fingerprint = weight_set_fingerprint(unit.tenant_id, photo_set, self._renderer)
+        if source.kind == "weights":
+            return self._pinned(tenant, source, began)
+        fingerprint = weight_set_fingerprint(tenant, source.fingerprint, self._renderer, branch=branch)
+        people = (
+            tuple((self.source(tenant, member.photo_set_id), member.weight) for member in source.members)
+            if source.members
+            else ((source, 1.0),)
+        )
+        recipe = _Recipe(source.kind, branch, people)
         with self._database.transaction() as tx:
             weight_sets.begin(
                 tx,
-                unit.tenant_id,
+                tenant,
                 fingerprint,
+                kind=recipe.kind,
+                branch=branch,
                 hyperlora_fingerprint=self._renderer.hyperlora_fingerprint,
-                photo_set_id=unit.photo_set_id,
+                sources=[(person.photo_set_id, weight) for person, weight in people],
             )
-        if fingerprint in self._memory:
-            self._memory.move_to_end(fingerprint)
-            known = self._memory[fingerprint]
-            return Weights(fingerprint, known.loaded, known.reference_embedding, time.perf_counter() - began, "memory")
+        known = self._recall(tenant, fingerprint, began)
+        return known or self._wait_or_generate(tenant, fingerprint, recipe, still_wanted, began)
+
+    def _recall(self, tenant: str, fingerprint: str, began: float) -> Weights | None:
+        known = self._memory.get((tenant, fingerprint))
+        if known is None:
+            return None
+        self._memory.move_to_end((tenant, fingerprint))
+        return Weights(fingerprint, known.loaded, known.reference_embedding, time.perf_counter() - began, "memory")
+
+    def _pinned(self, tenant: str, source: Source, began: float) -> Weights:
+        """A stored set that a manifest names by its fingerprint; it is never generated here."""
+        fingerprint = source.weight_set_fingerprint or ""
+        known = self._recall(tenant, fingerprint, began)
+        if known is not None:
+            return known
+        with self._database.reading() as tx:
+            row = weight_sets.find(tx, tenant, fingerprint)
+        if row is None or row.state != "ready":
+            state = "is not there" if row is None else f"is {row.state}"
+            raise WeightSetRefused(
+                "weight_set_missing", f"the weight set {fingerprint[:12]}... {state}; refine it again"
+            )
+        try:
+            return self._remember(tenant, self._load(row, began))
+        except (WeightSetDamaged, ObjectMissing) as error:
+            raise WeightSetRefused(
+                "weight_set_missing", f"{error}; it cannot be made again from photos alone"
+            ) from error
+
+    def _wait_or_generate(
+        self, tenant: str, fingerprint: str, recipe: _Recipe, still_wanted: Callable[[], bool], began: float
+    ) -> Weights | None:
         lost_key: str | None = None
         while still_wanted():
             with self._database.transaction() as tx:
                 mine = weight_sets.claim(
-                    tx,
-                    unit.tenant_id,
-                    fingerprint,
-                    self._owner,
-                    lease_seconds=self._lease_seconds,
-                    lost_key=lost_key,
+                    tx, tenant, fingerprint, self._owner, lease_seconds=self._lease_seconds, lost_key=lost_key
                 )
-                row = mine or weight_sets.find(tx, unit.tenant_id, fingerprint)
+                row = mine or weight_sets.find(tx, tenant, fingerprint)
             if mine is not None:
                 self._in_hand = mine
                 try:
-                    return self._remember(self._generate(mine, unit, photos, began))
+                    return self._remember(tenant, self._generate(mine, recipe, began))
                 finally:
                     self._in_hand = None
             if row is not None and row.state == "failed":
                 raise WeightSetRefused(row.error_code or "weight_set_failed", row.error or "no reason was recorded")
             if row is not None and row.state == "ready":
                 try:
-                    return self._remember(self._load(row, began))
+                    return self._remember(tenant, self._load(row, began))
                 except (WeightSetDamaged, ObjectMissing) as error:
                     log.warning("generating a weight set anew: %s", error)
                     lost_key = row.storage_key
@@ -134,8 +187,8 @@ class WeightSets:
             self._idle.wait(POLL_SECONDS)
         return None
 
-    def _remember(self, weights: Weights) -> Weights:
-        self._memory[weights.fingerprint] = weights
+    def _remember(self, tenant: str, weights: Weights) -> Weights:
+        self._memory[tenant, weights.fingerprint] = weights
         while len(self._memory) > self._keep:
             self._memory.popitem(last=False)
         return weights
@@ -151,14 +204,26 @@ class WeightSets:
         seconds = time.perf_counter() - began
         return Weights(row.fingerprint, loaded, row.reference_embedding or b"", seconds, "storage")
 
-    def _generate(self, row: WeightSetRow, unit: ClaimedUnit, photos: list[StoredPhoto], began: float) -> Weights:
+    def _person(self, source: Source, weight: float, prefix: str) -> Person:
+        return Person(
+            photos=[self._storage.get(photo.storage_key) for photo in source.photos],
+            names=[f"{prefix}photo {photo.position + 1}" for photo in source.photos],
+            faces=[photo.face for photo in source.photos],
+            weight=weight,
+        )
+
+    def _generate(self, row: WeightSetRow, recipe: _Recipe, began: float) -> Weights:
         try:
-            pictures = [self._storage.get(photo.storage_key) for photo in photos]
-            made = self._renderer.generate(pictures, [f"photo {photo.position + 1}" for photo in photos])
+            one = len(recipe.people) == 1
+            people = [
+                self._person(source, weight, "" if one else f"person {number}, ")
+                for number, (source, weight) in enumerate(recipe.people, start=1)
+            ]
+            made = self._renderer.generate(recipe.kind, people, branch=recipe.branch)
             # The token in the name: a slow claimant that was fenced out cannot overwrite its successor's object.
             key = f"{row.tenant_id}/weights/{row.fingerprint}-{row.lease_token}.safetensors"
             self._put(key, made.lora)
-        except (FaceError, PhotoRefused) as error:
+        except (FaceError, PhotoRefused, CheckpointMismatch) as error:
             # The photos' own fault: written down, so that nobody tries again until somebody asks to.
             with self._database.transaction() as tx:
                 weight_sets.fail(tx, row, self._owner, error_code=error.code, error=str(error))
@@ -181,8 +246,9 @@ class WeightSets:
                 reference_embedding=made.reference_embedding,
                 seconds=seconds,
             )
-            verdicts = [(v.position, v.verdict, v.reason) for v in made.verdicts]
-            weight_sets.record_verdicts(tx, unit.tenant_id, unit.photo_set_id, verdicts)
+            for (source, _weight), verdicts in zip(recipe.people, made.verdicts, strict=True):
+                told = [(source.photos[v.position].position, v.verdict, v.reason) for v in verdicts]
+                weight_sets.record_verdicts(tx, row.tenant_id, source.photo_set_id, told)
         if not kept:
             self._storage.delete(key)
             raise WeightSetDamaged("another worker took over the generation of this weight set; trying again")

@@ -37,6 +37,7 @@ ASKED: dict[str, Any] = {
     "guidance": 5.0,
     "scheduler": "euler",
     "lora_weight": 0.8,
+    "options": None,
 }
 
 
@@ -55,7 +56,7 @@ def person(name: str, units: Sequence[int], settings: Settings, *, tenant: str =
     """A person with one stored photo and units of so many renders; seeds count up from 0."""
     content = name.encode()
     sha256 = hashlib.sha256(content).hexdigest()
-    key = f"{tenant}/photos/{sha256}.jpg"
+    key = f"{tenant}/photos/{sha256}"
     open_storage(settings.storage_url, settings).put(key, content, content_type="image/jpeg")
     photo = {"sha256": sha256, "storage_key": key, "media_type": "image/jpeg", "size_bytes": len(content)}
     seed = iter(range(1_000_000))
@@ -127,6 +128,7 @@ class World:
                 return Shift(
                     self.database,
                     self.settings,
+                    self.storage,
                     self.renderer,
                     self.weight_sets,
                     self.leases,
@@ -155,4 +157,4 @@ class World:
 
     def pictures(self) -> list[str]:
         """The keys of all stored pictures."""
-        return sorted(key for key in self.storage.list("") if key.endswith(".png"))
+        return sorted(key for key in self.storage.list("") if key.endswith((".png", ".jpg", ".webp")))

@@ -141,10 +141,10 @@ def test_cancel_and_rerun_exclude_each_other(world: World) -> None:
 class BadSeed(FakeRenderer):
     """Cannot draw one seed."""
 
-    def draw(self, samples: Any, **options: Any) -> Any:
+    def draw(self, samples: Any, setting: Any, **options: Any) -> Any:
         if any(sample.seed == 5 for sample in samples if isinstance(sample, Sample)):
             raise NonFinitePicture("picture 0 is not finite")
-        return super().draw(samples, **options)
+        return super().draw(samples, setting, **options)
 
 
 def test_one_bad_render_fails_itself_alone(database: Database, database_url: str, tmp_path: Path) -> None:
@@ -167,9 +167,9 @@ def test_one_bad_render_fails_itself_alone(database: Database, database_url: str
 def test_a_render_too_large_does_not_take_others_along(database: Database, database_url: str, tmp_path: Path) -> None:
     # Given a device on which one large picture never fits
     class Small(FakeRenderer):
-        def draw(self, samples: Any, **options: Any) -> Any:
-            self._fits = 0 if options["width"] > 16 else None
-            return super().draw(samples, **options)
+        def draw(self, samples: Any, setting: Any, **options: Any) -> Any:
+            self._fits = 0 if setting.width > 16 else None
+            return super().draw(samples, setting, **options)
 
     world = World(database, settings(tmp_path, database_url), Small(batch_size=4))
     big = add_job(database, [person("ada", [1], world.settings, width=512)], key="big")

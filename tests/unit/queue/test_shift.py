@@ -93,7 +93,7 @@ def test_every_render_is_recorded_with_its_making(world: World) -> None:
         assert row["id_similarity"] is None
         assert row["id_similarity_reason"] == "no_face"
         times = [value for name, value in row.items() if name.startswith("seconds_")]
-        assert len(times) == 6
+        assert len(times) == 8
         assert all(value is not None and value >= 0 for value in times)
         assert row["device"] == "fake"
     with world.database.reading() as tx:

@@ -61,7 +61,8 @@ def test_a_worker_without_weights_takes_nothing_and_says_why(
     database: Database, database_url: str, tmp_path: Path
 ) -> None:
     # Given a profile whose weights are not there
-    text = f'[profiles.big]\nbase = "{tmp_path}/none"\nhyperlora = "{tmp_path}/none"\nclip_vision = "{tmp_path}/none"\n'
+    places = "".join(f'{part} = "{tmp_path}/none"\n' for part in ("base", "hyperlora", "clip_vision"))
+    text = f'[profiles.big]\n{places}safety = "none"\n'
     world = settings(tmp_path, database_url, profiles_file=profiles(tmp_path, text))
     add_job(database, [person("ada", [1], world)], profile="big")
     process = WorkerProcess(world)

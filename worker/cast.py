@@ -1,0 +1,172 @@
+"""Who is in the pictures of one group, with which weights: one person, a mix, or several people side by side.
+
+What only some renders need (a slider, Base-LoRA) is obtained when the first batch asks for it, so that a fault of its
+own fails those renders and no others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from hyperlora.faces.types import Face
+from jobs.options import Picture
+from jobs.repository.units import ClaimedUnit
+from jobs.repository.weight_sets import Source
+from worker.errors import BatchAbandoned
+from worker.pictures import GivenPictures
+from worker.plan import BatchKey
+from worker.renderer import Place
+from worker.weights import Weights, WeightSets
+
+Stack = tuple[tuple[Any, float], ...]
+
+
+@dataclass(frozen=True)
+class Role:
+    """One person of the pictures: the photo set, the weights, and in a picture of several where and with what words."""
+
+    source: Source
+    weights: Weights
+    region: Any = None  # [left, top, right, bottom] in shares of the picture, {"mask": picture}, or None: everywhere
+    prompt: str = ""
+
+
+class Cast:
+    """The people of one group of units."""
+
+    def __init__(
+        self,
+        tenant: str,
+        roles: tuple[Role, ...],
+        fingerprint: str,
+        weight_sets: WeightSets,
+        pictures: GivenPictures,
+        still_wanted: Callable[[], bool],
+    ) -> None:
+        self.roles, self.fingerprint = roles, fingerprint
+        self._tenant, self._weight_sets, self._pictures, self._still_wanted = (
+            tenant,
+            weight_sets,
+            pictures,
+            still_wanted,
+        )
+        self._further: dict[tuple[uuid.UUID, str], Weights] = {}
+        self._masks: dict[tuple[int, int, int], Image.Image] = {}
+
+    @classmethod
+    def obtain(
+        cls,
+        unit: ClaimedUnit,
+        weight_sets: WeightSets,
+        pictures: GivenPictures,
+        still_wanted: Callable[[], bool],
+    ) -> Cast | None:
+        """The people of a unit's pictures with their weights; None when nobody wants them any more.
+
+        Raises what `WeightSets.obtain` raises.
+        """
+        tenant = unit.tenant_id
+        source = weight_sets.source(tenant, unit.photo_set_id)
+        if source.kind != "together":
+            weights = weight_sets.obtain(tenant, source, still_wanted)
+            if weights is None:
+                return None
+            return cls(tenant, (Role(source, weights),), weights.fingerprint, weight_sets, pictures, still_wanted)
+        roles = []
+        for member in source.members:
+            person = weight_sets.source(tenant, member.photo_set_id)
+            weights = weight_sets.obtain(tenant, person, still_wanted)
+            if weights is None:
+                return None
+            roles.append(Role(person, weights, member.region, member.prompt or ""))
+        together = "\n".join(["together", *(role.weights.fingerprint for role in roles)])
+        fingerprint = hashlib.sha256(together.encode()).hexdigest()
+        return cls(tenant, tuple(roles), fingerprint, weight_sets, pictures, still_wanted)
+
+    @property
+    def seconds(self) -> float:
+        """What obtaining the weights took."""
+        return sum(role.weights.seconds for role in self.roles)
+
+    @property
+    def generated(self) -> int:
+        """How many weight sets were generated for this group."""
+        return sum(role.weights.source == "generated" for role in self.roles)
+
+    @property
+    def references(self) -> list[bytes]:
+        """The face to compare pictures with, of each person."""
+        return [role.weights.reference_embedding for role in self.roles]
+
+    def merged(self, key: BatchKey) -> Stack:
+        """What is merged into the network for a batch: the person's LoRAs, and the sliders."""
+        sliders = tuple((self._slider(uuid.UUID(photo_set)), weight) for photo_set, weight in key.sliders)
+        if len(self.roles) > 1 and key.member < 0:
+            return sliders
+        return self._stack(self.roles[max(0, key.member)], key) + sliders
+
+    def places(self, key: BatchKey) -> tuple[Place, ...]:
+        """Where each of several people stands; nothing for a picture of one person."""
+        if len(self.roles) == 1 or key.member >= 0:
+            return ()
+        return tuple(
+            Place(self._stack(role, key), self._mask(number, key.width, key.height), role.prompt)
+            for number, role in enumerate(self.roles)
+        )
+
+    def source_of(self, photo_set_id: uuid.UUID) -> Source:
+        """What a photo set of this tenant is made of."""
+        return self._weight_sets.source(self._tenant, photo_set_id)
+
+    def member_at(self, face: Face, size: tuple[int, int]) -> int | None:
+        """Whose place a face stands in, in a picture of several people; None in one of a single person."""
+        if len(self.roles) == 1:
+            return None
+        x = min(max(int((face.box_xyxy[0] + face.box_xyxy[2]) / 2), 0), size[0] - 1)
+        y = min(max(int((face.box_xyxy[1] + face.box_xyxy[3]) / 2), 0), size[1] - 1)
+        here = [int(self._mask(number, *size).getpixel((x, y)) or 0) for number in range(len(self.roles))]  # type: ignore[arg-type]
+        return max(range(len(here)), key=here.__getitem__)
+
+    def _stack(self, role: Role, key: BatchKey) -> Stack:
+        stack: Stack = ((role.weights.loaded, key.lora_weight),)
+        if key.base_weight:
+            stack += ((self._obtain(role.source, "base"), key.base_weight),)
+        return stack
+
+    def _slider(self, photo_set_id: uuid.UUID) -> Any:
+        known = self._further.get((photo_set_id, "id"))
+        return known.loaded if known else self._obtain(self.source_of(photo_set_id), "id")
+
+    def _obtain(self, source: Source, branch: str) -> Any:
+        place = (source.photo_set_id, branch)
+        if place not in self._further:
+            weights = self._weight_sets.obtain(self._tenant, source, self._still_wanted, branch=branch)
+            if weights is None:
+                raise BatchAbandoned
+            self._further[place] = weights
+        return self._further[place].loaded
+
+    def _mask(self, number: int, width: int, height: int) -> Image.Image:
+        place = (number, width, height)
+        if place not in self._masks:
+            region = self.roles[number].region or (0.0, 0.0, 1.0, 1.0)
+            if isinstance(region, Mapping):
+                given = Picture.model_validate(region["mask"])
+                self._masks[place] = self._pictures.mask(given, width, height)
+            else:
+                self._masks[place] = box_mask(region, width, height)
+        return self._masks[place]
+
+
+def box_mask(shares: Sequence[float], width: int, height: int) -> Image.Image:
+    """White inside the box given in shares of the picture (left, top, right, bottom), black elsewhere."""
+    left, top, right, bottom = shares
+    mask = Image.new("L", (width, height), 0)
+    mask.paste(255, (round(left * width), round(top * height), round(right * width), round(bottom * height)))
+    return mask

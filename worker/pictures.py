@@ -1,0 +1,49 @@
+"""The pictures that a render is given: start pictures, masks, poses. Fetched, decoded, fitted to the render's size."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+
+from PIL import Image, ImageOps
+
+from jobs.errors import ObjectMissing
+from jobs.options import Picture
+from jobs.photos import load_photo
+from jobs.settings import Settings
+from jobs.storage import Storage
+
+KEPT = 32
+
+
+class GivenPictures:
+    """Reads given pictures from storage, and keeps the last few as they were fitted."""
+
+    def __init__(self, storage: Storage, settings: Settings) -> None:
+        self._storage, self._settings = storage, settings
+        self._kept: OrderedDict[tuple[str, str, int, int], Image.Image] = OrderedDict()
+
+    def read(self, picture: Picture) -> bytes:
+        """The stored bytes. Raises ObjectMissing when they are gone or are not those that were given."""
+        data = self._storage.get(picture.key)
+        if hashlib.sha256(data).hexdigest() != picture.sha256:
+            raise ObjectMissing(f"the picture {picture.key} is not the one that was given; enqueue the job again")
+        return data
+
+    def image(self, picture: Picture, width: int, height: int) -> Image.Image:
+        """The picture in RGB, filling width x height: cut at the longer side, centred."""
+        return self._fitted(picture, "RGB", width, height)
+
+    def mask(self, picture: Picture, width: int, height: int) -> Image.Image:
+        """The same in grey: white is meant, black is not."""
+        return self._fitted(picture, "L", width, height)
+
+    def _fitted(self, picture: Picture, mode: str, width: int, height: int) -> Image.Image:
+        place = (picture.key, mode, width, height)
+        if place not in self._kept:
+            decoded = load_photo(self.read(picture), self._settings).convert(mode)
+            self._kept[place] = ImageOps.fit(decoded, (width, height), Image.Resampling.LANCZOS)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(place)
+        return self._kept[place]
