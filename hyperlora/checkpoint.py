@@ -113,7 +113,13 @@ class CheckpointFiles:
             sizes |= self._projector_sizes()
         if "clip" in streams:
             place = "proj_in_2.weight" if "face" in streams else "proj_in.weight"
-            sizes["clip_width"] = resampler.get(place, dims=2)[1]
+            width = resampler.get(place, dims=2)[1]
+            if sizes.setdefault("clip_width", width) != width:
+                raise CheckpointMismatch(
+                    f"{resampler.path}: tensor {place!r} of shape {resampler.shapes[place]} reads CLIP tokens {width} "
+                    f"wide, tensor 'proj_in.weight' of {BASE_RESAMPLER} reads them {sizes['clip_width']} wide; one "
+                    "CLIP tower feeds both"
+                )
         return sizes
 
     def _projector_sizes(self) -> dict[str, int]:
