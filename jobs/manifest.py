@@ -18,14 +18,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import ManifestInvalid, SettingsInvalid
+from jobs.errors import Fault, ManifestInvalid, SettingsInvalid
 from jobs.located import Faults, Mapped, Unreadable, from_python, line_of
-from jobs.manifest_people import PeopleCheck, Photos, canonical
+from jobs.manifest_identity import Sliders
+from jobs.manifest_people import PeopleCheck, canonical
+from jobs.manifest_pictures import GivenPictures, Photos
 from jobs.manifest_prompts import Prompt, PromptReader, renders
 from jobs.manifest_reader import ManifestReader, Part, read_document, read_manifest, read_mapping
-from jobs.manifest_schema import Drawing, JobEntry, Reading
+from jobs.manifest_schema import Drawing, JobEntry, Reading, dotted
 from jobs.photos import PhotoSource
-from jobs.planned import Checked, CheckedPhoto, JobSpec, PlannedIdentity, PlannedRender
+from jobs.planned import Checked, CheckedPhoto, JobSpec, PlannedIdentity, PlannedMember, PlannedRender
 from jobs.settings import Settings
 from jobs.spool import Spool
 
@@ -35,12 +37,15 @@ __all__ = [
     "JobSpec",
     "Manifest",
     "PlannedIdentity",
+    "PlannedMember",
     "PlannedRender",
     "open_manifest",
     "parse_manifest",
 ]
 
 MAX_KEY_CHARACTERS = 200
+
+_KIND_OF = {"mix": "mix", "together": "together", "weight_set": "weights"}
 
 DefaultsOf = Callable[[str], Mapping[str, Any]]
 
@@ -84,10 +89,14 @@ def parse_manifest(
 
 
 class Manifest:
-    """One manifest, opened; used as a context manager. `job` and `key` are there after `check`."""
+    """One manifest, opened; used as a context manager. `job`, `key` and `sliders` are there after `check`.
+
+    `sliders` are the job's sliders by name: (edited identity, original identity).
+    """
 
     job: JobSpec
     key: str
+    sliders: Mapping[str, tuple[str, str]]
 
     def __init__(
         self,
@@ -132,15 +141,20 @@ class Manifest:
         if self._checked is not None:
             return self._checked
         self._photos = photos or self._photos
-        job, drawings = self._read_job()
-        reader = PromptReader(self._reading, drawings)
+        pictures = GivenPictures(self._spool, self._photos)
+        self.sliders = self._read_sliders()
+        job, drawings = self._read_job(pictures)
+        reader = PromptReader(self._reading, pictures, drawings, self.sliders)
         self._prompts = self._read_prompts(reader)
-        people = PeopleCheck(self._reader, self._spool, self._photos, self._reading, reader, self._prompts)
+        people = PeopleCheck(self._reader, self._spool, self._photos, pictures, self._reading, reader, self._prompts)
         counts = people.run()
         self._faults.raise_any()
         if job is None:  # every way to this has noted a fault
             raise ManifestInvalid([])
-        digest = self._spool.content_hash(canonical([job.profile, [prompt.canonical() for prompt in self._prompts]]))
+        head: list[Any] = [job.profile, [prompt.canonical() for prompt in self._prompts]]
+        if self.sliders:
+            head.append(self.sliders)
+        digest = self._spool.content_hash(canonical(head))
         number, size = self._spool.photo_totals()
         self.job = job
         self.key = self._key_of(job.key or digest)
@@ -154,37 +168,92 @@ class Manifest:
         )
         return self._checked
 
-    def people(self) -> Iterator[PlannedIdentity]:
-        """The people that `check` found, in the manifest's order; may be walked any number of times."""
+    def people(self, *, composed: bool | None = None) -> Iterator[PlannedIdentity]:
+        """The people that `check` found, in the manifest's order; may be walked any number of times.
+
+        `composed` keeps only those that are made of others (True), or only the rest (False).
+        """
         if self._checked is None:
             raise RuntimeError("check() comes before people()")
-        for document in self._spool.documents():
-            external_id, subject, fields, consent, purpose, sources, own = json.loads(document)
-            photos = [found for source in sources if isinstance(found := self._spool.photo(source), CheckedPhoto)]
-            prompts = [*self._prompts, *map(Prompt.from_canonical, own)]
-            values = {"subject": subject, **fields} if subject else fields
-            yield PlannedIdentity(
-                external_id=external_id,
-                subject=subject,
-                fields=fields,
-                consent=consent,
-                purpose=purpose,
-                photos=photos,
-                renders=renders(prompts, values, self.key, external_id),
-                renders_count=sum(prompt.drawing.seeds.count for prompt in prompts),
-            )
+        for document in self._spool.documents(composed=composed):
+            yield self._person(document)
+
+    def person(self, external_id: str) -> PlannedIdentity:
+        """One of the people that `check` found. Raises KeyError."""
+        return self._person(self._spool.document(external_id))
+
+    def pictures(self) -> Iterator[CheckedPhoto]:
+        """The pictures that are given beside photos of people (poses, start pictures, masks), each once."""
+        return self._spool.pictures()
+
+    def weight_sets(self) -> Iterator[tuple[str, Fault]]:
+        """The stored weight sets that identities name, each with a fault that says where, and no message yet."""
+        for fingerprint, line, field in self._spool.weight_sets():
+            yield fingerprint, Fault("", line, field, self._reader.source)
+
+    def _person(self, document: str) -> PlannedIdentity:
+        external_id, subject, fields, consent, purpose, named, own, made_of, made = json.loads(document)
+        kind = _KIND_OF.get(next(iter(made), ""), "photos")
+        draw = made.get("draw", True)
+        photos, faces = [], []
+        for source, face in named:
+            found = self._spool.photo(source)
+            if isinstance(found, CheckedPhoto):
+                photos.append(found)
+                faces.append(face)
+        prompts = [*self._prompts, *map(Prompt.from_canonical, own)] if draw else []
+        values = {"subject": subject, **fields} if subject else fields
+        return PlannedIdentity(
+            external_id=external_id,
+            subject=subject,
+            fields=fields,
+            consent=consent,
+            purpose=purpose,
+            photos=photos,
+            renders=renders(prompts, values, self.key, external_id),
+            renders_count=sum(prompt.drawing.seeds.count for prompt in prompts),
+            kind=kind,
+            faces=faces,
+            members=[self._member(*member) for member in made_of],
+            weight_set=made.get("weight_set"),
+            draw=draw,
+        )
+
+    def _member(self, external_id: str, weight: float, region: Any, prompt: str | None) -> PlannedMember:
+        if isinstance(region, str):
+            found = self._spool.photo(region)
+            return PlannedMember(external_id, weight, found if isinstance(found, CheckedPhoto) else None, prompt)
+        return PlannedMember(external_id, weight, tuple(region) if region else None, prompt)
 
     def read_photo(self, photo: CheckedPhoto) -> bytes:
         """Read a photo again; `PhotoRefused` if its SHA-256 is another than `check` found. Thread-safe."""
         return self._photos.read(photo)
 
-    def _read_job(self) -> tuple[JobSpec | None, list[Drawing]]:
+    def _read_sliders(self) -> dict[str, tuple[str, str]]:
+        """The job's sliders, from the last part that gives any."""
+        given = [part for part in self._reader.parts if isinstance(part.record, Mapped) and "sliders" in part.record]
+        if not given or given[-1].record["sliders"] is None:
+            return {}
+        part = given[-1]
+        alone = Mapped(part.record.line)
+        alone.add("sliders", part.record["sliders"], part.record.lines.get("sliders"))
+        read = self._reading.entry(Sliders, alone, source=part.source)
+        found = {}
+        for name, asked in (read.sliders if read else {}).items():
+            found[name] = (asked.edited, asked.original)
+            for role, member in (("edited", asked.edited), ("original", asked.original)):
+                path = ("sliders", name, role)
+                place = Fault("", line_of(part.record, path), dotted("", path), part.source)
+                self._spool.add_member(f"the slider {name!r}", member, place)
+        return found
+
+    def _read_job(self, pictures: GivenPictures) -> tuple[JobSpec | None, list[Drawing]]:
         """The job, and the defaults of prompts, nearest first."""
         values: dict[str, Any] = {}
         drawings: list[Drawing] = []
         of_settings = from_python({"tenant": self._settings.tenant, "profile": self._settings.profile})
         last = Part(self._python(self._overrides, "overrides"), "overrides", Path())
-        prompt_reader = PromptReader(self._reading, [])
+        prompt_reader = PromptReader(self._reading, pictures, [], self.sliders)
         for part in (Part(of_settings, "settings", Path()), *self._reader.parts, last):
             entry = self._reading.entry(JobEntry, part.record, source=part.source)
             if entry is None:
@@ -210,7 +279,12 @@ class Manifest:
             return []
         source = f"profile {profile}"
         drawing = reader.defaults(self._python(given, source), source=source, field="defaults")
-        return [drawing] if drawing else []
+        if drawing is None:
+            return []
+        for path, file in drawing.files():
+            message = f"a profile's defaults cannot name files, found {file!r}; name it in the manifest"
+            self._faults.add(message, field=dotted("defaults", path), source=source)
+        return [drawing]
 
     def _python(self, data: Mapping[str, Any], source: str) -> Any:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 from jobs.errors import FileRefused, ManifestInvalid
 from jobs.files import read_inside
 from jobs.located import Listed, Mapped, line_of
+from jobs.manifest_options import OWN_PHOTO, planned_options
+from jobs.manifest_pictures import GivenPictures
 from jobs.manifest_reader import parse_document
 from jobs.manifest_schema import (
     DEFAULTS,
@@ -26,10 +28,11 @@ from jobs.manifest_schema import (
     PromptEntry,
     Reading,
     Resolved,
-    Seeds,
     SetEntry,
     SetFile,
+    dotted,
 )
+from jobs.manifest_values import Seeds
 from jobs.planned import PlannedRender, derived_seed, seed_base
 from jobs.templates import MAX_PROMPT_CHARACTERS, Template, TemplateFault, parse_template
 
@@ -38,12 +41,16 @@ _NAME_CHARACTERS = 48
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with everything decided but the person. `line`, `field`, `source` say where it stands."""
+    """A prompt with everything decided but the person. `line`, `field`, `source` say where it stands.
+
+    `options` are planned options (see `manifest_options`), None when nothing is out of the ordinary.
+    """
 
     name: str
     text: Template
     negative: Template
     drawing: Resolved
+    options: Mapping[str, Any] | None = None
     line: int | None = None
     field: str | None = None
     source: str | None = None
@@ -60,7 +67,7 @@ class Prompt:
     def canonical(self) -> list[Any]:
         """Plain data that decides the pictures; `from_canonical` reads it back."""
         drawing = self.drawing
-        return [
+        plain = [
             self.name,
             [self.text.texts, self.text.names],
             [self.negative.texts, self.negative.names],
@@ -71,11 +78,13 @@ class Prompt:
             drawing.lora_weight,
             drawing.seeds.given or drawing.seeds.count,
         ]
+        # Only when there are any: a manifest that says nothing of them keeps the hash it always had.
+        return plain if self.options is None else [*plain, self.options]
 
     @classmethod
     def from_canonical(cls, data: Sequence[Any]) -> Prompt:
         """The prompt whose `canonical` went through JSON."""
-        name, text, negative, size, steps, guidance, scheduler, lora_weight, seeds = data
+        name, text, negative, size, steps, guidance, scheduler, lora_weight, seeds, *options = data
         drawing = Resolved(
             size=tuple(size),
             steps=steps,
@@ -86,7 +95,12 @@ class Prompt:
             seeds=Seeds(seeds) if isinstance(seeds, int) else Seeds(len(seeds), tuple(seeds)),
         )
         texts = [Template(tuple(part[0]), tuple(part[1])) for part in (text, negative)]
-        return cls(name, texts[0], texts[1], drawing)
+        return cls(name, texts[0], texts[1], drawing, options[0] if options else None)
+
+    @property
+    def needs_photo(self) -> bool:
+        """Whether it takes key points from the person's own photo."""
+        return any(control["keypoints"] == OWN_PHOTO for control in (self.options or {}).get("control", ()))
 
 
 def renders(
@@ -111,6 +125,7 @@ def renders(
                 guidance=drawing.guidance,
                 scheduler=drawing.scheduler,
                 lora_weight=drawing.lora_weight,
+                options=prompt.options,
             )
             ordinal += 1
 
@@ -118,9 +133,13 @@ def renders(
 class PromptReader:
     """Reads lists of prompts, inline and from the files of named sets; what is wrong becomes a fault."""
 
-    def __init__(self, reading: Reading, defaults: Sequence[Drawing]) -> None:
+    def __init__(
+        self, reading: Reading, pictures: GivenPictures, defaults: Sequence[Drawing], sliders: Collection[str]
+    ) -> None:
         self._reading = reading
+        self._pictures = pictures
         self._defaults = list(defaults)
+        self._sliders = sliders
 
     def prompts(self, entries: Any, *, source: str | None, folder: Path, field: str, line: int | None) -> list[Prompt]:
         """The prompts of a list; those with faults are left out."""
@@ -150,8 +169,23 @@ class PromptReader:
             return None
         drawing = self._reading.entry(Drawing, record, source=source, field=field, line=line)
         if drawing is not None:
-            self._reading.within_limits(drawing, record, source=source, field=field)
+            self._check(drawing, record, source, field)
         return drawing
+
+    def _check(self, drawing: Drawing, record: Any, source: str | None, field: str) -> None:
+        """Note what is wrong with the limits, pictures and sliders of a drawing; it is left as it is."""
+        faults = self._reading.faults
+        self._reading.within_limits(drawing, record, source=source, field=field)
+        for path, file in drawing.files():
+            fault = self._pictures.fault(file)
+            if fault is not None:
+                faults.add(fault, line=line_of(record, path), field=dotted(field, path), source=source)
+        for name in drawing.sliders or ():
+            if name not in self._sliders:
+                path = ("sliders", name)
+                known = ", ".join(sorted(self._sliders)) or "none"
+                message = f"no slider {name!r} is defined, only: {known}; add it to the job's `sliders`"
+                faults.add(message, line=line_of(record, path), field=dotted(field, path), source=source)
 
     def _listed(self, entries: Any, source: str | None, field: str, line: int | None) -> Sequence[Any]:
         faults = self._reading.faults
@@ -210,13 +244,18 @@ class PromptReader:
         entry = self._reading.entry(PromptEntry, record, source=source, field=field)
         if entry is None:
             return []
-        self._reading.within_limits(entry, record, source=source, field=field)
+        self._check(entry, record, source, field)
         drawing = _resolve([entry, *defaults])
         texts = {"text": entry.text, "negative_prompt": drawing.negative_prompt}
         parsed = [self._template(text, record, name, source, field) for name, text in texts.items()]
         if parsed[0] is None or parsed[1] is None:
             return []
-        return [Prompt(entry.name or name_of(entry.text), parsed[0], parsed[1], drawing, line, field, source)]
+        try:
+            options = planned_options([entry, *defaults], self._pictures.use)
+        except FileRefused:
+            return []  # noted where the file is named
+        name = entry.name or name_of(entry.text)
+        return [Prompt(name, parsed[0], parsed[1], drawing, options, line, field, source)]
 
     def _template(self, text: str, record: Mapped, name: str, source: str | None, field: str) -> Template | None:
         try:
@@ -241,7 +280,7 @@ def name_of(text: str) -> str:
 
 def _resolve(nearest_first: Sequence[Drawing]) -> Resolved:
     values = DEFAULTS.model_dump() | {"seeds": DEFAULTS.seeds}
-    for name in Drawing.model_fields:
+    for name in values:
         given = (getattr(drawing, name) for drawing in nearest_first)
         values[name] = next((value for value in given if value is not None), values[name])
     return Resolved(**values)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 _GOLDEN = 0x9E3779B1
 _UINT32 = 0xFFFFFFFF
@@ -56,11 +57,29 @@ class PlannedRender:
     guidance: float
     scheduler: str
     lora_weight: float
+    options: Mapping[str, Any] | None = None  # planned options, see `manifest_options`
+
+
+@dataclass(frozen=True)
+class PlannedMember:
+    """One of the people that an identity is made of.
+
+    `region` is a box in shares of the picture (left, top, right, bottom), or a mask; None in a mix.
+    """
+
+    external_id: str
+    weight: float = 1.0
+    region: tuple[float, ...] | CheckedPhoto | None = None
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
 class PlannedIdentity:
-    """One person of the job. `renders` is lazy and can be walked once; `fields` are texts, `age` among them."""
+    """One person of the job. `renders` is lazy and can be walked once; `fields` are texts, `age` among them.
+
+    `kind` is photos, mix, together or weights; only the first has photos, and `faces` says for each of them which face
+    is meant (None for the clearest). Without `draw` a person is only there for others to be made of.
+    """
 
     external_id: str
     subject: str | None
@@ -70,15 +89,21 @@ class PlannedIdentity:
     photos: list[CheckedPhoto]
     renders: Iterator[PlannedRender]
     renders_count: int
+    kind: str = "photos"
+    faces: Sequence[str | None] = ()
+    members: Sequence[PlannedMember] = ()
+    weight_set: str | None = None
+    draw: bool = True
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What the first pass found. `photos` and `photo_bytes` count a photo that many people share once.
+    """What the first pass found.
 
-    `content_hash` is 64 hex digits over everything that decides the people and their pictures: profile, prompts and
-    their settings, identities with fields, consent and purpose, photos by SHA-256. Not in it: file format, order of
-    keys and of identities, file names, tenant, key, name and priority.
+    `identities` counts those that are drawn; `photos` and `photo_bytes` count each photo and each given picture once,
+    however many share it. `content_hash` is 64 hex digits over everything that decides the people and their pictures:
+    profile, prompts and their settings, identities with fields, consent and purpose, photos by SHA-256. Not in it: file
+    format, order of keys and of identities, file names, tenant, key, name and priority.
     """
 
     content_hash: str

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     )
     max_steps: Positive = Field(150, description="Denoising steps of one picture.")
     max_side: Positive = Field(2048, description="Longest side of a picture, in pixels.")
+    max_output_side: Positive = Field(
+        4096, description="Longest side that a manifest may ask of an output file, in pixels."
+    )
     renders_per_unit: Positive = Field(
         64, description="Pictures in one unit: what one lease covers and one message names."
     )

@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.errors import StorageFull
+from jobs.errors import Fault, StorageFull
 from jobs.planned import CheckedPhoto
 
 _SCHEMA = """
 CREATE TABLE people (ordinal INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, line INTEGER, digest BLOB NOT NULL,
-                     document TEXT NOT NULL);
+                     kind TEXT NOT NULL, document TEXT NOT NULL);
 CREATE TABLE photos (source TEXT PRIMARY KEY, fault TEXT, sha256 TEXT, bytes INTEGER, width INTEGER, height INTEGER,
                      media_type TEXT) WITHOUT ROWID;
+CREATE TABLE pictures (sha256 TEXT PRIMARY KEY, source TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE members (what TEXT NOT NULL, member TEXT NOT NULL, line INTEGER, field TEXT, source TEXT);
+CREATE TABLE weight_sets (fingerprint TEXT NOT NULL, line INTEGER, field TEXT);
 """
 _CACHED_PHOTOS = 10_000
 
@@ -46,12 +49,14 @@ class Spool:
         self._database.close()
         self._folder.cleanup()
 
-    def add_person(self, external_id: str, line: int | None, digest: bytes, document: str) -> bool:
+    def add_person(
+        self, external_id: str, line: int | None, digest: bytes, document: str, kind: str = "photos"
+    ) -> bool:
         """Keep a person; False if the id was there before (`first_line` says where)."""
         with self._errors():
             added = self._database.execute(
-                "INSERT INTO people (id, line, digest, document) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (external_id, line, digest, document),
+                "INSERT INTO people (id, line, digest, kind, document) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (external_id, line, digest, kind, document),
             )
             return added.rowcount == 1
 
@@ -62,11 +67,60 @@ class Spool:
         line: int | None = row[0]
         return line
 
-    def documents(self) -> Iterator[str]:
-        """The documents of all people in the manifest's order."""
+    def documents(self, *, composed: bool | None = None) -> Iterator[str]:
+        """The documents of all people in the manifest's order; only those made of others, or only the rest."""
+        wanted = {None: "", True: "WHERE kind IN ('mix', 'together')", False: "WHERE kind NOT IN ('mix', 'together')"}
         with self._errors():
-            for row in self._database.execute("SELECT document FROM people ORDER BY ordinal"):
+            for row in self._database.execute(f"SELECT document FROM people {wanted[composed]} ORDER BY ordinal"):
                 yield row[0]
+
+    def document(self, external_id: str) -> str:
+        """The document of a person who was kept. Raises KeyError."""
+        with self._errors():
+            row = self._database.execute("SELECT document FROM people WHERE id = ?", (external_id,)).fetchone()
+        if row is None:
+            raise KeyError(external_id)
+        document: str = row[0]
+        return document
+
+    def add_member(self, what: str, member: str, fault: Fault) -> None:
+        """Note that `what` is made of the person `member`, and where that stands."""
+        row = (what, member, fault.line, fault.field, fault.source)
+        with self._errors():
+            self._database.execute("INSERT INTO members VALUES (?, ?, ?, ?, ?)", row)
+
+    def wrong_members(self) -> Iterator[tuple[str, str, str | None, Fault]]:
+        """(what, member, the member's kind, place) where the member is nobody (kind None) or has no photos."""
+        with self._errors():
+            for what, member, line, field, source, kind in self._database.execute(
+                "SELECT m.*, p.kind FROM members m LEFT JOIN people p ON p.id = m.member "
+                "WHERE p.kind IS NULL OR p.kind <> 'photos' ORDER BY m.rowid"
+            ):
+                yield what, member, kind, Fault("", line, field, source)
+
+    def add_weight_set(self, fingerprint: str, line: int | None, field: str) -> None:
+        """Note that a stored weight set is named."""
+        with self._errors():
+            self._database.execute("INSERT INTO weight_sets VALUES (?, ?, ?)", (fingerprint, line, field))
+
+    def weight_sets(self) -> Iterator[tuple[str, int | None, str]]:
+        """(fingerprint, line, field) of every stored weight set that is named."""
+        with self._errors():
+            yield from self._database.execute("SELECT fingerprint, line, field FROM weight_sets ORDER BY rowid")
+
+    def add_picture(self, found: CheckedPhoto) -> None:
+        """Remember a picture that is used, whose measures `photo` knows."""
+        with self._errors():
+            statement = "INSERT INTO pictures VALUES (?, ?) ON CONFLICT DO NOTHING"
+            self._database.execute(statement, (found.sha256, found.source))
+
+    def pictures(self) -> Iterator[CheckedPhoto]:
+        """The pictures that are used, in the order of their hashes."""
+        with self._errors():
+            for row in self._database.execute("SELECT source FROM pictures ORDER BY sha256"):
+                found = self.photo(row[0])
+                if isinstance(found, CheckedPhoto):
+                    yield found
 
     def content_hash(self, head: bytes) -> str:
         """SHA-256 over `head` and all digests, ordered by id, in hex."""

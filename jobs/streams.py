@@ -8,7 +8,8 @@ CSV. The first row holds the headings; `,`, `;` or a tab divides, whichever the 
 Known columns are `id` and `photos` (both must be there), `subject`, `consent`, `purpose`; every other column is a field
 for the prompts. `photos` holds one or several paths with `|` or `;` between them. An empty cell is a value that was not
 given; rows in which every cell is empty are skipped, as spreadsheets leave them at the end. A row with more or fewer
-cells than headings is a fault.
+cells than headings is a fault. A flat row cannot say who somebody is made of, which face of a photo is meant or who is
+not drawn: such people are written in YAML, JSON or JSON Lines. Sliders stand in the job file, and may name rows.
 
 JSON Lines. One identity per line; the first line may be `{"job": {...}}`, and no other. Empty lines are skipped.
 """
@@ -115,6 +116,12 @@ class CsvStream:
                         photos.add(part.strip(), line)
             else:
                 fields.add(column, text, line)
+        if not photos and "identity" in fields:
+            return Unreadable(
+                "a row of a table has photos, this one has none; people made of others (`identity`) are written in "
+                "YAML, JSON or JSON Lines",
+                line,
+            )
         record.add("photos", photos, line)
         record.add("fields", fields, line)
         return record
@@ -217,7 +224,12 @@ def _check_columns(columns: list[str]) -> None:
         if name in (heading.lower() for heading in other_case):
             lower = ", ".join(heading.lower() for heading in other_case)
             raise Unreadable(f"no column {name!r}; write {', '.join(other_case)} in lower case: {lower}", 1, name)
-        raise Unreadable(f"no column {name!r}; the headings are {', '.join(columns)}", 1, name)
+        raise Unreadable(
+            f"no column {name!r}; the headings are {', '.join(columns)} (a table lists people with photos; people made "
+            "of others are written in YAML, JSON or JSON Lines)",
+            1,
+            name,
+        )
     for index, name in enumerate(columns):
         if name in columns[:index]:
             raise Unreadable(f"the heading {name!r} stands twice", 1, name)

@@ -32,6 +32,8 @@ def read_yaml(data: bytes) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = error.problem or error.context or "it cannot be parsed"
+        if "nesting depth" in what:  # PyYAML's own limit, which lies above ours
+            raise Unreadable(f"nested deeper than {MAX_DEPTH} levels", mark.line + 1 if mark else None) from error
         raise Unreadable(f"not YAML: {what}", mark.line + 1 if mark else None) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1

@@ -80,7 +80,7 @@ def with_people(*people: str, prompts: str = "[{text: x}]") -> str:
         ("defaults:\n  seeds: true", 2, "defaults.seeds", "list of seeds"),
         ("defaults:\n  seeds: [true]", 2, "defaults.seeds", "list of seeds"),
         ("defaults:\n  seeds: '3'", 2, "defaults.seeds", "list of seeds"),
-        ("defaults:\n  scheduler: ddim", 2, "defaults.scheduler", "'dpmpp_2m_karras' or 'euler'"),
+        ("defaults:\n  scheduler: ddim", 2, "defaults.scheduler", "'dpmpp_2m_karras', 'euler'"),
         ("defaults:\n  size: 100x100", 2, "defaults.size", "multiples of 8"),
         ("defaults:\n  size: 32", 2, "defaults.size", "at least 64"),
         ("defaults:\n  size: 4096x64", 2, "defaults.size", "at most 2048"),
