@@ -27,7 +27,7 @@ MEANING = {
     Exit.BAD_INPUT: "bad input: the manifest, a photo, a LoRA file or the arguments",
     Exit.ENVIRONMENT: "configuration or environment: a setting, a missing extra, weights, an outdated schema",
     Exit.UNAVAILABLE: "a service does not answer: database, broker or storage; try again",
-    Exit.NOT_FOUND: "no such job or picture",
+    Exit.NOT_FOUND: "no such job, picture or weight set",
     Exit.CONFLICT: "the key belongs to a job with other content",
     Exit.INTERNAL: "a fault of this program; please report it",
     Exit.INTERRUPTED: "interrupted from the keyboard",
@@ -60,6 +60,7 @@ _BY_CODE = {
     "storage_denied": Exit.ENVIRONMENT,
     "storage_full": Exit.UNAVAILABLE,
     "unknown_job": Exit.NOT_FOUND,
+    "unknown_weight_set": Exit.NOT_FOUND,
     "usage": Exit.BAD_INPUT,
     "worker_died": Exit.PROBLEM,
 }

@@ -50,6 +50,15 @@ def stamped(lora: LoRA, kind: Kind, sources: Sequence[Source], facts: Mapping[st
     return LoRA(lora.layers, {**lora.metadata, **facts, **own})
 
 
+def sources_of(lora: LoRA) -> list[Source]:
+    """What a file says it was made from; nothing for files of other programs."""
+    try:
+        told = json.loads(lora.metadata.get("hyperlora_sources", "[]"))
+        return [Source(one["role"], [str(photo) for photo in one["photos"]], float(one["weight"])) for one in told]
+    except (ValueError, KeyError, TypeError):
+        return []  # metadata of a file that others wrote under this name
+
+
 def software_version() -> str:
     """The version of this distribution, as it is written into files."""
     try:

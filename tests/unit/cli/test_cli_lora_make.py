@@ -141,7 +141,7 @@ def test_a_photo_without_a_face_is_told(cli: CliWorld) -> None:
     assert told["error"]["code"] == "no_usable_photo" and not Path("a.safetensors").exists()
     answer = cli.json("lora", "generate", "wall.png", ADA[0], "--out", "a.safetensors")
     (one,) = answer["people"]
-    assert [photo["verdict"] for photo in one["photos"]][0] == "refused"
+    assert next(photo["verdict"] for photo in one["photos"]) == "refused"
     assert one["photos"][0]["code"] == "no_face" and one["photos"][0]["reason"]
     assert len(json.loads(LoRA.load("a.safetensors").metadata["hyperlora_sources"])[0]["photos"]) == 1
     assert "refused  wall.png" in cli.run("lora", "generate", "wall.png", ADA[0], "--out", "b.safetensors").stdout

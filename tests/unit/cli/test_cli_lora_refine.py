@@ -1,0 +1,148 @@
+"""`portraits lora refine`: from a file or a stored weight set, to a file or a stored weight set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from cli_world import CliWorld
+
+from hyperlora.lora import LoRA
+from hyperlora.mini import build_untrained_pack
+from jobs.database import Database
+from jobs.models import WeightSet
+from jobs.repository import people, weight_sets
+from jobs.storage import open_storage
+from worker.cli import lora_refine
+from worker.lora_tools.provenance import Source, sources_of, stamped
+
+PHOTOS = Path(__file__).resolve().parents[3] / "examples" / "photos"
+ADA = [PHOTOS / f"ada-{number}.jpg" for number in (1, 2)]
+FEW = ("--steps", 2, "--batch-size", 1)
+FINGERPRINT = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def mini_pack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mini pack, made once."""
+    return build_untrained_pack(tmp_path_factory.mktemp("packs") / "mini-untrained")
+
+
+@pytest.fixture
+def ada(cli: CliWorld, mini_pack_folder: Path) -> Path:
+    """Ada's LoRA as a file; the user's home has the pack already."""
+    (cli.home / "packs").mkdir(parents=True)
+    (cli.home / "packs" / "mini-untrained").symlink_to(mini_pack_folder, target_is_directory=True)
+    cli.run("lora", "generate", *ADA, "--out", "ada.safetensors")
+    return cli.folder / "ada.safetensors"
+
+
+def keep(cli: CliWorld, file: Path) -> None:
+    """Put a LoRA into the store and the database, as a worker does."""
+    cli.run("db", "upgrade")
+    settings, data = cli.settings, file.read_bytes()
+    key = f"{settings.tenant}/weights/{FINGERPRINT}-1.safetensors"
+    open_storage(settings.storage_url, settings).put(key, data, content_type="application/octet-stream")
+    database = Database.from_settings(settings)
+    with database.transaction() as tx:
+        people.register(tx, settings.tenant, [])
+        weight_sets.begin(tx, settings.tenant, FINGERPRINT, hyperlora_fingerprint="cd" * 32)
+        row = weight_sets.claim(tx, settings.tenant, FINGERPRINT, "a worker", lease_seconds=60)
+        assert row is not None
+        weight_sets.finish(
+            tx,
+            row,
+            "a worker",
+            storage_key=key,
+            sha256=hashlib.sha256(data).hexdigest(),
+            size_bytes=len(data),
+            recogniser="opencv-sface",
+            reference_embedding=b"\0" * 512,
+            seconds=1.0,
+        )
+    database.dispose()
+
+
+def test_a_file_is_refined_into_a_file(cli: CliWorld, ada: Path) -> None:
+    # When a LoRA is trained for two steps
+    answer = cli.json("lora", "refine", ada, *ADA, "--out", "refined.safetensors", *FEW)
+
+    # Then another LoRA of the same shape lies there
+    before, after = LoRA.load(ada), LoRA.load("refined.safetensors")
+    assert before.layers.keys() == after.layers.keys() and after.rank == before.rank
+    assert any(not torch.equal(before.layers[name].up, after.layers[name].up) for name in before.layers)
+    assert answer["file"]["rank"] == 8 and answer["weight_set"] is None and answer["training"]["steps"] == 2
+
+    # And it says from whose photos it came, and on which it was trained
+    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in ADA]
+    assert after.metadata["hyperlora_kind"] == "refined"
+    assert sources_of(after) == [Source("person", hashes), Source("training", hashes)]
+    assert after.metadata["hyperlora_trigger_words"] == before.metadata["hyperlora_trigger_words"]
+    assert after.metadata["refined_from"] == hashlib.sha256(ada.read_bytes()).hexdigest()
+
+
+def test_the_seed_decides(cli: CliWorld, ada: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        cli.run("lora", "refine", ada, ADA[0], "--out", f"{name}.safetensors", "--seed", seed, *FEW)
+    first, again, other = (Path(f"{name}.safetensors").read_bytes() for name in "abc")
+    assert first == again and first != other
+
+
+def test_a_stored_weight_set_becomes_another_one(cli: CliWorld, ada: Path) -> None:
+    # Given a weight set that a worker has stored
+    keep(cli, ada)
+
+    # When it is refined into the store, twice
+    answer = cli.json("lora", "refine", FINGERPRINT, *ADA, "--store", *FEW)
+    again = cli.json("lora", "refine", FINGERPRINT, *ADA, "--store", *FEW)
+
+    # Then there is one more, which is ready, whole, and measured against the same person
+    assert (answer["created"], again["created"]) == (True, False) and answer["weight_set"] == again["weight_set"]
+    assert answer["file"] is None
+    database, settings = Database.from_settings(cli.settings), cli.settings
+    with database.reading() as tx:
+        source = weight_sets.find(tx, settings.tenant, FINGERPRINT)
+        refined = weight_sets.find(tx, settings.tenant, answer["weight_set"])
+        count = len(tx.execute(WeightSet.__table__.select()).all())
+    database.dispose()
+    assert source is not None and refined is not None and count == 2
+    assert (refined.state, refined.kind, refined.branch) == ("ready", "refined", "id")
+    assert (refined.recogniser, refined.reference_embedding) == (source.recogniser, source.reference_embedding)
+    data = open_storage(settings.storage_url, settings).get(str(refined.storage_key))
+    assert hashlib.sha256(data).hexdigest() == refined.sha256
+    assert LoRA.from_bytes(data).metadata["hyperlora_kind"] == "refined"
+
+
+def test_a_damaged_or_unknown_set_is_refused(cli: CliWorld, ada: Path) -> None:
+    # Given a weight set whose object was changed, then none
+    keep(cli, ada)
+    settings = cli.settings
+    open_storage(settings.storage_url, settings).put(
+        f"{settings.tenant}/weights/{FINGERPRINT}-1.safetensors", b"other", content_type="application/octet-stream"
+    )
+
+    # When they are asked for, then the reason is told
+    command = ("lora", "refine", FINGERPRINT, *ADA, "--store", *FEW)
+    assert cli.json(*command, exit_code=1)["error"]["code"] == "weight_set_damaged"
+    unknown = ("lora", "refine", "00" * 32, *ADA, "--store", *FEW)
+    assert cli.json(*unknown, exit_code=5)["error"]["code"] == "unknown_weight_set"
+    assert cli.json(*command, "--tenant", "others", exit_code=5)["error"]["code"] == "unknown_weight_set"
+
+
+def test_what_makes_no_sense_is_said(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ("lora", "refine", "ada.safetensors", *ADA)
+    assert "--out FILE, --store" in cli.json(*asked, exit_code=2)["error"]["message"]
+    assert "needs the fingerprint" in cli.json(*asked, "--store", exit_code=2)["error"]["message"]
+    assert cli.json(*asked, "--out", "a.safetensors", exit_code=3)["error"]["code"] == "weights_missing"
+    monkeypatch.setattr(lora_refine, "missing_modules", list)
+    assert "not installed: peft" in cli.run(*asked, "--out", "a.safetensors", exit_code=3).stderr
+
+
+def test_sources_of_other_programs_are_nothing() -> None:
+    lora = LoRA({}, {"hyperlora_sources": json.dumps([{"photos": 3}])})
+    assert sources_of(lora) == [] and sources_of(LoRA({}, {"hyperlora_sources": "[{"})) == []
+    own = [Source("edited", ["ab"]), Source("original", ["cd"], -1.0)]
+    assert sources_of(stamped(lora, "slider", own, {})) == own
