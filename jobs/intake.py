@@ -1,18 +1,19 @@
 """Enqueueing: a manifest becomes rows, photos in storage, and messages.
 
-The order is what makes it safe: everything is checked before anything is written; photos lie in storage before a row
-names them; people are registered, then job, units and renders come in one transaction; messages follow the commit. If
-the broker is away the rows stay, and the reaper of any worker sends the messages later.
+The order is what makes it safe: everything is checked before anything is written; photos and given pictures lie in
+storage before a row names them; people are registered, those with photos before those that are made of them and the
+sliders; then job, units and renders come in one transaction; messages follow the commit. If the broker is away the rows
+stay, and the reaper of any worker sends the messages later.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,20 @@ from sqlalchemy.exc import IntegrityError
 
 from jobs.broker import Broker
 from jobs.database import Database
-from jobs.errors import BrokerUnavailable, KeyConflict, ObjectExists
+from jobs.errors import BrokerUnavailable, KeyConflict, ManifestInvalid, ObjectExists
 from jobs.manifest import Manifest, open_manifest, parse_manifest
-from jobs.planned import Checked, CheckedPhoto, PlannedIdentity
+from jobs.manifest_options import bind
+from jobs.photo_sets import PhotoSets, photo_key, photo_row
+from jobs.planned import Checked, CheckedPhoto, PlannedIdentity, PlannedRender
 from jobs.profiles import drawing_defaults, load_profiles
 from jobs.repository import jobs as job_rows
-from jobs.repository import people, units
+from jobs.repository import people, units, weight_sets
 from jobs.repository.writer import JobWriter, PersonRows
 from jobs.settings import Settings, get_settings
 from jobs.storage import Storage, open_storage
 
 PEOPLE_PER_CHUNK = 200
-_EXTENSIONS = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
+BOUND_OPTIONS_KEPT = 1_000
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,15 @@ def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
     database = Database.from_settings(settings)
     try:
         known = _known(database, manifest, checked)
+        if known is None:
+            _check_weight_sets(database, manifest)
         # Also for a known job: a photo that was lost from storage is put back, and `retry` then finds it.
         _store_photos(manifest, open_storage(settings.storage_url, settings))
         if known is not None:
             return known
-        _register_people(database, manifest, settings)
+        sliders = _register_people(database, manifest)
         try:
-            job_id, writer = _write_rows(database, manifest, checked, settings)
+            job_id, writer = _write_rows(database, manifest, checked, settings, sliders)
         except IntegrityError:
             # Somebody enqueued the same key between the look and the write; theirs is the job, if it is the same.
             known = _known(database, manifest, checked)
@@ -140,18 +145,24 @@ def _known(database: Database, manifest: Manifest, checked: Checked) -> Enqueued
     )
 
 
-def photo_key(tenant: str, sha256: str, media_type: str) -> str:
-    """Where a photo lies: under its content's hash, so the same photo is stored once per tenant."""
-    return f"{tenant}/photos/{sha256[:2]}/{sha256}{_EXTENSIONS.get(media_type, '')}"
-
-
-def photo_set_fingerprint(photos: Sequence[CheckedPhoto]) -> str:
-    """A photo set's name: the same photos in any order are the same set."""
-    return hashlib.sha256("\n".join(sorted({photo.sha256 for photo in photos})).encode()).hexdigest()
+def _check_weight_sets(database: Database, manifest: Manifest) -> None:
+    """Raises ManifestInvalid for each stored weight set that the tenant does not have."""
+    faults, named = [], manifest.weight_sets()
+    while chunk := list(islice(named, PEOPLE_PER_CHUNK)):
+        with database.reading() as tx:
+            states = weight_sets.states(tx, manifest.job.tenant, [fingerprint for fingerprint, _ in chunk])
+        for fingerprint, place in chunk:
+            state = states.get(fingerprint)
+            if state != "ready":
+                found = f"is {state}" if state else "is not there"
+                told = f"tenant {manifest.job.tenant!r} has no weight set {fingerprint} to draw with; it {found}"
+                faults.append(dataclasses.replace(place, message=f"{told}; `portraits lora refine` makes such sets"))
+    if faults:
+        raise ManifestInvalid(faults)
 
 
 def _store_photos(manifest: Manifest, storage: Storage) -> None:
-    """Put every photo where the rows will say it is; those that lie there already are left alone."""
+    """Put every photo and given picture where the rows will say it is; those that lie there already are left alone."""
     tenant = manifest.job.tenant
 
     def store(photo: CheckedPhoto) -> None:
@@ -164,30 +175,58 @@ def _store_photos(manifest: Manifest, storage: Storage) -> None:
             return  # another producer stored the same bytes meanwhile
 
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="photos") as pool:
-        for chunk in _chunks(manifest.people()):
-            photos = {photo.sha256: photo for person in chunk for photo in person.photos}
-            for _ in pool.map(store, photos.values()):
+        for part in chain([manifest.pictures()], (_photos_of(chunk) for chunk in _chunks(manifest.people()))):
+            for _ in pool.map(store, {photo.sha256: photo for photo in part}.values()):
                 continue
 
 
-def _register_people(database: Database, manifest: Manifest, settings: Settings) -> None:
-    """Make the rows of people who are new, a chunk at a time; the same people of another job may be made meanwhile."""
+def _photos_of(chunk: Iterable[PlannedIdentity]) -> Iterator[CheckedPhoto]:
+    for person in chunk:
+        yield from person.photos
+
+
+def _register_people(database: Database, manifest: Manifest) -> dict[str, uuid.UUID]:
+    """Make the rows of people who are new, a chunk at a time; the same people of another job may be made meanwhile.
+
+    Returns the photo set of each of the job's sliders.
+    """
+    tenant, sets = manifest.job.tenant, PhotoSets(manifest)
     analyzed, registered = 0, 0
-    for chunk in _chunks(manifest.people()):
-        rows = [_person_rows(manifest.job.tenant, person, settings.renders_per_unit, count()) for person in chunk]
-        with database.transaction() as tx:
-            people.register(tx, manifest.job.tenant, rows)
-            registered += len(rows)
-            if registered >= 10 * analyzed:
-                people.analyze(tx)
-                analyzed = registered
+    for composed in (False, True):
+        for chunk in _chunks(manifest.people(composed=composed)):
+            with database.transaction() as tx:
+                members = people.find(tx, tenant, sets.members_of(chunk)) if composed else None
+                people.register(tx, tenant, [sets.rows(person, members=members) for person in chunk])
+                registered += len(chunk)
+                if registered >= 10 * analyzed:
+                    people.analyze(tx)
+                    analyzed = registered
+    with database.transaction() as tx:
+        people.register_pictures(tx, tenant, [photo_row(tenant, picture) for picture in manifest.pictures()])
+        if not manifest.sliders:
+            return {}
+        sliders = sets.sliders(people.find(tx, tenant, sets.slider_people()))
+        people.register(tx, tenant, list(sliders.values()))
+        # One at a time: several sliders may belong to the same person.
+        return {name: people.find(tx, tenant, [row])[row.external_id][1] for name, row in sliders.items()}
 
 
 def _write_rows(
-    database: Database, manifest: Manifest, checked: Checked, settings: Settings
+    database: Database,
+    manifest: Manifest,
+    checked: Checked,
+    settings: Settings,
+    sliders: Mapping[str, uuid.UUID],
 ) -> tuple[uuid.UUID, JobWriter]:
     """Job, units and renders in one transaction: a job is there whole, or not at all."""
-    job = manifest.job
+    job, sets, numbers = manifest.job, PhotoSets(manifest), count()
+    options = _Options(job.tenant, sliders)
+
+    def in_units(person: PlannedIdentity) -> Iterator[list[dict[str, Any]]]:
+        renders = iter(person.renders)
+        while part := list(islice(renders, settings.renders_per_unit)):
+            yield [_render_row(render, next(numbers), options) for render in part]
+
     with database.transaction() as tx:
         job_id = job_rows.add(
             tx,
@@ -198,10 +237,10 @@ def _write_rows(
             profile=job.profile,
             priority=job.priority,
         )
+        people.name_pictures(tx, job.tenant, job_id, [picture.sha256 for picture in manifest.pictures()])
         writer = JobWriter(tx, job.tenant, job_id, job.profile, job.priority, age_seconds=settings.priority_age_seconds)
-        numbers = count()
         for chunk in _chunks(manifest.people()):
-            rows = [_person_rows(job.tenant, person, settings.renders_per_unit, numbers) for person in chunk]
+            rows: list[PersonRows] = [sets.rows(person, in_units(person)) for person in chunk if person.draw]
             writer.add(rows, people.find(tx, job.tenant, rows))
         job_rows.accept(
             tx, job.tenant, job_id, identities=writer.identities, units=writer.units, renders=writer.renders
@@ -215,48 +254,45 @@ def _chunks(people: Iterator[PlannedIdentity]) -> Iterator[list[PlannedIdentity]
         yield chunk
 
 
-def _person_rows(tenant: str, person: PlannedIdentity, renders_per_unit: int, numbers: Iterator[int]) -> PersonRows:
-    unique = {photo.sha256: photo for photo in person.photos}
-    photos = [
-        {
-            "sha256": photo.sha256,
-            "storage_key": photo_key(tenant, photo.sha256, photo.media_type),
-            "media_type": photo.media_type,
-            "size_bytes": photo.bytes_size,
-            "width": photo.width,
-            "height": photo.height,
-        }
-        for photo in unique.values()
-    ]
+class _Options:
+    """The column `options` of each render; those of one prompt, which many people share, are made once."""
 
-    def in_units() -> Iterator[list[dict[str, Any]]]:
-        renders = iter(person.renders)
-        while part := list(islice(renders, renders_per_unit)):
-            yield [
-                {
-                    "ordinal": next(numbers),
-                    "prompt_name": render.prompt_name,
-                    "prompt": render.prompt,
-                    "negative_prompt": render.negative_prompt,
-                    "seed": render.seed,
-                    "width": render.width,
-                    "height": render.height,
-                    "steps": render.steps,
-                    "guidance": render.guidance,
-                    "scheduler": render.scheduler,
-                    "lora_weight": render.lora_weight,
-                }
-                for render in part
-            ]
+    def __init__(self, tenant: str, sliders: Mapping[str, uuid.UUID]) -> None:
+        self._tenant, self._sliders = tenant, sliders
+        # By the identity of the planned mapping, which is kept so that nothing else takes its place.
+        self._bound: dict[int, tuple[Mapping[str, Any], dict[str, Any] | None]] = {}
 
-    return PersonRows(
-        external_id=person.external_id,
-        consent_reference=person.consent,
-        purpose=person.purpose,
-        photos=photos,
-        photo_set_fingerprint=photo_set_fingerprint(person.photos),
-        units=in_units(),
-    )
+    def of(self, planned: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """What the row holds; None when nothing is out of the ordinary."""
+        if planned is None:
+            return None
+        known = self._bound.get(id(planned))
+        if known is None:
+            if len(self._bound) >= BOUND_OPTIONS_KEPT:
+                self._bound.clear()
+            known = planned, bind(planned, self._key, self._sliders)
+            self._bound[id(planned)] = known
+        return known[1]
+
+    def _key(self, sha256: str, media_type: str) -> str:
+        return photo_key(self._tenant, sha256, media_type)
+
+
+def _render_row(render: PlannedRender, ordinal: int, options: _Options) -> dict[str, Any]:
+    return {
+        "ordinal": ordinal,
+        "prompt_name": render.prompt_name,
+        "prompt": render.prompt,
+        "negative_prompt": render.negative_prompt,
+        "seed": render.seed,
+        "width": render.width,
+        "height": render.height,
+        "steps": render.steps,
+        "guidance": render.guidance,
+        "scheduler": render.scheduler,
+        "lora_weight": render.lora_weight,
+        "options": options.of(render.options),
+    }
 
 
 def send_messages(database: Database, broker: Broker, tenant: str, job_id: uuid.UUID) -> tuple[int, list[str]]:

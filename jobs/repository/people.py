@@ -8,20 +8,34 @@ hundreds of thousands of renders refer to them.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from jobs.models import Base, Identity, Photo, PhotoSet, PhotoSetPhoto, Tenant, new_id, utcnow
+from jobs.models import (
+    Base,
+    Identity,
+    JobPicture,
+    Photo,
+    PhotoSet,
+    PhotoSetMember,
+    PhotoSetPhoto,
+    Tenant,
+    new_id,
+    utcnow,
+)
 from jobs.repository.writer import PersonRows
 
 SetKey = tuple[uuid.UUID, str]
 
 
 def register(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> None:
-    """Insert what is new of some hundreds of people; what a person's consent says is brought up to date."""
+    """Insert what is new of some hundreds of people; what a person's consent says is brought up to date.
+
+    Those that others are made of come in a call before them.
+    """
     _add_missing(tx, Tenant, [{"id": tenant_id, "created_at": utcnow()}], ["id"])
     in_order = sorted(people, key=lambda person: person.external_id)
     own = {"tenant_id": tenant_id, "created_at": utcnow()}
@@ -34,9 +48,22 @@ def register(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> No
             mine = (Identity.tenant_id == tenant_id, Identity.external_id == person.external_id)
             tx.execute(update(Identity).where(*mine).values(**told))
     photos = {photo["sha256"]: photo for person in people for photo in person.photos}
-    rows = [{**own, "id": new_id(), **photos[sha256]} for sha256 in sorted(photos)]
-    _add_missing(tx, Photo, rows, ["tenant_id", "sha256"])
+    register_pictures(tx, tenant_id, photos.values())
     _add_photo_sets(tx, tenant_id, in_order, sorted(photos))
+
+
+def register_pictures(tx: Connection, tenant_id: str, pictures: Iterable[Mapping[str, Any]]) -> None:
+    """Insert the rows of photos, or of other given pictures, that are new; the tenant is registered."""
+    own = {"tenant_id": tenant_id, "created_at": utcnow()}
+    rows = [{**own, "id": new_id(), **one} for one in sorted(pictures, key=lambda one: str(one["sha256"]))]
+    _add_missing(tx, Photo, rows, ["tenant_id", "sha256"])
+
+
+def name_pictures(tx: Connection, tenant_id: str, job_id: uuid.UUID, sha256s: Sequence[str]) -> None:
+    """Note which registered pictures a job was given."""
+    own = {"tenant_id": tenant_id, "job_id": job_id}
+    rows = [{**own, "photo_id": photo_id} for photo_id in _photo_ids(tx, tenant_id, sha256s).values()]
+    _add_missing(tx, JobPicture, rows, ["tenant_id", "job_id", "photo_id"])
 
 
 def find(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> dict[str, tuple[uuid.UUID, uuid.UUID]]:
@@ -74,26 +101,34 @@ def _add_photo_sets(tx: Connection, tenant_id: str, people: Sequence[PersonRows]
             "identity_id": identities[person.external_id],
             "fingerprint": person.photo_set_fingerprint,
             "created_at": utcnow(),
+            "kind": person.kind,
+            "weight_set_fingerprint": person.weight_set_fingerprint,
         }
         for person in people
     ]
     _add_missing(tx, PhotoSet, rows, ["tenant_id", "identity_id", "fingerprint"])
     sets = _photo_set_ids(tx, tenant_id, people, identities)
-    photo_ids: dict[str, uuid.UUID] = {}
+    photo_ids = _photo_ids(tx, tenant_id, sha256s)
+    places, members = [], []
+    for person in people:
+        set_id = sets[identities[person.external_id], person.photo_set_fingerprint]
+        own = {"tenant_id": tenant_id, "photo_set_id": set_id}
+        faces = person.faces or [None] * len(person.photos)
+        for position, (photo, face) in enumerate(zip(person.photos, faces, strict=True)):
+            places.append({**own, "position": position, "photo_id": photo_ids[photo["sha256"]], "face": face})
+        for position, one in enumerate(person.members):
+            made = {"member_photo_set_id": one.photo_set_id, "weight": one.weight}
+            members.append({**own, "position": position, **made, "region": one.region, "prompt": one.prompt})
+    _add_missing(tx, PhotoSetPhoto, places, ["tenant_id", "photo_set_id", "position"])
+    _add_missing(tx, PhotoSetMember, members, ["tenant_id", "photo_set_id", "position"])
+
+
+def _photo_ids(tx: Connection, tenant_id: str, sha256s: Sequence[str]) -> dict[str, uuid.UUID]:
+    found: dict[str, uuid.UUID] = {}
     for start in range(0, len(sha256s), 500):
         mine = (Photo.tenant_id == tenant_id, Photo.sha256.in_(sha256s[start : start + 500]))
-        photo_ids |= {row.sha256: row.id for row in tx.execute(select(Photo.sha256, Photo.id).where(*mine))}
-    places = [
-        {
-            "tenant_id": tenant_id,
-            "photo_set_id": sets[identities[person.external_id], person.photo_set_fingerprint],
-            "position": position,
-            "photo_id": photo_ids[photo["sha256"]],
-        }
-        for person in people
-        for position, photo in enumerate(person.photos)
-    ]
-    _add_missing(tx, PhotoSetPhoto, places, ["tenant_id", "photo_set_id", "position"])
+        found |= {row.sha256: row.id for row in tx.execute(select(Photo.sha256, Photo.id).where(*mine))}
+    return found
 
 
 def _identity_ids(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> dict[str, uuid.UUID]:

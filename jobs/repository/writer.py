@@ -16,8 +16,21 @@ ROWS_PER_STATEMENT = 5_000
 
 
 @dataclass(frozen=True)
+class MemberRow:
+    """One of the photo sets that another is made of; `region` is a box of four shares, or {"mask": picture}."""
+
+    photo_set_id: uuid.UUID
+    weight: float
+    region: list[float] | dict[str, Any] | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
 class PersonRows:
-    """What one person adds to a job: an identity, a photo set, and units of up to K renders each."""
+    """What one person adds to a job: an identity, a photo set, and units of up to K renders each.
+
+    `faces` says for each photo which face is meant; it may be left empty when none says so.
+    """
 
     external_id: str
     consent_reference: str | None
@@ -25,6 +38,10 @@ class PersonRows:
     photos: Sequence[dict[str, Any]]  # sha256, storage_key, media_type, size_bytes, width, height
     photo_set_fingerprint: str
     units: Iterable[Sequence[dict[str, Any]]]  # each render: ordinal, prompt, seed, size and so on
+    kind: str = "photos"
+    weight_set_fingerprint: str | None = None
+    faces: Sequence[str | None] = ()
+    members: Sequence[MemberRow] = ()
 
 
 class JobWriter:
@@ -49,12 +66,16 @@ class JobWriter:
         self.identities = self.units = self.renders = self._analyzed = 0
 
     def add(self, people: Sequence[PersonRows], ids: Mapping[str, tuple[uuid.UUID, uuid.UUID]]) -> None:
-        """Insert the units of some hundreds of registered people; `ids` is what `people.find` says of them."""
+        """Insert the units of some hundreds of registered people; `ids` is what `people.find` says of them.
+
+        Who has no units is not drawn, and is not counted among the job's people.
+        """
         for person in people:
             identity_id, photo_set_id = ids[person.external_id]
+            before = self.units
             for asked in person.units:
                 self._add_unit(identity_id, photo_set_id, asked)
-        self.identities += len(people)
+            self.identities += self.units > before
         self._flush()
         if self.units >= 10 * self._analyzed:
             self._analyze()
