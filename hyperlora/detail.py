@@ -161,7 +161,7 @@ def small_faces(
         background must stay somebody else; without this test only the largest face is drawn again.
     """
     by_area = sorted(faces, key=lambda face: -face.width * face.height)
-    small = []
+    small: list[Face] = []
     for number, face in enumerate(by_area):
         if len(small) == detail.max_faces:
             break

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hyperlora.errors import FaceError, NoUsablePhoto
+from hyperlora.errors import FaceError, InvalidRequest, NoUsablePhoto
+from hyperlora.faces.choice import FaceChoice
 from hyperlora.faces.findings import Finding
 from hyperlora.faces.prepare import PhotoConditions, prepare_photo
 from hyperlora.faces.types import FaceAnalyzer, FloatArray, same_person_cosine, unit_length
@@ -38,7 +39,7 @@ class PhotoVerdict:
     index
         Its place among the photos given, from 0.
     verdict
-        "usable", "warning" (used, but worth a look) or "skipped".
+        "usable", "warning" (used, but worth a look) or "refused".
     code
         Stable word of the gravest finding or of the error; None for a usable photo.
     reason
@@ -46,7 +47,7 @@ class PhotoVerdict:
     """
 
     index: int
-    verdict: Literal["usable", "warning", "skipped"]
+    verdict: Literal["usable", "warning", "refused"]
     code: str | None
     reason: str
 
@@ -66,7 +67,7 @@ class IdentityConditions:
     reference_embedding
         (E,) of unit length: the mean of the photos' embeddings; finished pictures are measured against it.
     verdicts
-        One for each photo given, skipped ones included, in their order.
+        One for each photo given, refused ones included, in their order.
     similarity_NN
         (N, N) cosines between the usable photos' embeddings.
     encoder
@@ -85,20 +86,40 @@ class IdentityConditions:
     used: tuple[int, ...]
 
 
-def prepare_identity(analyzer: FaceAnalyzer, clip: ImageTokens, photos: Sequence[Image.Image]) -> IdentityConditions:
-    """Conditions from every photo that shows a usable face; the others are skipped with their reason.
+def prepare_identity(
+    analyzer: FaceAnalyzer,
+    clip: ImageTokens,
+    photos: Sequence[Image.Image],
+    *,
+    faces: Sequence[FaceChoice] | None = None,
+) -> IdentityConditions:
+    """Conditions from every photo that shows a usable face; the others are refused, each with its reason.
+
+    Parameters
+    ----------
+    analyzer, clip
+        Face analyzer, and CLIP's vision tower.
+    photos
+        Opened picture files of one person.
+    faces
+        For each photo the face that is meant, see `prepare_photo`; None takes the clearest of each.
 
     Raises
     ------
     NoUsablePhoto
         No photo is usable; the message lists each one's reason.
+    InvalidRequest
+        Not one choice for each photo, or a choice that is none.
     """
+    choices: Sequence[FaceChoice] = faces if faces is not None else ["clearest"] * len(photos)
+    if len(choices) != len(photos):
+        raise InvalidRequest(f"one choice of a face for each photo: found {len(choices)} for {len(photos)} photos")
     # 1. Every photo by itself.
     prepared: dict[int, PhotoConditions] = {}
     refused: dict[int, FaceError] = {}
     for index, photo in enumerate(photos):
         try:
-            prepared[index] = prepare_photo(analyzer, photo)
+            prepared[index] = prepare_photo(analyzer, photo, face=choices[index])
         except FaceError as fault:
             refused[index] = fault
     if not prepared:
@@ -146,7 +167,7 @@ def _verdict(
     strangers: dict[int, Finding],
 ) -> PhotoVerdict:
     if index in refused:
-        return PhotoVerdict(index, "skipped", refused[index].code, str(refused[index]))
+        return PhotoVerdict(index, "refused", refused[index].code, str(refused[index]))
     found = [*([strangers[index]] if index in strangers else []), *prepared[index].findings]
     if not found:
         return PhotoVerdict(index, "usable", None, "")

@@ -116,8 +116,7 @@ def _judge(
             looks[place] = _refused_alone(analyzer, person.photos[place][0], images[place])
         return None
     for place, verdict in zip(places, found.verdicts, strict=True):
-        told = "refused" if verdict.verdict == "skipped" else verdict.verdict
-        looks[place] = PhotoLook(person.photos[place][0], told, verdict.code, verdict.reason)
+        looks[place] = PhotoLook(person.photos[place][0], verdict.verdict, verdict.code, verdict.reason)
     return float(found.similarity_NN.min()) if len(found.used) > 1 else None
 
 

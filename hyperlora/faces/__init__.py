@@ -1,5 +1,6 @@
 """Faces: find them, know them again, cut from a photo what the hypernetwork is shown."""
 
+from hyperlora.faces.choice import FaceChoice
 from hyperlora.faces.debug import debug_picture
 from hyperlora.faces.find import Search, find_faces, search_faces
 from hyperlora.faces.findings import Finding
@@ -11,6 +12,7 @@ from hyperlora.faces.types import Face, FaceAnalyzer, require_encoder, same_pers
 __all__ = [
     "Face",
     "FaceAnalyzer",
+    "FaceChoice",
     "Finding",
     "PhotoConditions",
     "Search",

@@ -5,6 +5,7 @@ A finding has a stable code and a sentence. None of them stops the work; what do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from hyperlora.faces.align import aligned_crop
+from hyperlora.faces.choice import FaceChoice, left_to_right, places
 from hyperlora.faces.find import Search
 from hyperlora.faces.geometry import face_polygon
 from hyperlora.faces.types import Face, RGBArray
@@ -36,27 +38,51 @@ class Finding:
     message: str
 
 
-def findings(image: Image.Image, rgb_HW3: RGBArray, search: Search, turn: int = 0) -> tuple[Finding, ...]:
-    """Everything to be said about the photo and its best face, the gravest first.
+def findings(
+    image: Image.Image,
+    rgb_HW3: RGBArray,
+    search: Search,
+    turn: int = 0,
+    *,
+    face: Face | None = None,
+    choice: FaceChoice = "clearest",
+) -> tuple[Finding, ...]:
+    """Everything to be said about the photo and the face that was chosen in it, the gravest first.
+
+    Parameters
+    ----------
+    image, rgb_HW3
+        The upright photo, and its pixels.
+    search
+        The faces found in it, at least one.
+    turn
+        By how many degrees the photo had to be turned.
+    face, choice
+        The face that was taken, and how it was chosen; None is the clearest.
 
     Raises
     ------
     BadPhoto
         The face's points cannot be used.
     """
-    face = search.faces[0]
+    face = face or search.faces[0]
     out: list[Finding] = []
     if len(search.faces) > 1:
-        out.append(
-            Finding(
-                "several_faces",
-                f"{len(search.faces)} faces found; the clearest one (score {face.score:.2f}) is used. "
-                "If it is another person, crop the photo to the one you mean",
-            )
-        )
+        out.append(_several_faces(search.faces, face, choice))
     out += _size_and_place(image, face, search, turn)
     out += _light_and_sharpness(rgb_HW3, face)
     return tuple(out)
+
+
+def _several_faces(faces: Sequence[Face], face: Face, choice: FaceChoice) -> Finding:
+    """Which of the faces is used, where they all are, and how to choose another."""
+    number = next(place for place, other in enumerate(left_to_right(faces)) if other is face)
+    how = f"the {choice} one, " if isinstance(choice, str) else "as asked, "
+    return Finding(
+        "several_faces",
+        f"{len(faces)} faces found, from left to right: {places(faces)}; {how}number {number} "
+        f"(score {face.score:.2f}), is used. If you mean another person, choose the face: largest, central or its number; or crop the photo",
+    )
 
 
 def _size_and_place(image: Image.Image, face: Face, search: Search, turn: int) -> list[Finding]:

@@ -66,8 +66,8 @@ def keypoints_for(analyzer: FaceAnalyzer, photo: Image.Image, size: tuple[int, i
     faces = find_faces(analyzer, np.asarray(upright, dtype=np.uint8))
     if not faces:
         raise NoFaceFound(
-            f"no face found in a photo of {upright.width} x {upright.height} pixels, so no key points can be drawn; use "
-            "a photo that shows the face from the front"
+            f"no face found in a photo of {upright.width} x {upright.height} pixels, so no key points can be drawn; "
+            "use a photo that shows the face from the front"
         )
     face = faces[0]
     scale = max(size[0] / upright.width, size[1] / upright.height)
@@ -79,9 +79,6 @@ def keypoints_for(analyzer: FaceAnalyzer, photo: Image.Image, size: tuple[int, i
 
 def _offset(whole: float, kept: float, low: float, high: float) -> float:
     """Where to cut `kept` of `whole` pixels: centred, but moved so that low to high stays inside."""
-    middle = (whole - kept) / 2
-    if high - low > kept:
-        middle = (low + high - kept) / 2
-    else:
-        middle = min(max(middle, high - kept), low)
-    return min(max(middle, 0.0), whole - kept)
+    fits = high - low <= kept
+    start = min(max((whole - kept) / 2, high - kept), low) if fits else (low + high - kept) / 2
+    return min(max(start, 0.0), whole - kept)

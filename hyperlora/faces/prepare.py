@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from hyperlora.errors import BadPhoto, NoFaceFound
+from hyperlora.faces.choice import FaceChoice, choose_face
 from hyperlora.faces.crops import FACE_STREAM_SIDES, crop_padded, faceless, masked_face
 from hyperlora.faces.find import DETECTOR_SIZES, Search, quarter_turns, search_faces
 from hyperlora.faces.findings import TINY_FACE_PIXELS, Finding, findings
@@ -80,37 +81,51 @@ class CloserLook:
     findings: tuple[Finding, ...]
 
 
-def prepare_photo(analyzer: FaceAnalyzer, image: Image.Image) -> PhotoConditions:
+def prepare_photo(analyzer: FaceAnalyzer, image: Image.Image, *, face: FaceChoice = "clearest") -> PhotoConditions:
     """Everything the hypernetwork needs from one photo.
+
+    Parameters
+    ----------
+    analyzer
+        Finds and knows faces.
+    image
+        An opened picture file of any kind.
+    face
+        Which face is meant where the photo shows several: "clearest" (best score), "largest", "central", or its number
+        from the left in the upright photo, 0 for the leftmost.
 
     Raises
     ------
     NoFaceFound
         No detector size shows a face, not even with a margin around the photo, or a closer look did not confirm it.
     BadPhoto
-        The file cannot be decoded, or its face is too small or its landmarks are senseless.
+        The file cannot be decoded, the photo has no face of that number, or the face is too small or its landmarks are
+        senseless.
+    InvalidRequest
+        `face` is none of the words and no number from 0 on.
     """
     # 1. Opaque, 8 bit RGB, upright by its file and, where that is missing, by its face.
     opened = upright_rgb(image)
-    # 2. The best face.
+    # 2. The face that is meant.
     photo, search, turn = _upright_search(analyzer, opened.image)
-    face = _best_face(search, photo)
+    chosen = _chosen_face(search, photo, face)
     # 3. The face stream: look again, closely, then recognise.
-    closer = embed_closely(analyzer, photo, face)
+    closer = embed_closely(analyzer, photo, chosen)
     # 4. What to tell the owner.
-    found = [*findings(photo, np.asarray(photo, dtype=np.uint8), search, turn), *closer.findings]
+    rgb_HW3: RGBArray = np.asarray(photo, dtype=np.uint8)
+    found = [*findings(photo, rgb_HW3, search, turn, face=chosen, choice=face), *closer.findings]
     found += [Finding("colours_assumed", note) for note in opened.notes]
     # 5. The pictures for CLIP.
     return PhotoConditions(
-        clip_image=masked_face(photo, face),
-        base_image=faceless(photo, face),
+        clip_image=masked_face(photo, chosen),
+        base_image=faceless(photo, chosen),
         face_embedding=closer.embedding_E,
-        face=face,
+        face=chosen,
         verdict="warning" if found else "usable",
         findings=tuple(found),
         encoder=analyzer.name,
         photo=photo,
-        others=search.faces[1:],
+        others=tuple(other for other in search.faces if other is not chosen),
     )
 
 
@@ -155,7 +170,7 @@ def _upright_search(analyzer: FaceAnalyzer, image: Image.Image) -> tuple[Image.I
     return Image.fromarray(turned_HW3), search_faces(analyzer, turned_HW3), turns * 90
 
 
-def _best_face(search: Search, image: Image.Image) -> Face:
+def _chosen_face(search: Search, image: Image.Image, choice: FaceChoice) -> Face:
     if not search.faces:
         sizes = ", ".join(str(size) for size in DETECTOR_SIZES)
         raise NoFaceFound(
@@ -163,7 +178,7 @@ def _best_face(search: Search, image: Image.Image) -> Face:
             "then again with a margin around the photo); use an upright photo that shows the face from the front, "
             "uncovered and in focus"
         )
-    face = search.faces[0]
+    face = choose_face(search.faces, choice, image.size)
     side = min(face.width, face.height)
     if side < TINY_FACE_PIXELS:
         raise BadPhoto(

@@ -68,7 +68,7 @@ def test_photos_of_one_person(
     assert identity.base_tokens[0, 0].mean() == pytest.approx(expected[1], rel=1e-4)
 
 
-def test_photos_without_a_face_are_skipped_with_their_reason(
+def test_photos_without_a_face_are_refused_with_their_reason(
     analyzer: FaceAnalyzer, clip: MeanTokens, astronaut: Image.Image
 ) -> None:
     # Given a good photo between coins and a stamp
@@ -78,9 +78,9 @@ def test_photos_without_a_face_are_skipped_with_their_reason(
     assert identity.used == (1,) and identity.face_embeddings.shape == (1, 128)
     # And all three have a verdict in their order
     assert [(v.index, v.verdict, v.code) for v in identity.verdicts] == [
-        (0, "skipped", "no_face"),
+        (0, "refused", "no_face"),
         (1, "usable", None),
-        (2, "skipped", "bad_photo"),
+        (2, "refused", "bad_photo"),
     ]
     assert "no face found" in identity.verdicts[0].reason and "10 x 10" in identity.verdicts[2].reason
 
