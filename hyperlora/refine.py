@@ -32,6 +32,7 @@ PROMPT = "portrait of a person"
 SIDE_SHARE = 0.75  # of the side that the base model was trained for: 768 at 1024
 GRADIENT_LIMIT = 1.0
 _ADAPTER = "refined"
+_GENTLER = "use a base in bfloat16 or float32, or a lower learning rate"
 _PREDICTIONS = ("epsilon", "v_prediction")
 
 
@@ -124,7 +125,8 @@ def refine(
             f"seed {seed}",
         },
     )
-    refined.require_finite()
+    if refined.non_finite_layer is not None:
+        raise NonFiniteWeights(f"refining made layer {refined.non_finite_layer} NaN or infinite; {_GENTLER}")
     return refined
 
 
@@ -195,9 +197,7 @@ def _train(
         noise_B4HW = torch.randn((batch_size, *latents_P4HW.shape[1:]), generator=draws).to(unet.device)
         loss = _loss(unet, schedule, latents_P4HW[chosen_B], noise_B4HW, timesteps_B.to(unet.device), text)
         if not torch.isfinite(loss):
-            raise NonFiniteWeights(
-                f"the loss of step {done} is {loss.item()}; use bfloat16 or float32, or a lower learning rate"
-            )
+            raise NonFiniteWeights(f"the loss of step {done} is {loss.item()}; {_GENTLER}")
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
@@ -239,7 +239,8 @@ def _attached(unet: nn.Module, lora: LoRA) -> Iterator[dict[str, tuple[nn.Parame
     from peft.tuners.lora import LoraModel
 
     paths = {each: path for path, each in unet.named_modules()}
-    path_of = {name: paths[module] for name, module in attention_projections(unet).items() if name in lora.layers}
+    projections = attention_projections(unet)
+    path_of = {name: paths[projections[name]] for name in lora.layers}
     kinds = {path: (lora.layers[name].rank, lora.layers[name].alpha) for name, path in path_of.items()}
     (rank, alpha), _ = Counter(kinds.values()).most_common(1)[0]
     # peft calls alpha an int, and divides it like any number.
