@@ -62,6 +62,7 @@ _BY_CODE = {
     "unknown_job": Exit.NOT_FOUND,
     "unknown_weight_set": Exit.NOT_FOUND,
     "usage": Exit.BAD_INPUT,
+    "weight_set_damaged": Exit.PROBLEM,  # a worker makes it anew; asking a second time changes nothing
     "worker_died": Exit.PROBLEM,
 }
 
