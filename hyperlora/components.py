@@ -1,4 +1,7 @@
-"""The parts of an SDXL model, loaded by diffusers from a folder, the hub or a single file. Never from pickle."""
+"""The parts of an SDXL model, loaded by diffusers from a folder, the hub or a single file. Never from pickle.
+
+A few-step preset's weights are fused into the UNet here, before anything keeps a pristine copy of it.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hyperlora.errors import WeightsMissing
-from hyperlora.hub import file_sha256, files_fingerprint, split_hub_id
+from hyperlora.errors import InvalidRequest, WeightsMissing
+from hyperlora.hub import file_sha256, files_fingerprint, resolve_file, split_hub_id
+from hyperlora.presets import Preset, find_preset, fuse_preset, preset_fingerprint
 from hyperlora.tensorfile import tensor_bytes
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -21,7 +26,10 @@ _WEIGHTED = PARTS[:4]
 
 @dataclass(frozen=True)
 class SDXLComponents:
-    """One base model: networks in evaluation mode, tokenizers, scheduler settings, and how to fingerprint them."""
+    """One base model: networks in evaluation mode, tokenizers, scheduler settings, and how to fingerprint them.
+
+    `preset` is the few-step preset whose weights are inside, None for an ordinary model.
+    """
 
     unet: Any
     vae: Any
@@ -30,13 +38,23 @@ class SDXLComponents:
     scheduler_config: Mapping[str, Any]
     force_zeros_for_empty_prompt: bool
     fingerprint: Callable[[], str]
+    preset: Preset | None = None
 
     @classmethod
-    def from_diffusers(cls, pipe: Any, fingerprint: Callable[[], str] | None = None) -> SDXLComponents:
-        """Take over the parts of a StableDiffusionXLPipeline; its VAE becomes float32 where float16 would overflow."""
+    def from_diffusers(
+        cls, pipe: Any, fingerprint: Callable[[], str] | None = None, preset: Preset | None = None
+    ) -> SDXLComponents:
+        """Take over the parts of a StableDiffusionXLPipeline; its VAE becomes float32 where float16 would overflow.
+
+        With `preset` the pipeline's UNet is that few-step model already.
+        """
         missing = [part for part in PARTS if getattr(pipe, part, None) is None]
         if missing:
             raise WeightsMissing(f"an SDXL model needs {', '.join(PARTS)}; missing: {', '.join(missing)}")
+        if fingerprint is None:
+            fingerprint = partial(memory_fingerprint, pipe)
+            if preset is not None:
+                fingerprint = preset_fingerprint(fingerprint, preset, None)
         for part in _WEIGHTED:
             getattr(pipe, part).eval().requires_grad_(False)
         if pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
@@ -48,7 +66,8 @@ class SDXLComponents:
             tokenizers=(pipe.tokenizer, pipe.tokenizer_2),
             scheduler_config=pipe.scheduler.config,
             force_zeros_for_empty_prompt=bool(pipe.config.force_zeros_for_empty_prompt),
-            fingerprint=fingerprint or (lambda: memory_fingerprint(pipe)),
+            fingerprint=fingerprint,
+            preset=preset,
         )
 
     @classmethod
@@ -60,34 +79,57 @@ class SDXLComponents:
         dtype: torch.dtype,
         revision: str | None = None,
         variant: str | None = None,
+        preset: str | None = None,
+        preset_weights: str | Path | None = None,
     ) -> SDXLComponents:
         """Load a diffusers folder, a hub id (`owner/name`) or a single .safetensors file.
 
         `variant` chooses among the weight files of a repository ("fp16"). A single file takes its configs and
-        vocabulary from the hub, through diffusers. Raises `WeightsMissing` where something is not there.
-        """
-        import diffusers
+        vocabulary from the hub, through diffusers. `preset` names a few-step model, and `preset_weights` its LoRA or
+        UNet: a .safetensors file, a folder with one, or `owner/name/file.safetensors` on the hub; without weights the
+        base model must be that few-step model already.
 
-        pipeline_class: Any = diffusers.StableDiffusionXLPipeline
-        path = Path(name).expanduser()
-        try:
-            if path.is_file():
-                pipe = _load_file(pipeline_class, path, dtype)
-                return cls.from_diffusers(_placed(pipe, device, dtype), lambda: file_sha256(path))
-            folder = path if path.is_dir() else _download(pipeline_class, name, revision, variant)
-            if not (folder / "model_index.json").is_file():
-                raise WeightsMissing(f"a diffusers SDXL folder needs model_index.json, {folder} has none")
-            pipe = pipeline_class.from_pretrained(
-                folder,
-                dtype=dtype,
-                variant=variant,
-                use_safetensors=True,
-                local_files_only=True,
-                add_watermarker=False,
-            )
-        except (OSError, ValueError) as error:
-            raise WeightsMissing(f"{name} cannot be loaded as an SDXL model in safetensors: {error}") from error
-        return cls.from_diffusers(_placed(pipe, device, dtype), lambda: folder_fingerprint(folder, variant))
+        Raises `WeightsMissing` where something is not there, `UnknownPreset`, `InvalidRequest` for weights without a
+        preset, and what `fuse_preset` raises.
+        """
+        few_steps = None if preset is None else find_preset(preset)
+        if few_steps is None and preset_weights is not None:
+            raise InvalidRequest("preset_weights are fused for a preset; name it too")
+        # Found before the base model is loaded, which takes minutes.
+        weights = None if preset_weights is None else resolve_file(preset_weights)
+        pipe, fingerprint = _load(name, device, dtype, revision, variant)
+        if few_steps is None:
+            return cls.from_diffusers(pipe, fingerprint)
+        if weights is not None:
+            fuse_preset(pipe.unet, few_steps, weights)
+        return cls.from_diffusers(pipe, preset_fingerprint(fingerprint, few_steps, weights), few_steps)
+
+
+def _load(
+    name: str | Path, device: torch.device | str, dtype: torch.dtype, revision: str | None, variant: str | None
+) -> tuple[Any, Callable[[], str]]:
+    """diffusers' pipeline on its device, and how to fingerprint what it was loaded from."""
+    import diffusers
+
+    pipeline_class: Any = diffusers.StableDiffusionXLPipeline
+    path = Path(name).expanduser()
+    try:
+        if path.is_file():
+            return _placed(_load_file(pipeline_class, path, dtype), device, dtype), lambda: file_sha256(path)
+        folder = path if path.is_dir() else _download(pipeline_class, name, revision, variant)
+        if not (folder / "model_index.json").is_file():
+            raise WeightsMissing(f"a diffusers SDXL folder needs model_index.json, {folder} has none")
+        pipe = pipeline_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            add_watermarker=False,
+        )
+    except (OSError, ValueError) as error:
+        raise WeightsMissing(f"{name} cannot be loaded as an SDXL model in safetensors: {error}") from error
+    return _placed(pipe, device, dtype), lambda: folder_fingerprint(folder, variant)
 
 
 def _placed(pipe: Any, device: torch.device | str, dtype: torch.dtype) -> Any:

@@ -1,7 +1,7 @@
 """Where weights lie: a local folder, or a repository of the Hugging Face hub.
 
-A hub id is `owner/name`, or `owner/name/sub/folder` for one folder of a repository. Only safetensors, JSON and
-vocabulary text are ever fetched.
+A hub id is `owner/name`, or `owner/name/sub/folder` for one folder of a repository; of a single file it is
+`owner/name/file.safetensors`. Only safetensors, JSON and vocabulary text are ever fetched.
 """
 
 from __future__ import annotations
@@ -52,6 +52,41 @@ def resolve(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
     if not (root / folder).is_dir():
         raise WeightsMissing(f"the hub repository {repository!r} has no folder {folder!r}")
     return root / folder
+
+
+def resolve_file(name: str | Path, revision: str | None = None) -> Path:
+    """Return the local path of one safetensors file, given as a file, a folder with exactly one, or a hub id.
+
+    On the hub the file itself must be named, as a repository may hold many gigabytes beside it. Raises
+    `WeightsMissing` where there is no such file, or a folder leaves open which one is meant.
+    """
+    local = Path(name).expanduser()
+    if local.is_dir():
+        files = sorted(local.glob("*.safetensors"))
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files[:10]) or "none"
+            raise WeightsMissing(f"a folder with one .safetensors file was wanted, {local} has: {names}; name the file")
+        return files[0]
+    if local.is_file():
+        if local.suffix != ".safetensors":
+            raise WeightsMissing(f"weights must be .safetensors (others may run code), found {local.name}")
+        return local
+    if not isinstance(name, str):
+        raise WeightsMissing(f"no file or folder at {name}")
+    repository, file = split_hub_id(name)
+    if not file.endswith(".safetensors") or ".." in file.split("/"):
+        raise WeightsMissing(f"no file or folder at {name!r}; on the hub a file is named owner/name/file.safetensors")
+
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(hf_hub_download(repository, file, revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise WeightsMissing(
+            f"no local file {name!r}, and {file!r} of the hub repository {repository!r} cannot be fetched: "
+            f"{type(error).__name__}; check the name, the network and your access, or give a local file"
+        ) from error
 
 
 def file_sha256(path: Path) -> str:

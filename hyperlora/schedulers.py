@@ -43,7 +43,8 @@ _KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
 _ETA = {"tcd": 1.0}
 """Share of fresh noise in a step where the class leaves it to the caller; Hyper-SD's authors name 1."""
 
-_DRAWS_NOISE = ("LCMScheduler", "TCDScheduler")
+# They walk a subset of the timesteps of their distillation, and draw noise in each step.
+_DISTILLED = ("LCMScheduler", "TCDScheduler")
 
 SCHEDULERS: tuple[str, ...] = tuple(_KNOWN)
 """The names that `make_scheduler` knows."""
@@ -66,7 +67,7 @@ def make_scheduler(name: str, base_config: Mapping[str, Any]) -> Any:
 
 def takes_generator(scheduler: Any) -> bool:
     """True where a step draws noise: pass `generator=[one per sample]`, else a picture depends on its batch."""
-    return type(scheduler).__name__ in _DRAWS_NOISE
+    return type(scheduler).__name__ in _DISTILLED
 
 
 def set_timesteps(scheduler: Any, steps: int, device: torch.device | str | None, strength: float = 1.0) -> torch.Tensor:
@@ -78,7 +79,9 @@ def set_timesteps(scheduler: Any, steps: int, device: torch.device | str | None,
     """
     if not 0 < strength <= 1:
         raise InvalidRequest(f"strength must be above 0 and at most 1, found {strength}")
-    most = int(scheduler.config.get("original_inference_steps") or scheduler.config.num_train_timesteps)
+    # Asked of the class first: a base model's settings may hold what only another class reads.
+    distilled = type(scheduler).__name__ in _DISTILLED
+    most = int(scheduler.config.original_inference_steps if distilled else scheduler.config.num_train_timesteps)
     if not 1 <= steps <= most:
         raise InvalidRequest(f"{type(scheduler).__name__} walks 1 to {most} steps, found {steps}")
     scheduler.set_timesteps(steps, device=device)
