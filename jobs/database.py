@@ -171,9 +171,13 @@ class Database:
         return found, ScriptDirectory.from_config(self._alembic(None)).get_current_head()
 
     def require_current(self) -> None:
-        """Raise DatabaseOutdated unless the schema is the newest this version knows."""
+        """Raise DatabaseOutdated unless the schema is the newest this version knows, or newer.
+
+        A later version only adds to the schema, so this one goes on working while a fleet is upgraded.
+        """
         found, wanted = self.revisions()
-        if found != wanted:
+        known = {script.revision for script in ScriptDirectory.from_config(self._alembic(None)).walk_revisions()}
+        if found is None or (found != wanted and found in known):
             raise DatabaseOutdated(
                 f"{self} is at schema {found or 'none'}, wanted {wanted}; run `portraits db upgrade`"
             )

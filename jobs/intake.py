@@ -104,7 +104,7 @@ def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
                 raise
             return known
         sent, warnings = send_messages(database, broker, manifest.job.tenant, job_id)
-        warnings += _profile_warnings(settings, manifest.job.profile)
+        warnings += _profile_warnings(settings, manifest)
         return Enqueued(
             tenant=manifest.job.tenant,
             job_id=job_id,
@@ -315,9 +315,21 @@ def announce(database: Database, broker: Broker, chunks: Iterable[Sequence[uuid.
     return sent, []
 
 
-def _profile_warnings(settings: Settings, name: str) -> list[str]:
-    """A word about a profile that is not known here: the workers' profiles may be others, or the name a slip."""
-    known = sorted(load_profiles(settings))
-    if name in known:
-        return []
-    return [f"no profile {name!r} is known here (only {', '.join(known)}); the job waits until a worker has it"]
+def _profile_warnings(settings: Settings, manifest: Manifest) -> list[str]:
+    """A word about a profile, or a part of one, that is not known here.
+
+    Warnings, not faults: the workers' profiles may be others than this machine's.
+    """
+    profiles, name = load_profiles(settings), manifest.job.profile
+    if name not in profiles:
+        known = ", ".join(sorted(profiles))
+        return [f"no profile {name!r} is known here (only {known}); the job waits until a worker has it"]
+    warnings = []
+    there = {"ControlNet": profiles[name].controlnets, "upscaler": profiles[name].upscalers}
+    for what, part in manifest.parts():
+        if part not in there[what]:
+            warnings.append(
+                f"the profile {name!r} has no {what} {part!r} here (only {', '.join(sorted(there[what])) or 'none'}); "
+                "pictures that ask for it fail unless the workers' profile has it"
+            )
+    return warnings

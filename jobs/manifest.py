@@ -23,7 +23,7 @@ from jobs.located import Faults, Mapped, Unreadable, from_python, line_of
 from jobs.manifest_identity import Sliders
 from jobs.manifest_people import PeopleCheck, canonical
 from jobs.manifest_pictures import GivenPictures, Photos
-from jobs.manifest_prompts import Prompt, PromptReader, renders
+from jobs.manifest_prompts import Prompt, PromptReader, parts_of, renders
 from jobs.manifest_reader import ManifestReader, Part, read_document, read_manifest, read_mapping
 from jobs.manifest_schema import Drawing, JobEntry, Reading, dotted
 from jobs.photos import PhotoSource
@@ -185,6 +185,10 @@ class Manifest:
     def pictures(self) -> Iterator[CheckedPhoto]:
         """The pictures that are given beside photos of people (poses, start pictures, masks), each once."""
         return self._spool.pictures()
+
+    def parts(self) -> list[tuple[str, str]]:
+        """("ControlNet" or "upscaler", name) of everything that the job's prompts ask of the profile."""
+        return parts_of(self._prompts)
 
     def weight_sets(self) -> Iterator[tuple[str, Fault]]:
         """The stored weight sets that identities name, each with a fault that says where, and no message yet."""

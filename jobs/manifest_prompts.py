@@ -130,6 +130,16 @@ def renders(
             ordinal += 1
 
 
+def parts_of(prompts: Sequence[Prompt]) -> list[tuple[str, str]]:
+    """("ControlNet" or "upscaler", name) of everything that these prompts ask of a profile, each once."""
+    found = set()
+    for prompt in prompts:
+        options = prompt.options or {}
+        found |= {("ControlNet", control["net"]) for control in options.get("control", ())}
+        found |= {("upscaler", output["upscale"]) for output in options.get("outputs", ()) if output["upscale"]}
+    return sorted(found)
+
+
 class PromptReader:
     """Reads lists of prompts, inline and from the files of named sets; what is wrong becomes a fault."""
 

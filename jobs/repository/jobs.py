@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Text, cast, insert, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
-from jobs.models import Event, Job, Render, Unit, WeightSet, WeightSetSource, new_id, utcnow
+from jobs.models import Event, Job, PhotoSetMember, Render, Unit, WeightSet, WeightSetSource, new_id, utcnow
 
 CANCELLED = "cancelled"
 
@@ -164,13 +165,30 @@ def retry(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, cancelled: bool 
 
 
 def _reopen_weight_sets(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
-    """Let the failed weight sets of a job's people be generated anew."""
+    """Let the failed weight sets of a job's people and sliders be generated anew."""
     people = select(Unit.photo_set_id).where(Unit.tenant_id == tenant_id, Unit.job_id == job_id)
+    named = _slider_sets(tx, tenant_id, job_id)
+    members = select(PhotoSetMember.member_photo_set_id).where(
+        PhotoSetMember.tenant_id == tenant_id,
+        or_(PhotoSetMember.photo_set_id.in_(people), PhotoSetMember.photo_set_id.in_(named)),
+    )
     sources = select(WeightSetSource.weight_set_id).where(
-        WeightSetSource.tenant_id == tenant_id, WeightSetSource.photo_set_id.in_(people)
+        WeightSetSource.tenant_id == tenant_id,
+        or_(WeightSetSource.photo_set_id.in_(people), WeightSetSource.photo_set_id.in_(members)),
     )
     failed = (WeightSet.tenant_id == tenant_id, WeightSet.state == "failed", WeightSet.id.in_(sources))
     tx.execute(update(WeightSet).where(*failed).values(state="pending", error_code=None, error=None))
+
+
+def _slider_sets(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> list[uuid.UUID]:
+    """The photo sets of the sliders that a job's renders name."""
+    # As text: PostgreSQL cannot tell whether two values of type json are equal.
+    told = cast(Render.options, Text)
+    statement = select(told).where(
+        Render.tenant_id == tenant_id, Render.job_id == job_id, Render.options.is_not(None), told.like('%"photo_set"%')
+    )
+    options = [json.loads(row) for row in tx.execute(statement.distinct()).scalars()]
+    return sorted({uuid.UUID(slider["photo_set"]) for one in options for slider in one.get("sliders", ())})
 
 
 def rerun(

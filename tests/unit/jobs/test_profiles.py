@@ -1,0 +1,92 @@
+"""Profiles: presets below defaults, a safety checker that is chosen, names that manifests may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import ProfileInvalid
+from jobs.presets import PRESETS
+from jobs.profiles import MINI, drawing_defaults, find_profile, load_profiles
+from jobs.settings import Settings
+
+MODEL = 'base = "b"\nhyperlora = "h"\nclip_vision = "c"\n'
+Write = Callable[[str], Settings]
+
+
+@pytest.fixture
+def write(tmp_path: Path, settings: Settings) -> Write:
+    def written(text: str) -> Settings:
+        (tmp_path / "profiles.toml").write_text(text)
+        return settings.model_copy(update={"profiles_file": tmp_path / "profiles.toml"})
+
+    return written
+
+
+def test_the_built_in_profile_has_no_checker_by_name(settings: Settings) -> None:
+    assert find_profile(settings, MINI).safety == "none"
+
+
+def test_a_profile_says_how_pictures_are_checked(write: Write) -> None:
+    # Given a profile that says nothing of it
+    with pytest.raises(ProfileInvalid, match=r'\[profiles.big\].*`safety`.*safety = "none"'):
+        load_profiles(write(f"[profiles.big]\n{MODEL}"))
+
+    # Then saying that there is none is enough
+    assert load_profiles(write(f'[profiles.big]\n{MODEL}safety = "none"\n'))["big"].safety == "none"
+
+
+def test_fakes_and_a_changed_mini_need_none(write: Write) -> None:
+    found = load_profiles(write('[profiles.fake]\nrenderer = "fake"\n[profiles.mini]\nbatch_size = 2\n'))
+    assert (found["fake"].safety, found["mini"].safety, found["mini"].batch_size) == ("", "none", 2)
+
+
+def test_a_preset_lies_below_what_the_profile_says(write: Write) -> None:
+    # Given a profile with a preset and one value of its own
+    text = f'[profiles.fast]\n{MODEL}safety = "none"\npreset = "lightning-4"\ndefaults = {{ size = 1024, steps = 5 }}\n'
+
+    # Then its values count, and the preset's where it says nothing
+    assert drawing_defaults(write(text))("fast") == {
+        "size": 1024,
+        "steps": 5,
+        "scheduler": "euler_trailing",
+        "guidance": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('preset = "lightning-5"', "unknown preset 'lightning-5', known: lightning-2, "),
+        ('preset_weights = "x.safetensors"', "`preset_weights` without `preset`"),
+        ('controlnets = { "a b" = "x" }', "controlnets"),
+        ('controlnets = { pose = "" }', "controlnets"),
+        ("upscalers = { x4 = 4 }", "upscalers"),
+        ("safety = true", "safety"),
+    ],
+)
+def test_faults_of_a_profile(write: Write, line: str, message: str) -> None:
+    lines = "" if line.startswith("safety") else 'safety = "none"\n'
+    with pytest.raises(ProfileInvalid, match=message):
+        load_profiles(write(f"[profiles.big]\n{MODEL}{lines}{line}\n"))
+
+
+def test_a_preset_is_drawn_as_the_model_says() -> None:
+    """Both packages keep a table, since a producer has no torch: they must say the same."""
+    from hyperlora.presets import PRESETS as KNOWN
+
+    there = {
+        name: {"scheduler": one.scheduler, "steps": one.steps, "guidance": one.guidance} for name, one in KNOWN.items()
+    }
+    assert {name: dict(values) for name, values in PRESETS.items()} == there
+
+
+def test_a_manifest_may_name_the_schedulers_that_the_model_has() -> None:
+    from hyperlora.schedulers import SCHEDULERS as KNOWN
+    from jobs.manifest_schema import SCHEDULERS, Drawing
+
+    assert set(SCHEDULERS) == set(KNOWN)
+    for name in SCHEDULERS:
+        assert Drawing.model_validate({"scheduler": name}).scheduler == name
