@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from jobs.repository.jobs import JobRow
 from jobs.settings import Settings
 from jobs.storage import Storage, open_storage
 from worker.contact_sheet import CELL, MAX_IN_CELL, MAX_PEOPLE, MAX_PROMPTS, Person, Picture, Sheet, draw_sheet
+from worker.picture_file import record_of
 
 Row = Mapping[str, Any]
 _THREADS = 8
@@ -141,11 +141,8 @@ def _picture(row: Row, image: Image.Image | None) -> Picture:
 
 
 def _notice(image: Image.Image) -> str | None:
-    """What the renderer wanted said beside every picture, from the picture's own text."""
-    try:
-        told = json.loads(image.info.get("portraits", "{}")).get("notice")
-    except (ValueError, AttributeError):
-        return None
+    """What the renderer wanted said beside every picture, from the picture's own record."""
+    told = record_of(image).get("notice")
     return str(told) if told else None
 
 

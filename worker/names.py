@@ -4,7 +4,9 @@ A template such as `{identity}/{prompt}-{seed}` may use identity, prompt, seed, 
 padded (`{ordinal:04d}`). Whatever the values hold, a name stays inside the folder it is used in: separators, control
 characters and what file systems refuse become `_`. Two pictures never share a name, not even on a file system that
 ignores case: the later one, in the order of the job, gets `-2`, and so on. The order is that of all the job's pictures,
-so names do not change while it is drawn.
+and a name is taken whatever the file's format, so names do not change while the job is drawn.
+
+Further files of a picture, such as an avatar, are named after it: `ada/office-1.png`, `ada/office-1-avatar.webp`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.errors import WorkerError
+from worker.picture_file import extension_of
 
 DEFAULT_TEMPLATE = "{identity}/{prompt}-{seed}"
 FIELDS = {
@@ -27,7 +30,6 @@ FIELDS = {
     "render": "render_id",
     "job": "job_id",
 }
-EXTENSIONS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 MAX_VALUE_BYTES = 100
 MAX_PART_BYTES = 200
 _NUMBERS = {"seed", "ordinal"}
@@ -103,7 +105,7 @@ def _cut(text: str, most: int) -> str:
 
 
 class UniqueNames:
-    """Gives each picture its path, and no path twice."""
+    """Gives each picture and each of its further files a path, and no path twice."""
 
     def __init__(self, template: NameTemplate) -> None:
         self._template = template
@@ -111,16 +113,37 @@ class UniqueNames:
         self._next: dict[int, int] = {}
 
     def path(self, row: Mapping[str, Any]) -> str:
-        """The picture's own relative path, with its ending. Call it in the order of the job, for every picture."""
-        wanted = self._template.path(row)
-        ending = EXTENSIONS.get(row["media_type"] or "image/png", ".bin")
+        """The picture's own relative path, with its ending; see `paths`."""
+        return self.paths(row)[""] + extension_of(row["media_type"])
+
+    def paths(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Relative paths without their endings: of the picture under "", of its further files under their names.
+
+        Call it in the order of the job, once for every picture, drawn or not.
+        """
+        main = self._take(self._template.path(row))
+        return {"": main, **{name: self._take(_beside(main, name)) for name in further_names(row)}}
+
+    def _take(self, wanted: str) -> str:
         name, number = wanted, self._next.get(_mark(wanted), 2)
-        while _mark(name + ending) in self._taken:
+        while _mark(name) in self._taken:
             name, number = f"{wanted}-{number}", number + 1
         if name != wanted:
             self._next[_mark(wanted)] = number
-        self._taken.add(_mark(name + ending))
-        return name + ending
+        self._taken.add(_mark(name))
+        return name
+
+
+def further_names(row: Mapping[str, Any]) -> list[str]:
+    """The names of the files that a render asks for beside its picture, as its options have them."""
+    asked = (row.get("options") or {}).get("outputs") or []
+    return [output["name"] for output in asked[1:]]
+
+
+def _beside(path: str, name: str) -> str:
+    """A path for a further file of the picture at `path`; what is too long is cut before the name."""
+    folder, slash, last = path.rpartition("/")
+    return f"{folder}{slash}{_cut(last, MAX_PART_BYTES - len(name.encode()) - 1)}-{safe_value(name)}"
 
 
 def _mark(path: str) -> int:

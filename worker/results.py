@@ -1,32 +1,36 @@
 """Fetching a job's pictures: into a folder, where those that lie there already are left alone, or into one zip file.
 
-Pictures are fetched by a few threads, in a window of bounded size, and checked against the SHA-256 of their row. Files
-appear whole or not at all. What cannot be fetched is reported, and the others go on.
+A picture may have further files, such as an avatar; they come with it. Files are fetched by a few threads, in a window
+of bounded size, and checked against the SHA-256 of their row. They appear whole or not at all. What cannot be fetched
+is reported, and the others go on.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import os
 import secrets
 import shutil
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jobs.errors import BadKey, ObjectMissing
 from jobs.storage import Storage
 from worker.errors import WorkerError
 from worker.names import UniqueNames
+from worker.picture_file import extension_of
 from worker.results_table import TableFormat, open_table
 
 THREADS = 8
-WINDOW = 32
+WINDOW = 64
+WINDOW_BYTES = 256 * 2**20
 KEPT_FAILURES = 100
 ZIP_YEAR_ZERO = (1980, 1, 1, 0, 0, 0)
 
@@ -45,9 +49,13 @@ class PictureDamaged(WorkerError):
     code = "picture_damaged"
 
 
+# What became of one file: its bytes, what was done where it is written at once, or why it could not be fetched.
+Outcome = bytes | Literal["fetched", "present"] | PictureDamaged | ObjectMissing | BadKey
+
+
 @dataclass
 class Fetched:
-    """What became of a job's pictures. `failures` holds the first ones, `failed` counts all."""
+    """What became of a job's pictures and their further files. `failures` holds the first ones, `failed` counts all."""
 
     place: Path
     table: str = ""
@@ -57,28 +65,61 @@ class Fetched:
     rows: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
 
-    def _count(self, row: Row, outcome: str | WorkerError | ObjectMissing | BadKey) -> None:
-        self.rows += 1
-        if outcome == "fetched":
+    def _count(self, file: PictureRow, outcome: Outcome) -> None:
+        if isinstance(outcome, bytes) or outcome == "fetched":
             self.fetched += 1
         elif outcome == "present":
             self.present += 1
-        elif not isinstance(outcome, str):
+        else:
             self.failed += 1
             if len(self.failures) < KEPT_FAILURES:
-                told = {"render_id": str(row["render_id"]), "code": outcome.code, "message": str(outcome)}
+                told = {"render_id": str(file.render_id), "code": outcome.code, "message": str(outcome)}
                 self.failures.append(told)
 
 
-def named(rows: Iterable[Row], names: UniqueNames, state: str | None) -> Iterator[Row]:
+@dataclass(frozen=True)
+class PictureRow:
+    """One stored file: what its row says, and its relative path."""
+
+    render_id: Any
+    path: str
+    storage_key: str
+    sha256: str
+    size_bytes: int
+
+
+def named(rows: Iterable[Row], names: UniqueNames, state: str | None, further: Iterable[Row] = ()) -> Iterator[Row]:
     """The rows of this state (None: all) with `file`, the relative path of a finished picture, None for others.
 
-    `rows` must be all of the job's, in order: the names of later ones depend on earlier ones.
+    Also with `further_files`, the paths of its further files, and `further`, their rows with their `file`. `rows` must
+    be all of the job's, in order: the names of later ones depend on earlier ones. `further` has the job's rows of
+    `render_outputs` in the same order.
     """
+    rest = _Groups(further)
     for row in rows:
-        path = names.path(row)
-        if state is None or row["state"] == state:
-            yield {"file": path if row["storage_key"] else None, **row}
+        paths, own = names.paths(row), rest.of(row)
+        if state is not None and row["state"] != state:
+            continue
+        drawn = bool(row["storage_key"])
+        others = [{**one, "file": paths[one["name"]] + extension_of(one["media_type"])} for one in own if drawn]
+        file = paths[""] + extension_of(row["media_type"]) if drawn else None
+        yield {"file": file, "further_files": [one["file"] for one in others], "further": others, **row}
+
+
+class _Groups:
+    """Further files, asked for render by render in the order of `ordinal`; read only as far as asked."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows, self._next = iter(rows), None
+        self._next = next(self._rows, None)
+
+    def of(self, row: Row) -> list[Row]:
+        found: list[Row] = []
+        while self._next is not None and self._next["ordinal"] <= row["ordinal"]:
+            if self._next["render_id"] == row["render_id"]:
+                found.append(self._next)
+            self._next = next(self._rows, None)
+        return found
 
 
 def fetch_folder(
@@ -96,15 +137,18 @@ def fetch_folder(
     """
     report = Fetched(folder, table=f"results.{table}")
 
-    def fetch(row: Row) -> str:
-        if _is_there(folder / row["file"], row):
+    def fetch(file: PictureRow) -> Outcome:
+        if _is_there(folder / file.path, file):
             return "present"
-        _write_whole(folder / row["file"], _picture(storage, row))
+        _write_whole(folder / file.path, _picture(storage, file))
         return "fetched"
 
     with _writing(folder), _whole_file(folder / report.table) as part, open_table(part, table) as write:
-        for row, outcome in _in_order(rows, fetch):
-            report._count(row, outcome)
+        for row, file, outcome in _in_order(rows, fetch):
+            if file is not None and outcome is not None:
+                report._count(file, outcome)
+                continue
+            report.rows += 1
             write(row)
             done(row)
     return report
@@ -124,11 +168,13 @@ def fetch_zip(
     with _writing(file), _whole_file(file) as part, suppress_missing(spool):
         archive = zipfile.ZipFile(part, "w", zipfile.ZIP_STORED)
         with archive, open_table(spool, table) as write:
-            for row, outcome in _in_order(rows, lambda row: _picture(storage, row)):
-                data = outcome if isinstance(outcome, bytes) else None
-                report._count(row, "fetched" if data is not None else outcome)
-                if data is not None:
-                    archive.writestr(_entry(row), data)
+            for row, picture, outcome in _in_order(rows, lambda file: _picture(storage, file)):
+                if picture is not None and outcome is not None:
+                    report._count(picture, outcome)
+                    if isinstance(outcome, bytes):
+                        archive.writestr(_entry(picture.path, row["finished_at"]), outcome)
+                    continue
+                report.rows += 1
                 write(row)
                 done(row)
         with zipfile.ZipFile(part, "a") as archive:
@@ -144,21 +190,31 @@ def _append(archive: zipfile.ZipFile, name: str, source: Path) -> None:
         shutil.copyfileobj(file, target)
 
 
-def _in_order(rows: Iterable[Row], fetch: Callable[[Row], Any]) -> Iterator[tuple[Row, Any]]:
-    """Each row with what `fetch` gave, in order, fetched ahead by threads; faults of one picture are outcomes."""
+def _in_order(
+    rows: Iterable[Row], fetch: Callable[[PictureRow], Outcome]
+) -> Iterator[tuple[Row, PictureRow | None, Outcome | None]]:
+    """Each row's files with what `fetch` gave, then the row alone; in order, fetched ahead by threads.
 
-    def guarded(row: Row) -> Any:
+    Faults of one file are outcomes. No more is ahead than `WINDOW` files and rows, and about `WINDOW_BYTES`.
+    """
+
+    def guarded(file: PictureRow) -> Outcome:
         try:
-            return fetch(row)
+            return fetch(file)
         except (PictureDamaged, ObjectMissing, BadKey) as error:
             return error
 
-    waiting: deque[tuple[Row, Future[Any] | None]] = deque()
+    waiting: deque[tuple[Row, PictureRow | None, Future[Outcome] | None]] = deque()
+    ahead = 0
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fetch")
     try:
         for row in rows:
-            waiting.append((row, pool.submit(guarded, row) if row["file"] else None))
-            if len(waiting) >= WINDOW:
+            for file in _files(row):
+                waiting.append((row, file, pool.submit(guarded, file)))
+                ahead += file.size_bytes
+            waiting.append((row, None, None))
+            while len(waiting) >= WINDOW or ahead > WINDOW_BYTES:
+                ahead -= _size(waiting[0][1])
                 yield _outcome(*waiting.popleft())
         while waiting:
             yield _outcome(*waiting.popleft())
@@ -166,28 +222,40 @@ def _in_order(rows: Iterable[Row], fetch: Callable[[Row], Any]) -> Iterator[tupl
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _outcome(row: Row, future: Future[Any] | None) -> tuple[Row, Any]:
-    return row, future.result() if future is not None else "no picture"
+def _files(row: Row) -> Iterator[PictureRow]:
+    for one in (row, *row["further"]):
+        if one["file"]:
+            yield PictureRow(row["render_id"], one["file"], one["storage_key"], str(one["sha256"]), one["size_bytes"])
 
 
-def _picture(storage: Storage, row: Mapping[str, Any]) -> bytes:
-    data = storage.get(row["storage_key"])
+def _size(file: PictureRow | None) -> int:
+    return file.size_bytes if file is not None else 0
+
+
+def _outcome(
+    row: Row, file: PictureRow | None, future: Future[Outcome] | None
+) -> tuple[Row, PictureRow | None, Outcome | None]:
+    return row, file, future.result() if future is not None else None
+
+
+def _picture(storage: Storage, file: PictureRow) -> bytes:
+    data = storage.get(file.storage_key)
     found = hashlib.sha256(data).hexdigest()
-    if found != row["sha256"]:
+    if found != file.sha256:
         raise PictureDamaged(
-            f"{row['storage_key']} has SHA-256 {found[:12]}..., recorded is {str(row['sha256'])[:12]}...; "
+            f"{file.storage_key} has SHA-256 {found[:12]}..., recorded is {file.sha256[:12]}...; "
             "draw it again with `portraits rerun`"
         )
     return data
 
 
-def _is_there(path: Path, row: Mapping[str, Any]) -> bool:
+def _is_there(path: Path, wanted: PictureRow) -> bool:
     """Whether the file holds exactly the recorded picture; the size is asked first, since it is cheap."""
     try:
-        if path.is_symlink() or path.stat().st_size != row["size_bytes"]:
+        if path.is_symlink() or path.stat().st_size != wanted.size_bytes:
             return False
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == str(row["sha256"])
+            return hashlib.file_digest(file, "sha256").hexdigest() == wanted.sha256
     except (FileNotFoundError, NotADirectoryError):
         return False
 
@@ -226,10 +294,9 @@ def _writing(place: Path) -> Iterator[None]:
         raise OutputRefused(f"cannot write to {place}: {error.strerror or error}") from error
 
 
-def _entry(row: Mapping[str, Any]) -> zipfile.ZipInfo:
+def _entry(path: str, moment: dt.datetime | None) -> zipfile.ZipInfo:
     """The file's entry; its time is when the picture was finished, so the same job gives the same archive."""
-    moment = row["finished_at"]
     time = moment.timetuple()[:6] if moment is not None and moment.year >= ZIP_YEAR_ZERO[0] else ZIP_YEAR_ZERO
-    entry = zipfile.ZipInfo(row["file"], time)
+    entry = zipfile.ZipInfo(path, time)
     entry.external_attr = 0o644 << 16
     return entry

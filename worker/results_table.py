@@ -16,6 +16,7 @@ Write = Callable[[Mapping[str, Any]], None]
 # The names of `jobs.results` and of the view behind it, in order. What people look at stands first.
 COLUMNS = (
     "file",
+    "further_files",
     "external_id",
     "prompt_name",
     "seed",
@@ -34,10 +35,18 @@ COLUMNS = (
     "guidance",
     "scheduler",
     "lora_weight",
+    "options",
+    "drawn_seed",
+    "draws",
+    "output_width",
+    "output_height",
+    "detail_faces",
     "seconds_weights",
     "seconds_merge",
     "seconds_denoise",
     "seconds_decode",
+    "seconds_detail",
+    "seconds_finish",
     "seconds_encode",
     "seconds_upload",
     "batch_size",
@@ -71,10 +80,15 @@ def as_record(row: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, dt.datetime):
         return value.isoformat()
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    return value if value is None or isinstance(value, bool | int | float | str | list | dict) else str(value)
 
 
 def _cell(value: Any) -> Any:
+    """As a spreadsheet's cell: paths with `|` between them, which no path has, and other structures as JSON."""
+    if isinstance(value, list):
+        value = "|".join(map(str, value))
+    elif isinstance(value, dict):
+        value = json.dumps(value, ensure_ascii=False, sort_keys=True)
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 

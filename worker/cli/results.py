@@ -59,6 +59,7 @@ def results(
 ) -> None:
     """Fetch a job's finished pictures and write a table of them; without --out, print the table.
 
+    Further files of a picture, as its `outputs` ask for, lie beside it: office-1.png and office-1-avatar.webp.
     The table's columns are the names of the rows in Python and of the view `render_metrics`.
     Pictures that lie in the folder already are not fetched again, so the command can be repeated while a job is drawn.
     Exit code 1 if some picture could not be fetched.
@@ -91,7 +92,7 @@ def fetch(
 ) -> tuple[JobRow, Fetched]:
     """Fetch the job's pictures to `out`, with a bar on a terminal."""
     from jobs.database import Database
-    from jobs.reports import find_job
+    from jobs.reports import find_job, outputs
     from jobs.reports import results as job_results
     from jobs.storage import open_storage
     from worker.names import NameTemplate, UniqueNames
@@ -103,7 +104,8 @@ def fetch(
         row = find_job(database, tenant or settings.tenant, job)
     finally:
         database.dispose()
-    rows = named(job_results(row.id, tenant=row.tenant_id, settings=settings), names, state)
+    further = outputs(row.id, tenant=row.tenant_id, settings=settings)
+    rows = named(job_results(row.id, tenant=row.tenant_id, settings=settings), names, state, further)
     storage = open_storage(settings.storage_url, settings)
     with _bar(row.renders_total) as advance:
         if as_zip:
@@ -154,7 +156,7 @@ def _print_table(
 
 
 def _without_file(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "file"}
+    return {name: value for name, value in record.items() if name not in {"file", "further_files"}}
 
 
 def _chain(first: dict[str, Any] | None, rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

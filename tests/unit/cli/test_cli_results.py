@@ -6,16 +6,20 @@ import csv
 import hashlib
 import io
 import json
+import threading
 import zipfile
 from pathlib import Path
 
 import pytest
 from cli_world import CliWorld
+from PIL import Image
 
 from hyperlora.errors import NoUsablePhoto
-from jobs.reports import results
+from jobs.reports import outputs, results
 from jobs.storage import open_storage
 from worker.names import NameTemplate, NameTemplateInvalid, UniqueNames, safe_part, safe_value
+from worker.picture_file import record_of
+from worker.results import WINDOW_BYTES, Outcome, PictureRow, _in_order
 
 
 def _files(folder: Path) -> list[str]:
@@ -135,7 +139,7 @@ def test_every_form_has_the_names_of_the_python_rows(cli: CliWorld) -> None:
 
     # Then the same things are called the same
     for found in (in_json, in_lines, in_csv):
-        assert set(found) - {"file"} <= set(python)
+        assert set(found) - {"file", "further_files"} <= set(python)
         for name in ("external_id", "render_id", "job_id", "tenant_id", "prompt_name"):
             assert found[name] == str(python[name])
 
@@ -247,6 +251,148 @@ def test_collisions_get_a_number_even_where_only_case_differs() -> None:
 
 def test_numbers_can_be_padded() -> None:
     assert UniqueNames(NameTemplate("{ordinal:04d}-{seed}-{render}-{job}")).path(_row()) == "0007-1-r-j.png"
+
+
+OUTPUTS = [
+    {"name": "print", "format": "jpeg", "quality": 80},
+    {"name": "avatar", "format": "webp", "crop": "face", "size": 32},
+    {"name": "card", "format": "png", "size": "48x24"},
+]
+
+
+def test_further_files_of_a_picture_come_beside_it(cli: CliWorld) -> None:
+    # Given a job whose pictures are JPEGs with an avatar and a card
+    job = cli.enqueue(defaults={"size": 64, "steps": 2, "outputs": OUTPUTS})
+    cli.draw()
+
+    # When its results are fetched, twice
+    answer = cli.json("results", job["job_id"], "--out", "out", "--format", "jsonl", "--sheet")
+    again = cli.json("results", job["job_id"], "--out", "out", "--format", "jsonl")
+
+    # Then each picture has its two files beside it, in their formats and sizes
+    assert (answer["fetched"], answer["rows"], answer["failed"]) == (18, 6, 0)
+    assert (again["fetched"], again["present"]) == (0, 18)
+    endings = (".jpg", "-avatar.webp", "-card.png")
+    wanted = [picture.removesuffix(".png") + ending for picture in PICTURES for ending in endings]
+    assert sorted(_files(Path("out"))) == sorted([*wanted, "results.jsonl", "contact-sheet.png"])
+    for ending, form, size in zip(endings, ("JPEG", "WEBP", "PNG"), ((64, 64), (32, 32), (48, 24)), strict=True):
+        with Image.open(f"out/ada/office-1{ending}") as image:
+            assert (image.format, image.size) == (form, size)
+            assert record_of(image)["seed"] == 1
+
+    # And the table names them
+    rows = [json.loads(line) for line in Path("out/results.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows[0]["file"] == "ada/office-1.jpg"
+    assert rows[0]["further_files"] == ["ada/office-1-avatar.webp", "ada/office-1-card.png"]
+    assert (rows[0]["media_type"], rows[0]["output_width"], rows[0]["draws"]) == ("image/jpeg", 64, 1)
+    assert rows[0]["options"]["outputs"][1]["name"] == "avatar"
+    # as a spreadsheet has it
+    cli.run("results", job["job_id"], "--out", "out")
+    with open("out/results.csv", encoding="utf-8", newline="") as file:
+        first = next(csv.DictReader(file))
+    assert first["further_files"] == "ada/office-1-avatar.webp|ada/office-1-card.png"
+    assert json.loads(first["options"]) == rows[0]["options"]
+
+
+def test_further_files_come_into_the_zip_file_and_are_checked(cli: CliWorld) -> None:
+    # Given a job with further files, of which one is damaged and one is gone
+    cli.enqueue(defaults={"size": 64, "steps": 2, "outputs": OUTPUTS})
+    cli.draw()
+    rows = list(outputs(settings=cli.settings))
+    store = open_storage(cli.settings.storage_url, cli.settings)
+    store.put(rows[0]["storage_key"], b"something else", content_type="image/webp")
+    store.delete(rows[3]["storage_key"])
+
+    # When the results are fetched as a zip file
+    answer = cli.json("results", "--out", "all.zip", "--zip", exit_code=1)
+
+    # Then the others are in it, and the two are told by their renders
+    assert (answer["fetched"], answer["failed"], answer["rows"]) == (16, 2, 6)
+    assert [(one["render_id"], one["code"]) for one in answer["failures"]] == [
+        (str(rows[0]["render_id"]), "picture_damaged"),
+        (str(rows[3]["render_id"]), "object_missing"),
+    ]
+    with zipfile.ZipFile("all.zip") as archive:
+        assert "ada/office-1-card.png" in archive.namelist() and "ada/office-1-avatar.webp" not in archive.namelist()
+        assert len(archive.namelist()) == 17
+
+
+def test_further_files_of_one_state_belong_to_their_pictures(cli: CliWorld) -> None:
+    # Given a job of which the first person's pictures failed
+    cli.enqueue(defaults={"size": 64, "steps": 2, "outputs": OUTPUTS})
+    first: list[bool] = []
+    cli.draw(refuse=lambda photos: None if first or first.append(True) else NoUsablePhoto("no face"))
+
+    # When the finished ones are fetched
+    cli.run("results", "--out", "out", "--state", "done", "--format", "jsonl")
+
+    # Then each has its own files, and no one else's
+    rows = [json.loads(line) for line in Path("out/results.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 3
+    for row in rows:
+        stem = row["file"].removesuffix(".jpg")
+        assert row["further_files"] == [f"{stem}-avatar.webp", f"{stem}-card.png"]
+
+
+def test_names_of_further_files_neither_collide_nor_change_while_a_job_is_drawn() -> None:
+    # Given pictures of which one is called as another's avatar, and formats known only once they are drawn
+    asked = {"outputs": [{"name": ""}, {"name": "avatar"}]}
+    people = ["ada", "ada-avatar", "ada"]
+    waiting = [_row(external_id=who, options=asked, media_type=None) for who in people]
+    drawn = [{**row, "media_type": "image/webp"} for row in waiting]
+
+    # When they are named before and after
+    before, after = ([one.paths(row) for row in rows] for one, rows in
+                     ((UniqueNames(NameTemplate("{identity}")), rows) for rows in (waiting, drawn)))  # fmt: skip
+
+    # Then each has its own path, and keeps it
+    assert before == after
+    assert before == [
+        {"": "ada", "avatar": "ada-avatar"},
+        {"": "ada-avatar-2", "avatar": "ada-avatar-2-avatar"},
+        {"": "ada-2", "avatar": "ada-2-avatar"},
+    ]
+
+
+def test_a_name_is_taken_whatever_the_format() -> None:
+    # Given two pictures of one name, of which the second is drawn first
+    for first in ("image/jpeg", None):
+        names = UniqueNames(NameTemplate("x"))
+        names.path(_row(media_type=first))
+        assert names.path(_row(media_type="image/png")) == "x-2.png"
+
+
+def test_a_long_name_keeps_the_name_of_the_further_file() -> None:
+    names = UniqueNames(NameTemplate("{identity}-{prompt}-{render}"))
+    long = _row(external_id="a" * 300, prompt_name="b" * 300, options={"outputs": [{"name": ""}, {"name": "c" * 64}]})
+    path = names.paths(long)["c" * 64]
+    assert path.endswith("-" + "c" * 64) and len(path.encode()) <= 200
+
+
+def test_large_files_are_not_held_in_memory_by_the_dozen() -> None:
+    # Given rows whose files are large
+    size = WINDOW_BYTES // 3
+    held, most = 0, 0
+    lock = threading.Lock()
+
+    def fetch(file: PictureRow) -> Outcome:
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        return "fetched"
+
+    rows = ({"file": f"{n}.png", "storage_key": "k", "sha256": "s", "size_bytes": size, "further": [], "render_id": n}
+            for n in range(40))  # fmt: skip
+
+    # When they are fetched in order
+    for _, file, _ in _in_order(rows, fetch):
+        if file is not None:
+            with lock:
+                held -= 1
+
+    # Then only a few are there at a time
+    assert 1 <= most <= 4
 
 
 def test_a_contact_sheet_can_be_asked_for(cli: CliWorld) -> None:
