@@ -442,20 +442,20 @@ def test_python_callers_get_the_same_faults(data: dict[str, Any], folder: Path, 
     assert caught.value.faults[0].source is None
 
 
+INNER_KEYS = ["text", "set", "name", "id", "file", "face", "mix", "together", "weight_set", "region", "mask", "edited"]
+INNER_KEYS += ["control", "net", "image", "inpaint", "keypoints", "scale", "sliders", "detail", "attempts", "outputs"]
 VALUES = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
     | st.floats()
     | st.text(max_size=8)
-    | st.sampled_from(["photos/ada.jpg", "{x}"]),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "set", "name", "id"]), inner, max_size=3)
-    ),
+    | st.sampled_from(["photos/ada.jpg", "{x}", "photo", "face", "left", "auto"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(INNER_KEYS), inner, max_size=3),
     max_leaves=6,
 )
-KEYS = ["tenant", "key", "name", "profile", "priority", "defaults", "prompts", "identities"]
-PERSON_KEYS = ["id", "subject", "age", "fields", "consent", "purpose", "photos", "prompts"]
+KEYS = ["tenant", "key", "name", "profile", "priority", "defaults", "prompts", "identities", "sliders"]
+PERSON_KEYS = ["id", "subject", "age", "fields", "consent", "purpose", "photos", "prompts", "identity", "draw"]
 PEOPLE = st.lists(st.dictionaries(st.sampled_from(PERSON_KEYS), VALUES, max_size=8), max_size=3)
 
 
@@ -467,7 +467,7 @@ def test_any_data_is_a_manifest_or_its_faults(
     try:
         with parse_manifest({**data, "identities": people}, settings=settings, base=folder) as manifest:
             manifest.check()
-            assert all(list(person.renders) for person in manifest.people())
+            assert all(list(person.renders) or not person.draw for person in manifest.people())
     except ManifestInvalid as error:
         assert error.total >= 1
 
