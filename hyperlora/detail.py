@@ -7,10 +7,12 @@ the picture, its edge feathered, so that there is no seam.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from hyperlora.errors import InvalidRequest
@@ -54,15 +56,21 @@ class DetailPass:
     max_faces: int = 4
 
     def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1 or self.steps < 1 or not self.below > 0 or not self.scale >= BOX_GROWTH:
+        drawable = 0 < self.strength <= 1 and self.steps >= 1 and self.below > 0 and self.max_faces >= 1
+        shaped = BOX_GROWTH < self.scale < math.inf and 0 <= self.feather < math.inf
+        sized = self.side is None or (self.side > 0 and self.side % 8 == 0)
+        if not (drawable and shaped and sized):
             raise InvalidRequest(
-                f"a detail pass needs 0 < strength <= 1, steps >= 1, below > 0 and scale >= {BOX_GROWTH}, found {self}"
+                "a detail pass needs 0 < strength <= 1, steps >= 1, below > 0, max_faces >= 1, "
+                f"scale > {BOX_GROWTH}, feather >= 0, and a side that is a multiple of 8 or None; found {self}"
             )
 
     @property
     def schedule_steps(self) -> int:
-        """Steps of the whole schedule, of which the last `steps` are walked."""
-        return max(1, round(self.steps / self.strength))
+        """Steps n of the whole schedule, of which the last int(n * strength) = `steps` are walked."""
+        steps = math.ceil(self.steps / self.strength)
+        # The division may end a hair below a whole number.
+        return steps if int(steps * self.strength) >= self.steps else steps + 1
 
     def side_for(self, model_size: int) -> int:
         """Pixels of the square that is drawn by a model of this size, a multiple of 8."""
@@ -101,29 +109,38 @@ def face_patch(picture_size: tuple[int, int], face: Face, *, scale: float = 2.0,
     side = max(1, min(round(scale * longer), width, height))
     x = min(max(round((left + right - side) / 2), 0), width - side)
     y = min(max(round((top + bottom - side) / 2), 0), height - side)
-    mask = Image.new("L", (side, side), 0)
-    half_w, half_h = BOX_GROWTH * (right - left) / 2, BOX_GROWTH * (bottom - top) / 2
-    centre_x, centre_y = (left + right) / 2 - x, (top + bottom) / 2 - y
-    grown = (centre_x - half_w, centre_y - half_h, centre_x + half_w - 1, centre_y + half_h - 1)
-    ImageDraw.Draw(mask).rectangle(grown, fill=255)
-    radius = min(feather, longer * (scale - BOX_GROWTH) / 8)
-    mask = mask.filter(ImageFilter.GaussianBlur(max(radius, 0.0)))
-    return FacePatch((x, y, x + side, y + side), _dark_rim(mask, (x, y), picture_size))
+    # Four radii from the edge of the grown box a blur has died away; a patch of twice the box has that room.
+    radius = min(feather, longer * (scale - BOX_GROWTH) / 8, side / 16)
+    column_W = _soft_bar((left - x, right - x), side, radius, open_ends=(x == 0, x + side == width))
+    row_H = _soft_bar((top - y, bottom - y), side, radius, open_ends=(y == 0, y + side == height))
+    mask_HW = np.rint(255.0 * row_H[:, None] * column_W[None, :]).astype(np.uint8)
+    return FacePatch((x, y, x + side, y + side), Image.fromarray(mask_HW))
 
 
-def _dark_rim(mask: Image.Image, corner: tuple[int, int], picture_size: tuple[int, int]) -> Image.Image:
-    """Zero on those edges of the mask beyond which the picture goes on."""
-    values_HW = np.array(mask)
-    x, y = corner
-    if x > 0:
-        values_HW[:, 0] = 0
-    if y > 0:
-        values_HW[0, :] = 0
-    if x + mask.width < picture_size[0]:
-        values_HW[:, -1] = 0
-    if y + mask.height < picture_size[1]:
-        values_HW[-1, :] = 0
-    return Image.fromarray(values_HW)
+def _soft_bar(
+    span: tuple[float, float], side: int, radius: float, *, open_ends: tuple[bool, bool]
+) -> npt.NDArray[np.float64]:
+    """(side,) 1 over the span grown by a quarter, falling to 0 at both ends by a Gaussian of this radius.
+
+    An open end is the picture's own edge: nothing lies beyond it, so the bar may stay 1 there. At a closed end, where
+    the patch meets the rest of the picture, it keeps so far away that the last pixel is 0.
+    """
+    grown = BOX_GROWTH * (span[1] - span[0]) / 2
+    middle = (span[0] + span[1]) / 2
+    room = min(4.0 * radius + 1.0, side / 4)
+    low = middle - grown if open_ends[0] else max(middle - grown, room)
+    high = middle + grown if open_ends[1] else min(middle + grown, side - room)
+    places_S = np.arange(side) + 0.5
+    rise_S = np.ones(side) if open_ends[0] and low <= 0 else _edge(places_S - low, radius)
+    fall_S = np.ones(side) if open_ends[1] and high >= side else _edge(high - places_S, radius)
+    return rise_S * fall_S
+
+
+def _edge(distance_S: npt.NDArray[np.float64], radius: float) -> npt.NDArray[np.float64]:
+    """A hard edge blurred by a Gaussian: the normal distribution function of the distances in pixels."""
+    if radius <= 0:
+        return (distance_S > 0).astype(np.float64)
+    return np.array([0.5 * (1.0 + math.erf(float(each) / (radius * math.sqrt(2.0)))) for each in distance_S])
 
 
 def cut(picture: Image.Image, patch: FacePatch, side: int) -> Image.Image:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
-from hyperlora.errors import BadPhoto, InvalidRequest
+from hyperlora.errors import BadPhoto, InvalidRequest, NoFaceFound
+from hyperlora.faces.find import DETECTOR_SIZES
 from hyperlora.faces.types import Face
 
 WordChoice = Literal["clearest", "largest", "central"]
@@ -25,7 +26,7 @@ def choose_face(faces: Sequence[Face], choice: FaceChoice, size: tuple[int, int]
     Parameters
     ----------
     faces
-        At least one face, best score first.
+        The faces found, best score first.
     choice
         Which one.
     size
@@ -33,11 +34,20 @@ def choose_face(faces: Sequence[Face], choice: FaceChoice, size: tuple[int, int]
 
     Raises
     ------
+    NoFaceFound
+        There is none.
     BadPhoto
         The photo shows fewer faces than the number asks for; the message says how many there are, and where.
     InvalidRequest
         `choice` is neither one of the words nor a number from 0 on.
     """
+    if not faces:
+        sizes = ", ".join(str(detector_size) for detector_size in DETECTOR_SIZES)
+        raise NoFaceFound(
+            f"no face found in a photo of {size[0]} x {size[1]} pixels (looked at detector sizes {sizes}, "
+            "then again with a margin around the photo); use an upright photo that shows the face from the front, "
+            "uncovered and in focus"
+        )
     if isinstance(choice, int) and not isinstance(choice, bool) and choice >= 0:
         if choice >= len(faces):
             found = "one face" if len(faces) == 1 else f"{len(faces)} faces"

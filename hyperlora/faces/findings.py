@@ -81,7 +81,8 @@ def _several_faces(faces: Sequence[Face], face: Face, choice: FaceChoice) -> Fin
     return Finding(
         "several_faces",
         f"{len(faces)} faces found, from left to right: {places(faces)}; {how}number {number} "
-        f"(score {face.score:.2f}), is used. If you mean another person, choose the face: largest, central or its number; or crop the photo",
+        f"(score {face.score:.2f}), is used. If you mean another person, choose the face: "
+        "largest, central or its number; or crop the photo",
     )
 
 

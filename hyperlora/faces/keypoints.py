@@ -1,8 +1,9 @@
 """Key-point pictures: what InstantID's ControlNet is conditioned on, drawn from a reference face.
 
 Five points on black: each eye and mouth corner is joined to the nose by a limb in its own colour, dimmed, and marked
-by a disc. The network was trained on pictures whose longer side is about 1024 pixels, limbs 4 and discs 10 pixels in
-radius; smaller pictures are drawn in proportion. (Colours and sizes as in InstantID's published conditioning.)
+by a disc. Limbs are thin ellipses with a short half axis of 4 pixels, discs have a radius of 10. InstantID's published
+conditioning has these colours and sizes, the same for every size from about 1024 pixels on; in smaller pictures they
+shrink in proportion.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hyperlora.errors import NoFaceFound
-from hyperlora.faces.find import find_faces
+from hyperlora.faces.choice import FaceChoice, choose_face
 from hyperlora.faces.photo import upright_rgb
+from hyperlora.faces.prepare import SURE_SCORE, embed_closely, upright_search
 from hyperlora.faces.types import FaceAnalyzer, FloatArray
 
 # Left eye, right eye, nose, left and right mouth corner (left and right of the picture).
@@ -24,7 +25,7 @@ DIMMED = 0.6
 
 def keypoint_picture(points_5_2: FloatArray, size: tuple[int, int]) -> Image.Image:
     """The picture of `size` (width, height) pixels for five points (x, y) in its own coordinates."""
-    unit = max(size) / TRAINED_SIDE
+    unit = min(1.0, max(size) / TRAINED_SIDE)
     points = [(float(x), float(y)) for x, y in points_5_2]
     picture = Image.new("RGB", size)
     pen = ImageDraw.Draw(picture)
@@ -49,31 +50,42 @@ def _ellipse(a: tuple[float, float], b: tuple[float, float], radius: float) -> l
     return [(float(x), float(y)) for x, y in outline_A2]
 
 
-def keypoints_for(analyzer: FaceAnalyzer, photo: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The key points of a photo's clearest face, as it stands in the photo when that is fitted to `size`.
+def keypoints_for(
+    analyzer: FaceAnalyzer, photo: Image.Image, size: tuple[int, int], *, face: FaceChoice = "clearest"
+) -> Image.Image:
+    """The key points of a face of the photo, as it stands in the upright photo when that is fitted to `size`.
 
     The photo is cut to the picture's shape so that the face's box stays inside, as near to the middle of the photo as
     that allows.
 
+    Parameters
+    ----------
+    analyzer
+        Finds faces.
+    photo
+        An opened picture file; it is turned upright as `prepare_photo` does.
+    size
+        Width and height of the conditioning picture in pixels.
+    face
+        Which face is meant, see `prepare_photo`.
+
     Raises
     ------
     NoFaceFound
-        The photo shows no face.
+        The photo shows no face, or a closer look did not confirm it.
     BadPhoto
-        The photo is not a picture that can be looked at.
+        The photo is not a picture that can be looked at, or has no face of that number.
+    InvalidRequest
+        `face` is none of the words and no number from 0 on.
     """
-    upright = upright_rgb(photo).image
-    faces = find_faces(analyzer, np.asarray(upright, dtype=np.uint8))
-    if not faces:
-        raise NoFaceFound(
-            f"no face found in a photo of {upright.width} x {upright.height} pixels, so no key points can be drawn; "
-            "use a photo that shows the face from the front"
-        )
-    face = faces[0]
+    upright, search, _turn = upright_search(analyzer, upright_rgb(photo).image)
+    chosen = choose_face(search.faces, face, upright.size)
+    if chosen.score < SURE_SCORE:
+        embed_closely(analyzer, upright, chosen)
     scale = max(size[0] / upright.width, size[1] / upright.height)
-    left = _offset(upright.width, size[0] / scale, float(face.box_xyxy[0]), float(face.box_xyxy[2]))
-    top = _offset(upright.height, size[1] / scale, float(face.box_xyxy[1]), float(face.box_xyxy[3]))
-    placed_5_2 = (face.points_5_2 - np.array([left, top], dtype=np.float32)) * np.float32(scale)
+    left = _offset(upright.width, size[0] / scale, float(chosen.box_xyxy[0]), float(chosen.box_xyxy[2]))
+    top = _offset(upright.height, size[1] / scale, float(chosen.box_xyxy[1]), float(chosen.box_xyxy[3]))
+    placed_5_2 = (chosen.points_5_2 - np.array([left, top], dtype=np.float32)) * np.float32(scale)
     return keypoint_picture(placed_5_2.astype(np.float32), size)
 
 

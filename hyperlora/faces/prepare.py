@@ -107,8 +107,8 @@ def prepare_photo(analyzer: FaceAnalyzer, image: Image.Image, *, face: FaceChoic
     # 1. Opaque, 8 bit RGB, upright by its file and, where that is missing, by its face.
     opened = upright_rgb(image)
     # 2. The face that is meant.
-    photo, search, turn = _upright_search(analyzer, opened.image)
-    chosen = _chosen_face(search, photo, face)
+    photo, search, turn = upright_search(analyzer, opened.image)
+    chosen = _large_enough(choose_face(search.faces, face, photo.size))
     # 3. The face stream: look again, closely, then recognise.
     closer = embed_closely(analyzer, photo, chosen)
     # 4. What to tell the owner.
@@ -159,7 +159,7 @@ def embed_closely(analyzer: FaceAnalyzer, image: Image.Image, face: Face) -> Clo
     return CloserLook(analyzer.embed(rgb_HW3, again), unsure)
 
 
-def _upright_search(analyzer: FaceAnalyzer, image: Image.Image) -> tuple[Image.Image, Search, int]:
+def upright_search(analyzer: FaceAnalyzer, image: Image.Image) -> tuple[Image.Image, Search, int]:
     """The photo as its face stands upright, the search in it, and the degrees it was turned counter-clockwise."""
     rgb_HW3: RGBArray = np.asarray(image, dtype=np.uint8)
     search = search_faces(analyzer, rgb_HW3)
@@ -170,15 +170,7 @@ def _upright_search(analyzer: FaceAnalyzer, image: Image.Image) -> tuple[Image.I
     return Image.fromarray(turned_HW3), search_faces(analyzer, turned_HW3), turns * 90
 
 
-def _chosen_face(search: Search, image: Image.Image, choice: FaceChoice) -> Face:
-    if not search.faces:
-        sizes = ", ".join(str(size) for size in DETECTOR_SIZES)
-        raise NoFaceFound(
-            f"no face found in a photo of {image.width} x {image.height} pixels (looked at detector sizes {sizes}, "
-            "then again with a margin around the photo); use an upright photo that shows the face from the front, "
-            "uncovered and in focus"
-        )
-    face = choose_face(search.faces, choice, image.size)
+def _large_enough(face: Face) -> Face:
     side = min(face.width, face.height)
     if side < TINY_FACE_PIXELS:
         raise BadPhoto(
