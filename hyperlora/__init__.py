@@ -17,16 +17,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hyperlora.clip import ClipVision
-    from hyperlora.coefficients import interpolate, mix
+    from hyperlora.coefficients import concept_slider, interpolate, mix
     from hyperlora.config import HyperLoRAConfig
+    from hyperlora.control import Control, ControlNet
+    from hyperlora.detail import DetailPass
     from hyperlora.errors import HyperLoRAError
     from hyperlora.lora import LoRA, LoRALayer
     from hyperlora.merge import WeightMerger
     from hyperlora.network import HyperLoRA
-    from hyperlora.pipeline import Drawing, PortraitPipeline, Sample
+    from hyperlora.pipeline import PortraitPipeline
+    from hyperlora.presets import PRESETS, Preset
+    from hyperlora.regional import Region
+    from hyperlora.sample import Drawing, Sample
 
 __all__ = [
+    "PRESETS",
     "ClipVision",
+    "Control",
+    "ControlNet",
+    "DetailPass",
     "Drawing",
     "HyperLoRA",
     "HyperLoRAConfig",
@@ -34,23 +43,33 @@ __all__ = [
     "LoRA",
     "LoRALayer",
     "PortraitPipeline",
+    "Preset",
+    "Region",
     "Sample",
     "WeightMerger",
+    "concept_slider",
     "interpolate",
     "mix",
 ]
 
 _HOME_OF = {
+    "PRESETS": "hyperlora.presets",
     "ClipVision": "hyperlora.clip",
-    "Drawing": "hyperlora.pipeline",
+    "Control": "hyperlora.control",
+    "ControlNet": "hyperlora.control",
+    "DetailPass": "hyperlora.detail",
+    "Drawing": "hyperlora.sample",
     "HyperLoRA": "hyperlora.network",
     "HyperLoRAConfig": "hyperlora.config",
     "HyperLoRAError": "hyperlora.errors",
     "LoRA": "hyperlora.lora",
     "LoRALayer": "hyperlora.lora",
     "PortraitPipeline": "hyperlora.pipeline",
-    "Sample": "hyperlora.pipeline",
+    "Preset": "hyperlora.presets",
+    "Region": "hyperlora.regional",
+    "Sample": "hyperlora.sample",
     "WeightMerger": "hyperlora.merge",
+    "concept_slider": "hyperlora.coefficients",
     "interpolate": "hyperlora.coefficients",
     "mix": "hyperlora.coefficients",
 }

@@ -5,38 +5,44 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from hyperlora.batches import draw_all
 from hyperlora.components import SDXLComponents
+from hyperlora.control import Control, make_inputs
+from hyperlora.detail import DetailPass
+from hyperlora.detail_draw import redraw_faces
 from hyperlora.errors import InvalidRequest
+from hyperlora.faces.types import FaceAnalyzer
 from hyperlora.lora import LoRA
 from hyperlora.merge import WeightMerger
-from hyperlora.prompts import PromptEmbedding, PromptEncoder, with_trigger_words
-from hyperlora.sampling import Conditioning, StepCallback, decode, denoise, draw_noise, make_conditioning
-from hyperlora.schedulers import DEFAULT_SCHEDULER, make_scheduler
+from hyperlora.presets import Preset
+from hyperlora.prompts import PromptEncoder, with_trigger_words
+from hyperlora.regional import Region, check_regions, regional_attention
+from hyperlora.regional_text import RegionText, region_text
+from hyperlora.sample import Drawing, Sample, check_chunks, check_samples, check_setting
+from hyperlora.sampling import (
+    Conditioning,
+    StepCallback,
+    decode,
+    denoise,
+    draw_noise,
+    make_conditioning,
+    make_generators,
+)
+from hyperlora.schedulers import DEFAULT_SCHEDULER, make_scheduler, set_timesteps
+from hyperlora.start import lay_over, make_start
+from hyperlora.texts import SampleTexts, TextPair
 
+__all__ = ["Drawing", "PortraitPipeline", "Sample"]
 
-@dataclass(frozen=True)
-class Sample:
-    """One picture to draw; guidance 1 or below draws without the negative prompt, at half the cost."""
-
-    prompt: str
-    seed: int
-    negative_prompt: str = ""
-    guidance: float = 5.0
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A drawn batch: a picture per sample, and the seconds of `encode_prompt`, `denoise`, `decode`."""
-
-    images: list[Image.Image]
-    seconds: dict[str, float] = field(default_factory=dict)
+DEFAULT_STEPS = 20
+DEFAULT_GUIDANCE = 5.0
 
 
 class PortraitPipeline:
@@ -50,6 +56,7 @@ class PortraitPipeline:
         self.trigger_words = trigger_words
         self.decode_at_once = decode_at_once
         self.prompts = PromptEncoder(components.tokenizers, components.text_encoders)
+        self._texts = SampleTexts(self.prompts, zeros_for_empty=components.force_zeros_for_empty_prompt)
         self.merger = WeightMerger(components.unet)
         self._applied: tuple[tuple[LoRA, float], ...] = ()
 
@@ -63,10 +70,21 @@ class PortraitPipeline:
         trigger_words: str = "",
         revision: str | None = None,
         variant: str | None = None,
+        preset: str | None = None,
+        preset_weights: str | Path | None = None,
     ) -> PortraitPipeline:
-        """Load a diffusers SDXL folder, a hub id, or a single .safetensors file; `WeightsMissing` where it is not."""
+        """Load a diffusers SDXL folder, a hub id, or a single .safetensors file; `WeightsMissing` where it is not.
+
+        `preset` names a few-step model and `preset_weights` its LoRA or UNet: see `SDXLComponents.load`.
+        """
         components = SDXLComponents.load(
-            folder_or_hub_id_or_file, device=device, dtype=dtype, revision=revision, variant=variant
+            folder_or_hub_id_or_file,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            variant=variant,
+            preset=preset,
+            preset_weights=preset_weights,
         )
         return cls(components, trigger_words=trigger_words)
 
@@ -86,11 +104,17 @@ class PortraitPipeline:
         """The side length that the base model was trained for, in pixels."""
         return int(self.components.unet.config.sample_size) * self.size_step
 
+    @property
+    def preset(self) -> Preset | None:
+        """The few-step preset that is fused into the UNet."""
+        return self.components.preset
+
     @cached_property
     def fingerprint(self) -> str:
         """The base model's SHA-256, 64 hex digits: names and contents of its config, vocabulary and weight files.
 
-        For a single file it is the file's own SHA-256. Computed when first asked for; every file is read once.
+        For a single file it is the file's own SHA-256; a preset's name and weights count too. Computed when first
+        asked for; every file is read once.
         """
         return self.components.fingerprint()
 
@@ -116,8 +140,14 @@ class PortraitPipeline:
         self.merger.restore()
 
     def final_prompt(self, sample: Sample) -> str:
-        """The prompt as it is encoded: with the trigger words."""
-        return with_trigger_words(sample.prompt, self.trigger_words)
+        """The prompt as it is encoded: with the trigger words, unless the sample declines them."""
+        if not sample.trigger_words:
+            return sample.prompt
+        return with_trigger_words(sample.prompt, self.trigger_words, weighted=sample.weighted)
+
+    def prompt_chunks(self, sample: Sample) -> int:
+        """Chunks of 77 tokens that the longer of both texts takes; equal in a batch. Raises `PromptSyntax`."""
+        return self._texts.chunks(sample, self.final_prompt(sample))
 
     @torch.inference_mode()
     def draw(
@@ -128,36 +158,84 @@ class PortraitPipeline:
         height: int,
         steps: int,
         scheduler: str = DEFAULT_SCHEDULER,
+        strength: float = 1.0,
+        controls: Sequence[Control] = (),
+        regions: Sequence[Region] = (),
         on_step: StepCallback | None = None,
     ) -> Drawing:
         """Draw one batch with the LoRAs that are applied; a picture does not depend on its neighbours.
 
-        `on_step(done, steps)` is called after every step and may raise to abort; the pipeline stays usable.
+        Parameters
+        ----------
+        samples
+            The pictures; all with guidance or none, all with a given picture (mask) or none, and all of equal
+            `prompt_chunks`.
+        width, height
+            Pixels, multiples of `size_step`.
+        steps, strength
+            Of `steps` steps the last int(steps * strength) are walked, at least one; below 1 every sample needs an
+            image to start from.
+        controls
+            ControlNets at work; each sample brings a picture for each.
+        regions
+            Parts of the picture with LoRAs and words of their own.
+        on_step
+            Called with (done, steps walked) after every step; may raise to abort, the pipeline stays usable.
 
-        Raises `InvalidRequest` for sizes, steps or guidance that cannot be drawn, `UnknownScheduler`, and
-        `NonFinitePicture` where the model's numbers overflow.
+        Raises
+        ------
+        InvalidRequest
+            What cannot be drawn, or not in one batch.
+        UnknownScheduler, PromptSyntax, ControlMismatch, LoRAMismatch, NonFiniteWeights
+            A name, text, ControlNet or a region's LoRA that cannot be used.
+        NonFinitePicture
+            The model's numbers overflowed.
         """
         seconds: dict[str, float] = {}
+        unet = self.components.unet
         # 1. Refuse what cannot be drawn.
-        self._check(samples, width, height, steps)
+        self._check(samples, width, height, steps, strength, controls, regions)
         sampler = make_scheduler(scheduler, self.components.scheduler_config)
+        timesteps = set_timesteps(sampler, steps, self.device, strength)
         # 2. Texts into embeddings.
         with self._timed("encode_prompt", seconds):
             conditioning = self._encode(samples, width, height)
+            words = [self._words(samples, region) for region in regions]
+        # 3. Given pictures into latents.
+        start = None
+        if samples[0].image is not None:
+            with self._timed("encode_image", seconds):
+                start = make_start(
+                    self.components.vae,
+                    samples,
+                    size_step=self.size_step,
+                    device=self.device,
+                    at_once=self.decode_at_once,
+                )
         with self._timed("denoise", seconds):
-            # 3. Noise, each sample from its own seed.
-            unet = self.components.unet
-            noise = draw_noise(
-                [sample.seed for sample in samples],
-                unet.config.in_channels,
-                height // self.size_step,
-                width // self.size_step,
-            )
-            # 4. Noise into latents.
-            latents = denoise(unet, sampler, noise, conditioning, steps, on_step)
-        # 5. Latents into pictures.
+            # 4. Noise, each sample from its own seed.
+            generators = make_generators([sample.seed for sample in samples])
+            latent_size = (height // self.size_step, width // self.size_step)
+            noise = draw_noise(generators, unet.config.in_channels, *latent_size).to(self.device)
+            inputs = make_inputs(controls, [sample.control for sample in samples], guided=samples[0].guided)
+            # 5. Noise into latents.
+            with regional_attention(unet, regions, words, latent_size=latent_size):
+                latents = denoise(
+                    unet,
+                    sampler,
+                    timesteps,
+                    noise * sampler.init_noise_sigma
+                    if start is None
+                    else start.begin(sampler, noise, timesteps, strength),
+                    conditioning,
+                    generators=generators,
+                    controls=inputs,
+                    keep=None if start is None else start.keeper(sampler, noise),
+                    on_step=on_step,
+                )
+        # 6. Latents into pictures.
         with self._timed("decode", seconds):
-            images = decode(self.components.vae, latents, at_once=self.decode_at_once)
+            images = lay_over(decode(self.components.vae, latents, at_once=self.decode_at_once), samples)
         return Drawing(images, seconds)
 
     def __call__(
@@ -167,71 +245,87 @@ class PortraitPipeline:
         *,
         seeds: int | Sequence[int],
         negative_prompt: str = "",
-        guidance: float = 5.0,
+        guidance: float | None = None,
+        weighted: bool = False,
+        trigger_words: bool = True,
         width: int | None = None,
         height: int | None = None,
-        steps: int = 20,
-        scheduler: str = DEFAULT_SCHEDULER,
+        steps: int | None = None,
+        scheduler: str | None = None,
+        image: Image.Image | None = None,
+        mask: Image.Image | None = None,
+        strength: float = 1.0,
+        control: Sequence[Image.Image] = (),
+        controls: Sequence[Control] = (),
+        regions: Sequence[Region] = (),
+        detail: DetailPass | None = None,
+        analyzer: FaceAnalyzer | None = None,
         batch_size: int = 4,
         on_step: StepCallback | None = None,
     ) -> list[Image.Image]:
-        """Apply the LoRAs and draw a picture per prompt and seed, in batches.
+        """Apply the LoRAs and draw a picture per prompt and seed, in batches; the LoRAs stay applied.
 
         One prompt with many seeds, or many prompts with one seed, are paired with each other; else both need the same
-        length (`InvalidRequest`). Sizes default to what the base model was trained for. The LoRAs stay applied.
+        length (`InvalidRequest`). Sizes default to the given picture's, else to what the base model was trained for;
+        steps, guidance and scheduler to the preset's, else to 20, 5.0 and DPM++ 2M Karras. A given image, mask and
+        the pictures in `control`, one for each of `controls`, are the same for all. With `detail` small faces, found
+        by the `analyzer`, are drawn again.
         """
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        numbers = [seeds] if isinstance(seeds, int) else list(seeds)
-        count = max(len(texts), len(numbers))
-        if not texts or not numbers or len(texts) not in (1, count) or len(numbers) not in (1, count) or batch_size < 1:
+        if detail is not None and analyzer is None:
             raise InvalidRequest(
-                f"prompts and seeds are paired, batch_size is at least 1; found {len(texts)} prompts, "
-                f"{len(numbers)} seeds, batch_size {batch_size}"
+                "a detail pass needs a face analyzer to find faces with; give analyzer=load_analyzer()"
             )
-        pairs = zip(texts * (count // len(texts)), numbers * (count // len(numbers)), strict=True)
-        samples = [Sample(text, seed, negative_prompt, guidance) for text, seed in pairs]
+        preset = self.preset
+        if guidance is None:
+            guidance = preset.guidance if preset else DEFAULT_GUIDANCE
+        if steps is None:
+            steps = preset.steps if preset else DEFAULT_STEPS
+        scheduler = scheduler or (preset.scheduler if preset else DEFAULT_SCHEDULER)
+        common = Sample("", 0, negative_prompt, guidance, trigger_words, weighted, image, mask, tuple(control))
+        samples = [replace(common, prompt=text, seed=seed) for text, seed in _pairs(prompts, seeds, batch_size)]
         self.apply(loras)
-        images: list[Image.Image] = []
-        for start in range(0, count, batch_size):
-            drawing = self.draw(
-                samples[start : start + batch_size],
-                width=width or self.default_size,
-                height=height or self.default_size,
-                steps=steps,
-                scheduler=scheduler,
-                on_step=on_step,
-            )
-            images.extend(drawing.images)
-        return images
+        images = draw_all(
+            self,
+            samples,
+            batch_size,
+            width=width or (image.width if image else self.default_size),
+            height=height or (image.height if image else self.default_size),
+            steps=steps,
+            scheduler=scheduler,
+            strength=strength,
+            controls=controls,
+            regions=regions,
+            on_step=on_step,
+        )
+        if detail is None or analyzer is None:
+            return images
+        return redraw_faces(
+            self, images, samples, detail, analyzer, scheduler=scheduler, regions=regions, batch_size=batch_size
+        )
 
-    def _check(self, samples: Sequence[Sample], width: int, height: int, steps: int) -> None:
-        if not samples:
-            raise InvalidRequest("a batch needs at least one sample, found none")
-        step = self.size_step
-        if width < step or height < step or width % step or height % step:
-            raise InvalidRequest(f"width and height must be positive multiples of {step}, found {width} x {height}")
-        if steps < 1:
-            raise InvalidRequest(f"steps must be at least 1, found {steps}")
-        for sample in samples:
-            if not 0 <= sample.seed < 2**64:
-                raise InvalidRequest(f"a seed must be from 0 to 2**64 - 1, found {sample.seed}")
-            if not abs(sample.guidance) < float("inf"):
-                raise InvalidRequest(f"guidance must be a finite number, found {sample.guidance}")
-        guided = {sample.guidance > 1 for sample in samples}
-        if len(guided) > 1:
-            raise InvalidRequest(
-                "a batch is drawn with guidance (above 1) or without (1 or below), found both: "
-                f"{sorted({sample.guidance for sample in samples})}; draw them in two batches"
-            )
+    def _check(
+        self,
+        samples: Sequence[Sample],
+        width: int,
+        height: int,
+        steps: int,
+        strength: float,
+        controls: Sequence[Control],
+        regions: Sequence[Region],
+    ) -> None:
+        check_setting(samples, width=width, height=height, size_step=self.size_step, steps=steps, strength=strength)
+        check_samples(samples, width=width, height=height, controls=len(controls))
+        check_chunks(samples, self.prompt_chunks)
+        for control in controls:
+            control.net.require_fit(self.components.unet, self.size_step)
+        check_regions(regions, self.merger.shapes)
 
     def _encode(self, samples: Sequence[Sample], width: int, height: int) -> Conditioning:
-        prompts = [self.prompts.encode(self.final_prompt(sample)) for sample in samples]
-        guided = samples[0].guidance > 1
+        pairs = [self._texts.embed(sample, self.final_prompt(sample)) for sample in samples]
+        negatives = [pair.negative for pair in pairs if pair.negative is not None]
         return make_conditioning(
-            prompts,
-            [self._negative(sample, prompt) for sample, prompt in zip(samples, prompts, strict=True)]
-            if guided
-            else None,
+            [pair.prompt for pair in pairs],
+            negatives or None,
             [sample.guidance for sample in samples],
             width=width,
             height=height,
@@ -239,11 +333,15 @@ class PortraitPipeline:
             dtype=self.components.unet.dtype,
         )
 
-    def _negative(self, sample: Sample, prompt: PromptEmbedding) -> PromptEmbedding:
-        # SDXL was trained with zeros for "no text"; its folders say so.
-        if not sample.negative_prompt and self.components.force_zeros_for_empty_prompt:
-            return prompt.zeros()
-        return self.prompts.encode(sample.negative_prompt)
+    def _words(self, samples: Sequence[Sample], region: Region) -> RegionText | None:
+        """The samples' prompts with the region's words, None where it has none."""
+        if not region.prompt.strip():
+            return None
+        pairs: list[TextPair] = []
+        for sample in samples:
+            prompt = f"{sample.prompt}, {region.prompt}" if sample.prompt.strip() else region.prompt
+            pairs.append(self._texts.embed(sample, self.final_prompt(replace(sample, prompt=prompt))))
+        return region_text(pairs, device=self.device, dtype=self.components.unet.dtype)
 
     def _is_applied(self, loras: Sequence[tuple[LoRA, float]]) -> bool:
         return len(loras) == len(self._applied) and all(
@@ -262,3 +360,15 @@ class PortraitPipeline:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def _pairs(prompts: str | Sequence[str], seeds: int | Sequence[int], batch_size: int) -> list[tuple[str, int]]:
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    numbers = [seeds] if isinstance(seeds, int) else list(seeds)
+    count = max(len(texts), len(numbers))
+    if not texts or not numbers or len(texts) not in (1, count) or len(numbers) not in (1, count) or batch_size < 1:
+        raise InvalidRequest(
+            f"prompts and seeds are paired, batch_size is at least 1; found {len(texts)} prompts, "
+            f"{len(numbers)} seeds, batch_size {batch_size}"
+        )
+    return list(zip(texts * (count // len(texts)), numbers * (count // len(numbers)), strict=True))

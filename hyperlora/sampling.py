@@ -12,11 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
+from hyperlora.control import ControlInput, residuals
 from hyperlora.errors import NonFinitePicture
 from hyperlora.prompts import PromptEmbedding
+from hyperlora.schedulers import takes_generator
 
 StepCallback = Callable[[int, int], None]
 
@@ -31,13 +34,17 @@ class Conditioning:
     guidance_B111: torch.Tensor | None
 
 
-def draw_noise(seeds: Sequence[int], channels: int, height: int, width: int) -> torch.Tensor:
-    """Standard normal latents (B, channels, height, width), float32 on the CPU, one generator per seed.
+def make_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One generator per seed, on the CPU, which gives the same numbers on every machine and for every batch.
 
-    The CPU's generator gives the same numbers on every machine and for every batch.
+    The first numbers are the noise that a picture begins with; samplers that add noise draw on from there.
     """
-    shape = (1, channels, height, width)
-    return torch.cat([torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds])
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+def draw_noise(generators: Sequence[torch.Generator], channels: int, height: int, width: int) -> torch.Tensor:
+    """Standard normal latents (B, channels, height, width), float32 on the CPU, a row per generator."""
+    return torch.cat([torch.randn((1, channels, height, width), generator=each) for each in generators])
 
 
 def make_conditioning(
@@ -68,22 +75,25 @@ def make_conditioning(
 def denoise(
     unet: Any,
     scheduler: Any,
-    noise_BCHW: torch.Tensor,
+    timesteps: torch.Tensor,
+    latents_BCHW: torch.Tensor,
     conditioning: Conditioning,
-    steps: int,
+    *,
+    generators: Sequence[torch.Generator],
+    controls: Sequence[ControlInput] = (),
+    keep: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None,
     on_step: StepCallback | None = None,
 ) -> torch.Tensor:
-    """Walk from noise to latents in `steps` steps; returns float32.
+    """Walk over the timesteps from noisy latents to clean ones; returns float32.
 
-    Latents and guidance stay float32, only the UNet sees its own dtype. `on_step(done, steps)` is called after every
-    step; what it raises ends the walk.
+    Latents and guidance stay float32, only the UNet sees its own dtype. `generators` (one per sample) feed samplers
+    that add noise. `keep(latents, next timestep or None)` may replace latents after each step. `on_step(done, steps)`
+    is called after every step; what it raises ends the walk.
     """
-    device = conditioning.tokens_BTC.device
-    scheduler.set_timesteps(steps, device=device)
-    latents: torch.Tensor = noise_BCHW.to(device) * scheduler.init_noise_sigma
+    latents, total = latents_BCHW, len(timesteps)
     added = {"text_embeds": conditioning.pooled_BP, "time_ids": conditioning.time_ids_B6}
-    total = len(scheduler.timesteps)
-    for done, timestep in enumerate(scheduler.timesteps, start=1):
+    noise = {"generator": list(generators)} if takes_generator(scheduler) else {}
+    for step, timestep in enumerate(timesteps):
         inputs = latents if conditioning.guidance_B111 is None else torch.cat([latents, latents])
         inputs = scheduler.scale_model_input(inputs, timestep).to(unet.dtype)
         predicted = unet(
@@ -92,14 +102,34 @@ def denoise(
             encoder_hidden_states=conditioning.tokens_BTC,
             added_cond_kwargs=added,
             return_dict=False,
+            **residuals(controls, inputs, timestep, conditioning.tokens_BTC, added, share=(step, total)),
         )[0].float()
         if conditioning.guidance_B111 is not None:
             without, with_prompt = predicted.chunk(2)
             predicted = without + conditioning.guidance_B111 * (with_prompt - without)
-        latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+        latents = scheduler.step(predicted, timestep, latents, return_dict=False, **noise)[0]
+        if keep is not None:
+            latents = keep(latents, timesteps[step + 1] if step + 1 < total else None)
         if on_step is not None:
-            on_step(done, total)
+            on_step(step + 1, total)
     return latents
+
+
+def encode(vae: Any, pictures: Sequence[Image.Image], *, at_once: int) -> torch.Tensor:
+    """RGB pictures of one size into latents (B, 4, H/8, W/8), float32: the mean of the VAE's distribution, scaled.
+
+    Raises `NonFinitePicture` where the VAE gave NaN or infinity.
+    """
+    pixels_BHW3 = torch.from_numpy(np.stack([np.asarray(picture, dtype=np.uint8) for picture in pictures]))
+    rows: list[torch.Tensor] = []
+    for chunk in torch.split(pixels_BHW3, at_once):
+        pixels_B3HW = (chunk.permute(0, 3, 1, 2).float() / 127.5 - 1).to(vae.device, vae.dtype)
+        rows.append(vae.encode(pixels_B3HW, return_dict=False)[0].mode().float())
+    latents_BCHW = torch.cat(rows)
+    if not torch.isfinite(latents_BCHW).all():
+        raise NonFinitePicture("the VAE gave NaN or infinity for the given picture; draw in bfloat16 or float32")
+    scale, mean_1C11, std_1C11 = _statistics(vae.config, latents_BCHW.device)
+    return (latents_BCHW - mean_1C11) * scale / std_1C11
 
 
 def decode(vae: Any, latents_BCHW: torch.Tensor, *, at_once: int) -> list[Image.Image]:
@@ -107,7 +137,8 @@ def decode(vae: Any, latents_BCHW: torch.Tensor, *, at_once: int) -> list[Image.
 
     Raises `NonFinitePicture` where the model gave NaN or infinity, which would look like a black picture.
     """
-    latents_BCHW = _unscaled(vae.config, latents_BCHW).to(vae.dtype)
+    scale, mean_1C11, std_1C11 = _statistics(vae.config, latents_BCHW.device)
+    latents_BCHW = (latents_BCHW * std_1C11 / scale + mean_1C11).to(vae.dtype)
     pictures: list[Image.Image] = []
     for chunk in torch.split(latents_BCHW, at_once):
         pixels_B3HW = vae.decode(chunk, return_dict=False)[0].float()
@@ -118,11 +149,10 @@ def decode(vae: Any, latents_BCHW: torch.Tensor, *, at_once: int) -> list[Image.
     return pictures
 
 
-def _unscaled(config: Any, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    scale = float(config.scaling_factor)
+def _statistics(config: Any, device: torch.device) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Scale, mean and standard deviation of the VAE's latents; models that name none have 0 and 1."""
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if mean is None or std is None:
-        return latents_BCHW / scale
-    mean_1C11 = torch.tensor(mean, device=latents_BCHW.device).view(1, -1, 1, 1)
-    std_1C11 = torch.tensor(std, device=latents_BCHW.device).view(1, -1, 1, 1)
-    return latents_BCHW * std_1C11 / scale + mean_1C11
+        mean, std = [0.0], [1.0]
+    mean_1C11, std_1C11 = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std))
+    return float(config.scaling_factor), mean_1C11, std_1C11

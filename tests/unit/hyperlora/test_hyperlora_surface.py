@@ -22,7 +22,11 @@ def test_importing_the_package_loads_no_torch() -> None:
 def test_public_names() -> None:
     # The list is the promise: adding a name is a decision, losing one breaks somebody.
     assert hyperlora.__all__ == [
+        "PRESETS",
         "ClipVision",
+        "Control",
+        "ControlNet",
+        "DetailPass",
         "Drawing",
         "HyperLoRA",
         "HyperLoRAConfig",
@@ -30,13 +34,17 @@ def test_public_names() -> None:
         "LoRA",
         "LoRALayer",
         "PortraitPipeline",
+        "Preset",
+        "Region",
         "Sample",
         "WeightMerger",
+        "concept_slider",
         "interpolate",
         "mix",
     ]
     for name in hyperlora.__all__:
-        assert getattr(hyperlora, name).__module__.startswith("hyperlora.")
+        value = getattr(hyperlora, name)
+        assert name == "PRESETS" or value.__module__.startswith("hyperlora.")
     assert set(hyperlora.__all__) <= set(dir(hyperlora))
 
 

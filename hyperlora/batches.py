@@ -1,0 +1,35 @@
+"""Any samples, sorted into batches that can be drawn together, and the pictures back in the order asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from hyperlora.sample import Sample
+
+if TYPE_CHECKING:
+    from hyperlora.pipeline import PortraitPipeline
+
+
+def batches(pipeline: PortraitPipeline, samples: Sequence[Sample], batch_size: int) -> Iterator[list[int]]:
+    """Indices of samples for each batch: equal in guidance or none, in given pictures, and in chunks of text."""
+    kinds: dict[tuple[bool, bool, bool, int], list[int]] = {}
+    for index, sample in enumerate(samples):
+        kind = (sample.guided, sample.image is None, sample.mask is None, pipeline.prompt_chunks(sample))
+        kinds.setdefault(kind, []).append(index)
+    for indices in kinds.values():
+        for start in range(0, len(indices), batch_size):
+            yield indices[start : start + batch_size]
+
+
+def draw_all(
+    pipeline: PortraitPipeline, samples: Sequence[Sample], batch_size: int, **setting: Any
+) -> list[Image.Image]:
+    """Draw every sample with what is applied; `setting` are the other arguments of `PortraitPipeline.draw`."""
+    images: dict[int, Image.Image] = {}
+    for indices in batches(pipeline, samples, batch_size):
+        drawing = pipeline.draw([samples[index] for index in indices], **setting)
+        images.update(zip(indices, drawing.images, strict=True))
+    return [images[index] for index in range(len(samples))]
