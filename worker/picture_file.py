@@ -57,6 +57,8 @@ _XMP_HEAD = b"http://ns.adobe.com/xap/1.0/\0"
 _NAMESPACE = "https://github.com/hyperlora-portraits/hyperlora-portraits/record/1.0/"
 # Neither UTF-8 nor XML can hold these; JSON can name them.
 _UNWRITABLE = re.compile("[\ud800-\udfff\ufffe\uffff]")
+# JSON names control characters by itself, a plain text would end at the first NUL.
+_UNREADABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _XMP_RECORD = re.compile(rb"<portraits:record>([^<]*)</portraits:record>")
 _SHORT = 32
 
@@ -180,7 +182,7 @@ def parameters_text(record: Mapping[str, Any]) -> str:
     if record["negative_prompt"]:
         lines.append(f"Negative prompt: {record['negative_prompt']}")
     lines.append(", ".join(f"{name}: {value}" for name, value in settings.items() if value is not None))
-    return _UNWRITABLE.sub("\ufffd", "\n".join(lines))
+    return _UNREADABLE.sub("\ufffd", "\n".join(lines))
 
 
 def _json(record: Mapping[str, Any]) -> str:
