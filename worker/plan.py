@@ -10,7 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hyperlora.detail import DetailPass
 from worker.trial import Draw
+
+
+# Their models know the steps of their own schedule only: a detail pass walks the end of the render's own steps.
+FEW_STEP_SCHEDULERS = frozenset({"euler_trailing", "ddim_trailing", "lcm", "tcd", "dmd2"})
 
 
 @dataclass(frozen=True, order=True)
@@ -45,10 +50,10 @@ def batch_key(draw: Draw, *, chunks: int, detail_side: int) -> BatchKey:
     if options.start is not None:
         strength, given = options.start.strength, "image" if options.start.mask is None else "mask"
     if part is not None:
-        # The steps of the detail pass are those really walked: so many of the whole schedule's end.
         width = height = detail_side
         strength, given, controls = options.detail.strength, "image", ()
-        steps = max(1, round(options.detail.steps / strength))
+        if render.scheduler not in FEW_STEP_SCHEDULERS:
+            steps = DetailPass(strength=strength, steps=options.detail.steps).schedule_steps
     return BatchKey(
         lora_weight=render.lora_weight,
         base_weight=options.base_weight,

@@ -262,6 +262,7 @@ class Recorder:
             "draws": trial.draws,
             "seconds_weights": round(finished.seconds_weights, 4),
             "recogniser": self._renderer.recogniser,
+            "safety_checker": self._renderer.checker,
         }
         options = trial.options.dump()
         if options:

@@ -101,6 +101,7 @@ class Renderer(Protocol):
     hyperlora_fingerprint: str
     conditioning: str  # whatever else decides a weight set: analyzer, CLIP, preprocessing
     recogniser: str
+    checker: str  # the safety checker's name; "none" for none
     batch_size: int
     notice: str | None  # what must be said beside every picture, such as "untrained"
 

@@ -24,7 +24,7 @@ from hyperlora.errors import FaceError, NoUsablePhoto
 from hyperlora.faces import FaceAnalyzer, load_analyzer
 from hyperlora.faces.find import find_faces
 from hyperlora.faces.keypoints import keypoints_for
-from hyperlora.faces.types import Face, FloatArray, unit_length
+from hyperlora.faces.types import Face, FloatArray, same_person_cosine, unit_length
 from hyperlora.identity import IdentityConditions, prepare_identity
 from hyperlora.lora import LoRA
 from hyperlora.network import HyperLoRA
@@ -86,6 +86,7 @@ class SdxlRenderer:
         self.hyperlora_fingerprint = network.fingerprint
         self.conditioning = f"{analyzer.name}|{clip.fingerprint}|{PREPROCESSING}"
         self.recogniser = analyzer.name
+        self.checker = checker.name
         self._placed: dict[str, Any] = {"device": device, "dtype": pipeline.components.unet.dtype}
         self._given, self._settings, self._pipeline, self._network = profile, settings, pipeline, network
         self._clip, self._analyzer, self._checker = clip, analyzer, checker
@@ -138,11 +139,10 @@ class SdxlRenderer:
             # One person's lie on the unit sphere already; normalised once more they would differ in the last digit.
             mixed = mix(list(zip(coefficients, weights, strict=True))) if len(people) > 1 else coefficients[0]
             lora = self._network.lora(mixed, of_branch)
-        reference_E = sum(
-            (person.weight * c.reference_embedding for person, c in zip(people, conditions, strict=True)),
-            start=np.zeros_like(conditions[0].reference_embedding),
-        )
-        reference = np.ascontiguousarray(unit_length(reference_E), dtype="<f4").tobytes()
+        # A slider is compared with nobody; it keeps the face that it was made to resemble.
+        shares = [1.0] if kind == "slider" else [person.weight for person in people]
+        references_PE = np.stack([c.reference_embedding for c in conditions[: len(shares)]])
+        reference = np.ascontiguousarray(unit_length(np.array(shares) @ references_PE), dtype="<f4").tobytes()
         verdicts = [[Verdict(v.index, v.verdict, v.reason) for v in c.verdicts] for c in conditions]
         return GeneratedWeights(lora.to_bytes(), reference, verdicts)
 
@@ -198,7 +198,8 @@ class SdxlRenderer:
             raised.__cause__ = error.with_traceback(None)  # a traceback would keep the batch's tensors alive
         else:
             seconds = drawn.seconds
-            return Batch(drawn.images, seconds["denoise"] + seconds.get("encode_image", 0.0), seconds["decode"])
+            given = seconds.get("encode_image", 0.0)  # a start picture's way into latents is the beginning of drawing
+            return Batch(drawn.images, seconds["denoise"] + given, seconds["decode"])
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -230,12 +231,13 @@ class SdxlRenderer:
             max_faces=detail.faces,
         )
         known = [_embedding(reference) for reference in references]
+        least = same_person_cosine(self._analyzer.name)
 
-        def alike(face: Face) -> float | None:
+        def is_person(face: Face) -> bool:
             found = embedding_in(self._analyzer, image, face)
-            return None if found is None else max(float(found @ reference) for reference in known)
+            return found is not None and max(float(found @ reference) for reference in known) >= least
 
-        return small_faces(faces, self._pipeline.default_size, asked, alike=alike, encoder=self._analyzer.name)
+        return small_faces(faces, self._pipeline.default_size, asked, is_person=is_person)
 
     def similarity(
         self, image: Image, faces: Sequence[Face], references: Sequence[bytes]

@@ -36,6 +36,7 @@ class FakeRenderer:
     hyperlora_fingerprint = hashlib.sha256(b"fake hyperlora").hexdigest()
     conditioning = "fake"
     recogniser = "fake"
+    checker = "none"
     notice: str | None = "fake: flat colours from a test renderer"
 
     def __init__(

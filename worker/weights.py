@@ -57,9 +57,9 @@ class Weights:
 
 def weight_set_fingerprint(tenant: str, photo_set: str, renderer: Renderer, *, branch: str = "id") -> str:
     """The name of the weight set of a photo set under this checkpoint and preprocessing: 64 hex digits."""
-    parts = ("weight-set-1", tenant, photo_set, renderer.hyperlora_fingerprint, renderer.conditioning)
+    parts = ["weight-set-1", tenant, photo_set, renderer.hyperlora_fingerprint, renderer.conditioning]
     if branch != "id":
-        parts += (branch,)
+        parts.append(branch)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
