@@ -1,16 +1,27 @@
-"""The schema: made by migrations alone, the same as the models, and safe to make twice."""
+"""The schema: made by migrations alone, the same as the models, and safe to make twice.
+
+What version 0.1.0 wrote, and how it writes, stands here as plain SQL: its own code is gone from this tree.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
+import uuid
+from typing import Any
 
+import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import JSON, Connection, DateTime, Uuid, bindparam, inspect, select, text
 
 from jobs.database import Database
-from jobs.errors import JobsError
-from jobs.models import Base
+from jobs.errors import DatabaseOutdated, JobsError
+from jobs.models import Base, PhotoSet, Render, WeightSet
+from jobs.options import ORDINARY, RenderOptions
+from jobs.repository import queries, units, weight_sets
+from jobs.repository import renders as render_rows
 
 FLEET_TABLES = {"workers", "leaders", "alembic_version", "tenants"}
 
@@ -60,3 +71,160 @@ def test_four_upgrades_at_once(database_url: str) -> None:
     opened[0].require_current()
     for database in opened:
         database.dispose()
+
+
+AT = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC)
+OWN = {"tenant_id": "acme", "created_at": AT}
+TYPES = {uuid.UUID: Uuid(), dt.datetime: DateTime(timezone=True), dict: JSON()}
+
+
+def ids(start: int) -> dict[str, uuid.UUID]:
+    """An id for each row of one job."""
+    names = ("identity", "photo", "photo_set", "job", "unit", "render", "weight_set", "candidate", "event")
+    return {name: uuid.UUID(int=start + number) for number, name in enumerate(names)}
+
+
+def put(tx: Connection, table: str, **values: Any) -> None:
+    """INSERT exactly these columns, as 0.1.0 named them."""
+    columns = ", ".join(values)
+    statement = text(f"INSERT INTO {table} ({columns}) VALUES ({', '.join(f':{name}' for name in values)})")
+    typed = [bindparam(name, type_=TYPES[type(value)]) for name, value in values.items() if type(value) in TYPES]
+    tx.execute(statement.bindparams(*typed), values)
+
+
+def write_as_0_1_0(tx: Connection, known: dict[str, uuid.UUID], key: str) -> None:
+    """A job of one person with one finished render and one waiting, in every column that 0.1.0 wrote."""
+    put(tx, "identities", **OWN, id=known["identity"], external_id=key, consent_reference=None, purpose=None)
+    photo = {"storage_key": f"{key}.jpg", "media_type": "image/jpeg", "size_bytes": 3, "width": 8, "height": 8}
+    put(tx, "photos", **OWN, id=known["photo"], sha256=key.ljust(64, "0"), **photo)
+    put(tx, "photo_sets", **OWN, id=known["photo_set"], identity_id=known["identity"], fingerprint="f" * 64)
+    place = {"photo_set_id": known["photo_set"], "position": 0, "photo_id": known["photo"]}
+    put(tx, "photo_set_photos", tenant_id="acme", **place)
+    job = {"key": key, "content_hash": "c" * 64, "name": None, "profile": "fake", "priority": 0}
+    totals = {"identities_total": 1, "units_total": 1, "renders_total": 2}
+    put(tx, "jobs", **OWN, id=known["job"], **job, **totals)
+    unit = {name: known[name] for name in ("job", "identity", "photo_set")}
+    counts = {"renders_total": 2, "renders_done": 1, "renders_failed": 0, "renders_cancelled": 0}
+    queue = {"profile": "fake", "state": "ready", "priority": 0, "ready_at": 0.0, "sort_key": 0.0, "attempts": 0}
+    of_unit = {f"{name}_id": value for name, value in unit.items()}
+    put(tx, "units", **OWN, id=known["unit"], **of_unit, **queue, **counts, lease_token=0)
+    asked = {"prompt_name": "office", "prompt": "a portrait", "negative_prompt": "", "width": 64, "height": 64}
+    asked |= {"steps": 4, "guidance": 5.0, "scheduler": "euler", "lora_weight": 0.8}
+    of_render = {"job_id": known["job"], "unit_id": known["unit"], "identity_id": known["identity"]}
+    for number, state in enumerate(("done", "waiting")):
+        render_id = known["render"] if number == 0 else uuid.UUID(int=known["render"].int + 1000)
+        put(tx, "renders", **OWN, id=render_id, **of_render, ordinal=number, seed=number, **asked, state=state)
+    weights = {"kind": "photos", "state": "ready", "hyperlora_fingerprint": "h" * 64, "generations": 1, "attempts": 1}
+    put(tx, "weight_sets", **OWN, id=known["weight_set"], fingerprint=key.ljust(64, "0"), **weights, lease_token=1)
+    source = {"weight_set_id": known["weight_set"], "position": 0, "photo_set_id": known["photo_set"], "weight": 1.0}
+    put(tx, "weight_set_sources", tenant_id="acme", **source)
+    drawn = {"lease_token": 1, "seed": 0, "storage_key": f"{key}.png", "sha256": "0" * 64, "size_bytes": 1}
+    put(tx, "candidates", **OWN, id=known["candidate"], render_id=known["render"], **drawn, chosen=True)
+    put(
+        tx,
+        "events",
+        tenant_id="acme",
+        id=known["event"],
+        at=AT,
+        kind="job.enqueued",
+        job_id=known["job"],
+        data={"a": 1},
+    )
+
+
+def rows_of(tx: Connection) -> dict[str, int]:
+    names = [name for name in inspect(tx).get_table_names() if name != "alembic_version"]
+    return {name: tx.execute(text(f"SELECT count(*) FROM {name}")).scalar_one() for name in names}
+
+
+def test_rows_of_0_1_0_live_on(database_url: str) -> None:
+    # Given a database of 0.1.0 with a job in it
+    database, known = Database(database_url), ids(1)
+    database.upgrade("0001")
+    with database.transaction() as tx:
+        put(tx, "tenants", id="acme", created_at=AT)
+        write_as_0_1_0(tx, known, "spring")
+        before = rows_of(tx)
+
+    # When it is upgraded
+    database.upgrade()
+    database.require_current()
+
+    # Then every row is there, and reads as nothing out of the ordinary
+    with database.reading() as tx:
+        after = rows_of(tx)
+        assert {name: after[name] for name in before} == before
+        source = weight_sets.source(tx, "acme", known["photo_set"])
+        assert (source.kind, source.members, source.photos[0].face) == ("photos", (), None)
+        assert tx.execute(select(WeightSet.branch)).scalars().all() == ["id"]
+        row = queries.render(tx, "acme", known["render"])
+        assert row is not None
+        assert (row["external_id"], row["prompt"], row["options"], row["draws"]) == ("spring", "a portrait", None, None)
+        assert list(queries.outputs(tx, "acme", known["job"])) == []
+    with database.transaction() as tx:
+        held = units.claim_next(tx, "fake", "w", limit=5, lease_seconds=30, max_attempts=3)
+        assert [render.options for render in render_rows.waiting(tx, held)] == [ORDINARY]
+    database.dispose()
+
+
+def test_0_1_0_writes_on_the_new_schema(database: Database) -> None:
+    # Given the newest schema, and one process of 0.1.0 that was not told
+    known = ids(1)
+    with database.transaction() as tx:
+        put(tx, "tenants", id="acme", created_at=AT)
+        write_as_0_1_0(tx, known, "spring")
+
+    # Then what it left out has the values it means
+    with database.reading() as tx:
+        assert tx.execute(select(PhotoSet.kind, PhotoSet.weight_set_fingerprint)).one() == ("photos", None)
+        assert tx.execute(select(WeightSet.branch)).scalar_one() == "id"
+        assert tx.execute(select(Render.options)).scalars().all() == [None, None]
+        # And its own columns of the view are where they were
+        names = [column["name"] for column in inspect(tx).get_columns("render_metrics")]
+        assert (names[0], names[42], names[43]) == ("tenant_id", "finished_at", "options")
+
+
+def test_there_and_back_keeps_what_0_1_0_knew(database_url: str) -> None:
+    # Given a database of 0.1.0
+    database, known = Database(database_url), ids(1)
+    database.upgrade("0001")
+    with database.transaction() as tx:
+        put(tx, "tenants", id="acme", created_at=AT)
+        write_as_0_1_0(tx, known, "spring")
+        before, tables = rows_of(tx), set(inspect(tx).get_table_names())
+
+    # When it is upgraded and put back
+    database.upgrade()
+    with database.transaction() as tx:
+        command.downgrade(database._alembic(tx), "0001")
+
+    # Then tables, rows and views are as they were, and upgrading again works
+    with database.transaction() as tx:
+        assert rows_of(tx) == before
+        assert set(inspect(tx).get_table_names()) == tables
+        assert [column["name"] for column in inspect(tx).get_columns("render_metrics")][-1] == "finished_at"
+        assert "branch" not in {column["name"] for column in inspect(tx).get_columns("weight_sets")}
+    with pytest.raises(DatabaseOutdated):
+        database.require_current()
+    database.upgrade()
+    database.require_current()
+    database.dispose()
+
+
+def test_a_newer_schema_is_not_outdated(database: Database) -> None:
+    with database.transaction() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    database.require_current()
+
+
+def test_options_are_null_or_json_never_the_word(database: Database) -> None:
+    """Both databases can hold a JSON `null`, which is not NULL; nothing here writes it."""
+    with database.transaction() as tx:
+        put(tx, "tenants", id="acme", created_at=AT)
+        write_as_0_1_0(tx, ids(1), "spring")
+        options = RenderOptions(base_weight=0.5).dump()
+        tx.execute(Render.__table__.update().where(Render.ordinal == 0).values(options=options))
+        tx.execute(Render.__table__.update().where(Render.ordinal == 1).values(options=None))
+        assert tx.execute(text("SELECT count(*) FROM renders WHERE options IS NULL")).scalar_one() == 1
+        found = [row["options"] for row in queries.renders(tx, "acme", ids(1)["job"])]
+    assert found == [{"base_weight": 0.5}, None]
