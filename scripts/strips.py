@@ -11,9 +11,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from hyperlora.coefficients import interpolate, mix
+from hyperlora.detail import face_mask
+from hyperlora.faces import find_faces
 from hyperlora.lora import LoRA
 from hyperlora.lora_formats import FORMATS
 from hyperlora.mini.attributes import Attributes
@@ -21,6 +24,8 @@ from hyperlora.mini.person import person as drawn_person
 from hyperlora.mini.photos import PHOTOS as PEOPLE
 from hyperlora.mini.portrait import portrait
 from hyperlora.pipeline import PortraitPipeline
+from hyperlora.refine import refine
+from hyperlora.regional import Region
 from jobs.profiles import MINI, UNTRAINED_NOTICE, find_profile
 from jobs.settings import Settings
 from worker.lora_tools.drawing import load_pipeline
@@ -31,7 +36,7 @@ from worker.quiet import quiet_libraries
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS, IMAGES = ROOT / "examples" / "photos", ROOT / "docs" / "images"
-PROMPT, SEED, STEPS, WEIGHT = "portrait photo of a person in a garden", 4, 8, 0.8
+PROMPT, SEED, STEPS, WEIGHT, SIDE = "portrait photo of a person in a garden", 4, 8, 0.8, 128
 
 
 class Studio:
@@ -167,6 +172,63 @@ def samplers(studio: Studio) -> list[Row]:
     return rows
 
 
+def refined(studio: Studio) -> list[Row]:
+    """One LoRA as it was emitted, and after more and more steps of training on the same photos."""
+    rows = []
+    for who in ("ada", "omar"):
+        person = studio.person(who)
+        lora = studio.maker.generate(person, "id")
+        photos = [photo.image for photo in person.photos]
+        tiles = [Tile(studio.draw((lora, WEIGHT)), "as it was emitted")]
+        for steps in (10, 50, 200):
+            studio.pipeline.restore()  # the plain base model is trained on
+            after = refine(studio.pipeline, lora, photos, steps=steps, analyzer=studio.maker.analyzer)
+            tiles.append(Tile(studio.draw((after, WEIGHT)), f"{steps} steps"))
+        rows.append(Row(f"{who}, trained on {_photos(len(photos))}", tiles))
+    return rows
+
+
+def start(studio: Studio) -> list[Row]:
+    """A picture that drawing starts from, at growing strength."""
+    given = Image.open(PHOTOS / "grace-2.jpg").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    tiles = [Tile(given, "the picture")]
+    lora = studio.maker.generate(studio.person("ada"), "id")
+    for strength in (0.2, 0.4, 0.6, 0.8, 1.0):
+        tiles.append(Tile(studio.draw((lora, WEIGHT), image=given, strength=strength), f"strength {strength:g}"))
+    return [Row("image: {file: grace-2.jpg, strength: ...}, drawn with ada's LoRA", tiles)]
+
+
+def inpaint(studio: Studio) -> list[Row]:
+    """Only the face of a given picture, and only what is white in a mask."""
+    lora = studio.maker.generate(studio.person("ada"), "id")
+    photo = Image.open(PHOTOS / "hedy-1.jpg").convert("RGB")
+    face = face_mask(photo.size, find_faces(studio.maker.analyzer, np.asarray(photo))[0])
+    around = Image.open(ROOT / "examples" / "pictures" / "around-the-person.png").convert("L")
+    given = photo.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    rows = []
+    for title, mask in (("mask: face", face), ("mask: around-the-person.png", around)):
+        fitted = mask.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        tiles = [Tile(given, "the picture"), Tile(fitted, "the mask")]
+        for strength in (0.6, 0.9, 1.0):
+            drawn = studio.draw((lora, WEIGHT), image=given, mask=fitted, strength=strength)
+            tiles.append(Tile(drawn, f"strength {strength:g}"))
+        rows.append(Row(title, tiles))
+    return rows
+
+
+def together(studio: Studio) -> list[Row]:
+    """Two people, each in a half of the picture."""
+    ada, omar = (studio.maker.generate(studio.person(who), "id") for who in ("ada", "omar"))
+    left, right = Image.new("L", (SIDE, SIDE)), Image.new("L", (SIDE, SIDE))
+    left.paste(255, (0, 0, SIDE // 2, SIDE))
+    right.paste(255, (SIDE // 2, 0, SIDE, SIDE))
+    tiles = [Tile(studio.draw((ada, WEIGHT)), "ada everywhere"), Tile(studio.draw((omar, WEIGHT)), "omar everywhere")]
+    for first, second, label in ((ada, omar, "ada left, omar right"), (omar, ada, "omar left, ada right")):
+        regions = [Region(((first, WEIGHT),), left), Region(((second, WEIGHT),), right)]
+        tiles.append(Tile(studio.draw(regions=regions), label))
+    return [Row("identity: {together: {ada: left, omar: right}}", tiles)]
+
+
 def norms(studio: Studio) -> list[Row]:
     """How strongly each layer is changed, a bar for each, in the order of the UNet."""
     tiles = []
@@ -196,6 +258,10 @@ STRIPS: dict[str, tuple[str, Callable[[Studio], list[Row]]]] = {
     "slide": ("portraits lora slide: the edited pictures minus the original ones", slider),
     "convert": ("portraits lora convert: the same LoRA under four programs' names", formats),
     "inspect": ("portraits lora inspect: how large the change is, and where", norms),
+    "refine": ("portraits lora refine: ordinary training from an emitted LoRA", refined),
+    "image": ("Start from a picture", start),
+    "inpaint": ("Redraw a part of a picture", inpaint),
+    "together": ("Two people in one picture", together),
     "branches": ("ID, Base and Full", branches),
     "trigger-words": ("Trigger words", words),
     "samplers": ("Samplers at few steps", samplers),

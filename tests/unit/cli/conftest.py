@@ -8,6 +8,8 @@ from pathlib import Path
 import cli_world
 import pytest
 
+from hyperlora.mini import build_untrained_pack
+
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cli_world.CliWorld:
@@ -20,3 +22,17 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cli_world.CliWorld:
     monkeypatch.setenv("PORTRAITS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PORTRAITS_PROFILES_FILE", str(profiles))
     return cli_world.CliWorld(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def mini_pack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mini pack, made once for all tests."""
+    return build_untrained_pack(tmp_path_factory.mktemp("packs") / "mini-untrained")
+
+
+@pytest.fixture
+def pack(cli: cli_world.CliWorld, mini_pack_folder: Path) -> Path:
+    """The mini pack, which this user's home has already."""
+    (cli.home / "packs").mkdir(parents=True)
+    (cli.home / "packs" / "mini-untrained").symlink_to(mini_pack_folder, target_is_directory=True)
+    return mini_pack_folder

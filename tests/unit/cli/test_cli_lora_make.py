@@ -13,7 +13,6 @@ from cli_world import CliWorld
 from PIL import Image
 
 from hyperlora.lora import LoRA
-from hyperlora.mini import build_untrained_pack
 from jobs.profiles import find_profile
 from worker.cli import extras
 from worker.lora_tools.maker import LoRAMaker, Person, Place
@@ -23,21 +22,11 @@ PHOTOS = Path(__file__).resolve().parents[3] / "examples" / "photos"
 ADA, ALAN = [PHOTOS / f"ada-{number}.jpg" for number in (1, 2)], PHOTOS / "alan-1.jpg"
 
 
-@pytest.fixture(scope="session")
-def mini_pack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mini pack, made once."""
-    return build_untrained_pack(tmp_path_factory.mktemp("packs") / "mini-untrained")
-
-
-@pytest.fixture(autouse=True)
-def pack(cli: CliWorld, mini_pack_folder: Path) -> None:
-    """The user's home has the pack already."""
-    (cli.home / "packs").mkdir(parents=True)
-    (cli.home / "packs" / "mini-untrained").symlink_to(mini_pack_folder, target_is_directory=True)
+pytestmark = pytest.mark.usefixtures("pack")
 
 
 @pytest.fixture
-def maker(cli: CliWorld, pack: None) -> LoRAMaker:
+def maker(cli: CliWorld, pack: Path) -> LoRAMaker:
     """The mini pack's network, to compute what is expected."""
     return LoRAMaker.load(Place.of(find_profile(cli.settings, "mini"), cli.settings))
 

@@ -11,7 +11,6 @@ import torch
 from cli_world import CliWorld
 
 from hyperlora.lora import LoRA
-from hyperlora.mini import build_untrained_pack
 from jobs.database import Database
 from jobs.models import WeightSet
 from jobs.repository import people, weight_sets
@@ -25,17 +24,9 @@ FEW = ("--steps", 2, "--batch-size", 1)
 FINGERPRINT = "ab" * 32
 
 
-@pytest.fixture(scope="module")
-def mini_pack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mini pack, made once."""
-    return build_untrained_pack(tmp_path_factory.mktemp("packs") / "mini-untrained")
-
-
 @pytest.fixture
-def ada(cli: CliWorld, mini_pack_folder: Path) -> Path:
-    """Ada's LoRA as a file; the user's home has the pack already."""
-    (cli.home / "packs").mkdir(parents=True)
-    (cli.home / "packs" / "mini-untrained").symlink_to(mini_pack_folder, target_is_directory=True)
+def ada(cli: CliWorld, pack: Path) -> Path:
+    """Ada's LoRA as a file."""
     cli.run("lora", "generate", *ADA, "--out", "ada.safetensors")
     return cli.folder / "ada.safetensors"
 

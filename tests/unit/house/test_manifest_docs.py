@@ -26,6 +26,7 @@ from jobs.manifest_options import (
     OutputEntry,
 )
 from jobs.manifest_schema import DEFAULTS, IdentityEntry, JobEntry, PromptEntry, SetEntry, SetFile
+from jobs.profiles import load_profiles
 from jobs.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -95,6 +96,25 @@ def test_the_table_and_the_stream_are_right(folder: Path) -> None:
 @pytest.mark.parametrize(("name", "pictures"), [("studio.yaml", 27), ("controls.yaml", 3)])
 def test_the_examples_of_the_page_are_right(name: str, pictures: int, tmp_path: Path) -> None:
     assert read(ROOT / "examples" / name, tmp_path / "home") == pictures
+
+
+def profile_texts() -> Iterator[tuple[str, str]]:
+    """Every profiles file that the docs show, with the page."""
+    for page in ("README.md", "docs/lora.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        yield from ((page, block) for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    commented = re.findall(
+        r"^#   (.*)$", (ROOT / "examples" / "controls.yaml").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    yield "examples/controls.yaml", "\n".join(commented)
+
+
+@pytest.mark.parametrize(("page", "text"), list(profile_texts()), ids=lambda value: value[:24])
+def test_every_profile_that_is_shown_is_right(page: str, text: str, tmp_path: Path) -> None:
+    file = tmp_path / "profiles.toml"
+    file.write_text(text, encoding="utf-8")
+    found = load_profiles(Settings(home=tmp_path, profiles_file=file, _env_file=None))
+    assert len(found) == 2, page
 
 
 def keys(tree: Any) -> Iterator[str]:
