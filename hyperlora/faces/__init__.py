@@ -1,7 +1,7 @@
 """Faces: find them, know them again, cut from a photo what the hypernetwork is shown."""
 
 from hyperlora.faces.choice import FaceChoice
-from hyperlora.faces.debug import debug_picture
+from hyperlora.faces.debug import debug_picture, refusal_picture
 from hyperlora.faces.find import Search, find_faces, search_faces
 from hyperlora.faces.findings import Finding
 from hyperlora.faces.load import load_analyzer
@@ -20,6 +20,7 @@ __all__ = [
     "find_faces",
     "load_analyzer",
     "prepare_photo",
+    "refusal_picture",
     "require_encoder",
     "same_person_cosine",
     "search_faces",

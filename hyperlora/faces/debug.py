@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
 from hyperlora.faces.align import aligned_crop
+from hyperlora.faces.choice import left_to_right
 from hyperlora.faces.crops import (
     BASE_MASK_SCALE,
     FACE_STREAM_SIDES,
@@ -22,6 +25,8 @@ from hyperlora.faces.types import Face
 TILE = 320
 GAP = 8
 TITLE_HEIGHT = 18
+CLIP_SIDE = 224
+OTHERS = "#b0b0b0"
 LINES = {
     "detector's box": "#ffd400",
     "polygon": "#35e06a",
@@ -33,14 +38,17 @@ LINES = {
 
 
 def debug_picture(conditions: PhotoConditions) -> Image.Image:
-    """Six tiles: the photo with all lines, the masks of both branches, what CLIP and the recogniser see; then words."""
+    """Six tiles: the photo with all lines, the masks of both branches, what CLIP and the recogniser see; then words.
+
+    Where the photo shows several faces, all of them are in the first tile with the numbers by which one is chosen.
+    """
     photo, face = conditions.photo, conditions.face
     tiles = {
         f"photo {photo.width} x {photo.height}": _with_lines(photo, conditions),
         "mask, ID branch (scale 1.0)": _mask_over(photo, face, ID_MASK_SCALE),
         "mask, Base branch (scale 1.4)": _mask_over(photo, face, BASE_MASK_SCALE),
-        "CLIP sees, ID branch": _tile(conditions.clip_image),
-        "CLIP sees, Base branch": _tile(conditions.base_image),
+        "CLIP sees, ID branch": _tile(_as_clip_sees(conditions.clip_image)),
+        "CLIP sees, Base branch": _tile(_as_clip_sees(conditions.base_image)),
         "aligned to the recogniser's places": _tile(
             Image.fromarray(aligned_crop(np.asarray(photo, dtype=np.uint8), face.points_5_2))
         ),
@@ -50,33 +58,62 @@ def debug_picture(conditions: PhotoConditions) -> Image.Image:
         f"face {face.width:.0f} x {face.height:.0f} px",
         *(f"{finding.code}: {finding.message}" for finding in conditions.findings),
     ]
+    return _sheet(tiles, words, LINES)
+
+
+def refusal_picture(photo: Image.Image, code: str | None, reason: str, faces: Sequence[Face] = ()) -> Image.Image:
+    """One tile and words: the RGB photo that was refused, any faces seen in it with their numbers, and why."""
+    tile, scale, (dx, dy) = _fitted(photo.convert("RGB"))
+    _number(ImageDraw.Draw(tile), faces, lambda x, y: (x * scale + dx, y * scale + dy))
+    return _sheet({f"photo {photo.width} x {photo.height}": tile}, [f"refused · {code}: {reason}"], {})
+
+
+def _sheet(tiles: Mapping[str, Image.Image], words: Sequence[str], legend: Mapping[str, str]) -> Image.Image:
+    """Tiles in rows of three with their titles, a legend of colours, and lines of words."""
     lines = [part for text in words for part in _wrapped(text, 150)]
-    sheet = Image.new(
-        "RGB",
-        (3 * TILE + 4 * GAP, 2 * (TILE + TITLE_HEIGHT) + 3 * GAP + TITLE_HEIGHT * (len(lines) + 1)),
-        "#202124",
-    )
+    bottom = GAP + -(-len(tiles) // 3) * (TILE + TITLE_HEIGHT + GAP)
+    legend_height = TITLE_HEIGHT if legend else 0
+    size = (3 * TILE + 4 * GAP, bottom + legend_height + TITLE_HEIGHT * len(lines))
+    sheet = Image.new("RGB", size, "#202124")
     pen = ImageDraw.Draw(sheet)
     for place, (title, tile) in enumerate(tiles.items()):
         x = GAP + (place % 3) * (TILE + GAP)
         y = GAP + (place // 3) * (TILE + TITLE_HEIGHT + GAP)
         pen.text((x, y), title, fill="white")
         sheet.paste(tile, (x, y + TITLE_HEIGHT))
-    y = 2 * (TILE + TITLE_HEIGHT) + 3 * GAP
     x = GAP
-    for name, colour in LINES.items():
-        pen.rectangle((x, y + 2, x + 8, y + 10), fill=colour)
-        pen.text((x + 12, y), name, fill="white")
+    for name, colour in legend.items():
+        pen.rectangle((x, bottom + 2, x + 8, bottom + 10), fill=colour)
+        pen.text((x + 12, bottom), name, fill="white")
         x += 24 + round(pen.textlength(name))
     for row, line in enumerate(lines):
-        pen.text((GAP, y + TITLE_HEIGHT * (row + 1)), line, fill="white")
+        pen.text((GAP, bottom + legend_height + TITLE_HEIGHT * row), line, fill="white")
     return sheet
+
+
+def _as_clip_sees(picture: Image.Image) -> Image.Image:
+    """The middle square at 224 pixels: CLIP's own preprocessing cuts off what is longer."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return picture.resize((CLIP_SIDE, CLIP_SIDE), Image.Resampling.BICUBIC, box=box)
+
+
+def _number(
+    pen: ImageDraw.ImageDraw, faces: Sequence[Face], place: Callable[[float, float], tuple[float, float]]
+) -> None:
+    """A grey frame around each face, and its number from the left."""
+    for number, face in enumerate(left_to_right(faces)):
+        box = _detected(face)
+        pen.rectangle((place(box.left, box.top), place(box.right, box.bottom)), outline=OTHERS)
+        x, y = place(box.left, box.top)
+        pen.text((x + 2, y), str(number), fill="white", stroke_width=1, stroke_fill="black")
 
 
 def _with_lines(photo: Image.Image, conditions: PhotoConditions) -> Image.Image:
     """The surroundings of the face with every line; drawn on the tile, so that lines are as thin for any photo."""
     face = conditions.face
-    region = _region(photo, face)
+    region = _region(photo, face, conditions.others)
     picture, (left, top) = crop_padded(photo, region)
     tile, scale, (dx, dy) = _fitted(picture)
     pen = ImageDraw.Draw(tile)
@@ -87,8 +124,8 @@ def _with_lines(photo: Image.Image, conditions: PhotoConditions) -> Image.Image:
     def frame(box: Box, colour: str) -> None:
         pen.rectangle((place(box.left, box.top), place(box.right, box.bottom)), outline=colour)
 
-    for other in conditions.others:
-        frame(_detected(other), "#888888")
+    if conditions.others:
+        _number(pen, (face, *conditions.others), place)
     polygon_V2 = face_polygon(face)
     frame(base_box(photo, face), LINES["base picture"])
     frame(landmark_box(face, FACE_STREAM_SIDES), LINES["face stream"])
@@ -113,14 +150,14 @@ def _mask_over(photo: Image.Image, face: Face, scale: float) -> Image.Image:
     return _tile(Image.composite(window, window.point(lambda value: value // 4), mask))
 
 
-def _region(photo: Image.Image, face: Face) -> Box:
-    """The part of the photo worth showing: twice the landmark box and the Base picture, and never less."""
-    stream, base = landmark_box(face, FACE_STREAM_SIDES), base_box(photo, face)
+def _region(photo: Image.Image, face: Face, others: Sequence[Face]) -> Box:
+    """The part of the photo worth showing: twice the landmark box, the Base picture, and every other face."""
+    shown = [landmark_box(face, FACE_STREAM_SIDES), base_box(photo, face), *(_detected(other) for other in others)]
     return Box(
-        min(stream.left, base.left) - 2,
-        min(stream.top, base.top) - 2,
-        max(stream.right, base.right) + 2,
-        max(stream.bottom, base.bottom) + 2,
+        min(box.left for box in shown) - 2,
+        min(box.top for box in shown) - 2,
+        max(box.right for box in shown) + 2,
+        max(box.bottom for box in shown) + 2,
     )
 
 

@@ -67,20 +67,20 @@ def findings(
     """
     face = face or search.faces[0]
     out: list[Finding] = []
-    if len(search.faces) > 1:
-        out.append(_several_faces(search.faces, face, choice))
+    # Whoever said which face is meant knows that there are several.
+    if len(search.faces) > 1 and choice == "clearest":
+        out.append(_several_faces(search.faces, face))
     out += _size_and_place(image, face, search, turn)
     out += _light_and_sharpness(rgb_HW3, face)
     return tuple(out)
 
 
-def _several_faces(faces: Sequence[Face], face: Face, choice: FaceChoice) -> Finding:
+def _several_faces(faces: Sequence[Face], face: Face) -> Finding:
     """Which of the faces is used, where they all are, and how to choose another."""
     number = next(place for place, other in enumerate(left_to_right(faces)) if other is face)
-    how = f"the {choice} one, " if isinstance(choice, str) else "as asked, "
     return Finding(
         "several_faces",
-        f"{len(faces)} faces found, from left to right: {places(faces)}; {how}number {number} "
+        f"{len(faces)} faces found, from left to right: {places(faces)}; the clearest one, number {number} "
         f"(score {face.score:.2f}), is used. If you mean another person, choose the face: "
         "largest, central or its number; or crop the photo",
     )

@@ -7,12 +7,14 @@ cut-out portrait then looks to the network like its own masked pictures, and nei
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from hyperlora.errors import BadPhoto
+from hyperlora.faces.findings import Finding
 
 GREY_RGB = (127, 127, 127)
 SMALLEST_SIDE = 32
@@ -23,7 +25,7 @@ class Photo:
     """An upright RGB picture and what had to be assumed about its file."""
 
     image: Image.Image
-    notes: tuple[str, ...]
+    notes: tuple[Finding, ...]
 
 
 def upright_rgb(image: Image.Image) -> Photo:
@@ -36,14 +38,27 @@ def upright_rgb(image: Image.Image) -> Photo:
     """
     try:
         image.load()
-        turned = ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError) as fault:
         raise BadPhoto(f"the picture file is torn or cannot be decoded: {fault}") from fault
+    notes: list[Finding] = []
+    turned = _turned(image, notes)
     if min(turned.size) < SMALLEST_SIDE:
         raise BadPhoto(f"the picture is {turned.width} x {turned.height} pixels; a face needs at least {SMALLEST_SIDE}")
-    notes: list[str] = []
-    rgb = _opaque_rgb(_eight_bits(turned), turned.info.get("icc_profile"), notes)
+    try:
+        rgb = _opaque_rgb(_eight_bits(turned), turned.info.get("icc_profile"), notes)
+    except ValueError as fault:
+        raise BadPhoto(f"the picture's colours (mode {turned.mode}) cannot be read: {fault}") from fault
     return Photo(rgb, tuple(notes))
+
+
+def _turned(image: Image.Image, notes: list[Finding]) -> Image.Image:
+    """As the EXIF orientation says; EXIF data may be any bytes, so it may say nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    # A warning of Pillow's is an exception where its user made warnings errors.
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, OverflowError, struct.error, UserWarning):
+        notes.append(Finding("damaged_exif", "its EXIF data is damaged; the photo is taken as it is stored"))
+        return image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -63,9 +78,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey_HW)
 
 
-def _opaque_rgb(image: Image.Image, profile: object, notes: list[str]) -> Image.Image:
+def _opaque_rgb(image: Image.Image, profile: object, notes: list[Finding]) -> Image.Image:
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")
+    if image.mode == "La":
+        image = image.convert("LA")
     see_through = image.mode in ("RGBA", "LA", "La", "RGBa") or "transparency" in image.info
     if see_through:
         image = image.convert("RGBA")
@@ -77,7 +94,7 @@ def _opaque_rgb(image: Image.Image, profile: object, notes: list[str]) -> Image.
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
         except (ImageCms.PyCMSError, OSError, ValueError):
-            notes.append("its colour profile cannot be read; colours are taken as sRGB")
+            notes.append(Finding("colours_assumed", "its colour profile cannot be read; colours are taken as sRGB"))
         else:
             if converted is not None:
                 return converted

@@ -114,7 +114,7 @@ def prepare_photo(analyzer: FaceAnalyzer, image: Image.Image, *, face: FaceChoic
     # 4. What to tell the owner.
     rgb_HW3: RGBArray = np.asarray(photo, dtype=np.uint8)
     found = [*findings(photo, rgb_HW3, search, turn, face=chosen, choice=face), *closer.findings]
-    found += [Finding("colours_assumed", note) for note in opened.notes]
+    found += opened.notes
     # 5. The pictures for CLIP.
     return PhotoConditions(
         clip_image=masked_face(photo, chosen),
