@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import torch
 from PIL import Image
 
 from hyperlora.errors import FaceError, NoUsablePhoto
-from hyperlora.faces import FaceAnalyzer, debug_picture, prepare_photo
+from hyperlora.faces import FaceAnalyzer, FaceChoice, debug_picture, find_faces, prepare_photo, refusal_picture
+from hyperlora.faces.photo import upright_rgb
 from hyperlora.identity import prepare_identity
 from jobs.errors import JobsError, PhotoRefused
-from jobs.photos import load_photo
+from jobs.photos import decode_photo
 from jobs.settings import Settings
 from worker.names import safe_part, safe_value
 
@@ -49,10 +52,22 @@ class PersonLook:
 
 @dataclass(frozen=True)
 class PersonPhotos:
-    """A person with photos by name: the bytes, or why they could not be read."""
+    """A person with photos by name: the bytes, or why they could not be read.
+
+    `faces` says for each photo which face is meant, as a manifest does (None, "largest", "central", "0", ...); without
+    it the clearest of each is taken.
+    """
 
     identity: str
     photos: list[tuple[str, bytes | JobsError]]
+    faces: Sequence[str | None] = ()
+
+    def choice(self, index: int) -> FaceChoice:
+        """Which face of photo `index` is meant."""
+        named = self.faces[index] if self.faces else None
+        if named is not None and named.isdigit():
+            return int(named)
+        return cast(FaceChoice, named or "clearest")
 
 
 class _NoTokens:
@@ -86,21 +101,24 @@ def _read(path: Path, settings: Settings) -> bytes | JobsError:
 def look(
     analyzer: FaceAnalyzer, person: PersonPhotos, settings: Settings, *, debug_folder: Path | None = None
 ) -> PersonLook:
-    """Look at every photo of a person; with `debug_folder`, save a picture that explains each usable one."""
+    """Look at every photo of a person; with `debug_folder`, save a picture that explains each one that can be read."""
     looks: dict[int, PhotoLook] = {}
     images: dict[int, Image.Image] = {}
     for index, (name, content) in enumerate(person.photos):
         try:
             if isinstance(content, JobsError):
                 raise content
-            images[index] = load_photo(content, settings)
+            images[index] = decode_photo(content, settings)
         except JobsError as error:
             looks[index] = PhotoLook(name, "refused", error.code, str(error))
     likeness = _judge(analyzer, person, images, looks)
     if debug_folder is not None:
+        folder = debug_folder / safe_part(safe_value(person.identity))
+        folder.mkdir(parents=True, exist_ok=True)
         for index, image in images.items():
-            if looks[index].verdict != "refused":
-                _explain(analyzer, image, debug_folder / safe_part(safe_value(person.identity)), index, looks[index])
+            stem = safe_value(Path(looks[index].photo).stem)
+            picture = _explained(analyzer, image, person.choice(index), looks[index])
+            picture.save(folder / safe_part(f"{index + 1:02d}-{stem}.png"))
     return PersonLook(person.identity, [looks[index] for index in sorted(looks)], likeness)
 
 
@@ -110,25 +128,37 @@ def _judge(
     """Fill in the verdicts of the readable photos; returns the lowest likeness between two usable ones."""
     places = list(images)
     try:
-        found = prepare_identity(analyzer, _NoTokens(), [images[place] for place in places])
+        found = prepare_identity(
+            analyzer,
+            _NoTokens(),
+            [images[place] for place in places],
+            faces=[person.choice(place) for place in places],
+        )
     except NoUsablePhoto:
         for place in places:
-            looks[place] = _refused_alone(analyzer, person.photos[place][0], images[place])
+            looks[place] = _refused_alone(analyzer, person.photos[place][0], images[place], person.choice(place))
         return None
     for place, verdict in zip(places, found.verdicts, strict=True):
         looks[place] = PhotoLook(person.photos[place][0], verdict.verdict, verdict.code, verdict.reason)
     return float(found.similarity_NN.min()) if len(found.used) > 1 else None
 
 
-def _refused_alone(analyzer: FaceAnalyzer, name: str, image: Image.Image) -> PhotoLook:
+def _refused_alone(analyzer: FaceAnalyzer, name: str, image: Image.Image, choice: FaceChoice) -> PhotoLook:
     try:
-        prepare_photo(analyzer, image)
+        prepare_photo(analyzer, image, face=choice)
     except FaceError as error:
         return PhotoLook(name, "refused", error.code, str(error))
     raise AssertionError(f"{name} is usable alone but not with others")
 
 
-def _explain(analyzer: FaceAnalyzer, image: Image.Image, folder: Path, index: int, found: PhotoLook) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = safe_value(Path(found.photo).stem)
-    debug_picture(prepare_photo(analyzer, image)).save(folder / safe_part(f"{index + 1:02d}-{stem}.png"))
+def _explained(analyzer: FaceAnalyzer, image: Image.Image, choice: FaceChoice, found: PhotoLook) -> Image.Image:
+    """What was found in a photo, or the photo and why it was refused."""
+    if found.verdict != "refused":
+        return debug_picture(prepare_photo(analyzer, image, face=choice))
+    try:
+        upright = upright_rgb(image).image
+    except FaceError:
+        # Too small or without colours: its refusal says so, and there is nothing to look at.
+        return refusal_picture(Image.new("RGB", image.size), found.code, found.reason)
+    seen = find_faces(analyzer, np.asarray(upright, dtype=np.uint8))
+    return refusal_picture(upright, found.code, found.reason, seen)

@@ -34,14 +34,18 @@ def check(
         str | None,
         typer.Option("--faces", help="opencv or insightface:<folder>; default: what the profile says."),
     ] = None,
-    debug_dir: Annotated[
-        Path | None, typer.Option("--debug-dir", help="Save a picture for each photo that shows what was found.")
+    debug: Annotated[
+        Path | None,
+        typer.Option(
+            "--debug", "--debug-dir", metavar="DIR", help="Save a picture for each photo that shows what was found."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the face in every photo, as a worker will. Exit code 1 if somebody has no usable photo.
 
-    A manifest is checked whole first. Needs `pip install 'hyperlora-portraits[worker]'`, but no model weights.
+    A manifest is checked whole first; people made of others have no photos of their own and are left out.
+    Needs `pip install 'hyperlora-portraits[worker]'`, but no model weights.
     """
     need_worker_extra("`portraits check`")
     settings = load_settings()
@@ -53,7 +57,7 @@ def check(
         profile, people = _people(paths, job, prompts, settings, opened)
         analyzer = load_analyzer(faces or _faces_of(profile, settings))
         for person in people:
-            looks.append(look(analyzer, person, settings, debug_folder=debug_dir))
+            looks.append(look(analyzer, person, settings, debug_folder=debug))
             if not as_json:
                 _tell(looks[-1])
     unusable = [one.identity for one in looks if not one.usable]
@@ -62,7 +66,7 @@ def check(
         print_json({"analyzer": analyzer.name, "people": told, "unusable": unusable})
     else:
         say(f"{len(looks) - len(unusable)} of {len(looks)} people can be drawn, says {analyzer.name}")
-    if unusable or not looks:
+    if unusable:
         raise typer.Exit(Exit.PROBLEM)
 
 
@@ -78,8 +82,13 @@ def _people(
     manifest = opened.enter_context(open_manifest(paths[0], settings=settings, job_file=job, prompts_file=prompts))
     manifest.check()
     return manifest.job.profile, (
-        PersonPhotos(person.external_id, [(photo.source, manifest.read_photo(photo)) for photo in person.photos])
+        PersonPhotos(
+            person.external_id,
+            [(photo.source, manifest.read_photo(photo)) for photo in person.photos],
+            faces=person.faces,
+        )
         for person in manifest.people()
+        if person.photos
     )
 
 

@@ -117,9 +117,9 @@ def test_check_finds_faces_as_a_worker_will(cli: CliWorld) -> None:
     ]
 
     # When it is checked
-    answer = cli.json("check", cli.manifest(identities=people), "--debug-dir", "seen", exit_code=1)
+    answer = cli.json("check", cli.manifest(identities=people), "--debug", "seen", exit_code=1)
 
-    # Then each photo has its verdict, each person an answer, and each face a picture
+    # Then each photo has its verdict, each person an answer, and each photo a picture
     assert set(answer) == {"analyzer", "people", "unusable"}
     assert answer["unusable"] == ["nobody"]
     ada, nobody, omar = answer["people"]
@@ -131,8 +131,47 @@ def test_check_finds_faces_as_a_worker_will(cli: CliWorld) -> None:
     assert [one["verdict"] == "refused" for one in omar["photos"]] == [True, False]
     assert sorted(str(path) for path in Path("seen").rglob("*.png")) == [
         "seen/ada/01-ada-1.png",
+        "seen/nobody/01-wall.png",
+        "seen/omar/01-wall.png",
         "seen/omar/02-omar-1.png",
     ]
+
+
+def test_check_looks_at_the_face_that_the_manifest_names(cli: CliWorld) -> None:
+    # Given a photo of two people: on the right half the clearer, on the left half the smaller one
+    pair = Image.new("RGB", (1024, 512), "white")
+    pair.paste(Image.open(EXAMPLES / "photos" / "ada-1.jpg").resize((256, 256)), (0, 128))
+    pair.paste(Image.open(EXAMPLES / "photos" / "omar-1.jpg"), (512, 0))
+    pair.save(cli.folder / "pair.png")
+    people = [
+        {"id": "any", "photos": ["pair.png"]},
+        {"id": "left", "photos": [{"file": "pair.png", "face": 0}]},
+        {"id": "largest", "photos": [{"file": "pair.png", "face": "largest"}]},
+        {"id": "third", "photos": [{"file": "pair.png", "face": 2}]},
+        {"id": "both", "identity": {"mix": {"left": 0.5, "largest": 0.5}}},
+    ]
+
+    # When it is checked
+    answer = cli.json("check", cli.manifest(identities=people), "--debug", "seen", exit_code=1)
+
+    # Then who is made of others is left out, and a number that nobody has is refused, saying who there is
+    assert [one["identity"] for one in answer["people"]] == ["any", "left", "largest", "third"]
+    assert answer["unusable"] == ["third"]
+    looks = {one["identity"]: one["photos"][0] for one in answer["people"]}
+    assert looks["third"]["code"] == "bad_photo" and "the photo shows 2 faces" in looks["third"]["reason"]
+    # And only who did not choose is told that there are several
+    assert [looks[who]["code"] for who in ("any", "left", "largest")] == ["several_faces", None, None]
+    # And each debug picture is of the chosen face, the refused one's too
+    shown = {path.parent.name: path.read_bytes() for path in Path("seen").rglob("*.png")}
+    assert set(shown) == {"any", "left", "largest", "third"} and len(set(shown.values())) == 4
+
+
+def test_check_has_nothing_against_a_manifest_of_stored_weight_sets(cli: CliWorld) -> None:
+    # Given nobody with photos
+    people = [{"id": "ada", "identity": {"weight_set": "0" * 64}}]
+    # When it is checked, then nobody is looked at, and nobody is unusable
+    answer = cli.json("check", cli.manifest(identities=people), exit_code=0)
+    assert answer["people"] == [] and answer["unusable"] == []
 
 
 def test_check_takes_photos_and_folders(cli: CliWorld) -> None:
