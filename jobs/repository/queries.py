@@ -17,6 +17,8 @@ from sqlalchemy.types import Uuid as UuidType
 from jobs.database import epoch_now
 from jobs.models import Event, Render, Utc, Worker
 
+PAGE = 1_000
+
 _TYPES: dict[str, TypeEngine[Any]] = {
     "job_id": UuidType(),
     "identity_id": UuidType(),
@@ -82,9 +84,9 @@ def renders(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, state: str | N
         statement = select(view).where(view.c.tenant_id == tenant_id, view.c.job_id == job_id, view.c.ordinal > last)
         if state is not None:
             statement = statement.where(view.c.state == state)
-        page = list(tx.execute(statement.order_by(view.c.ordinal).limit(1_000)).mappings())
+        page = list(tx.execute(statement.order_by(view.c.ordinal).limit(PAGE)).mappings())
         yield from page
-        if len(page) < 1_000:
+        if len(page) < PAGE:
             return
         last = page[-1]["ordinal"]
 
@@ -108,9 +110,9 @@ def outputs(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> Iterator[RowMa
             .where(view.c.tenant_id == tenant_id, view.c.job_id == job_id)
             .where(tuple_(Render.ordinal, view.c.name) > tuple_(*last))
         )
-        page = list(tx.execute(statement.order_by(Render.ordinal, view.c.name).limit(1_000)).mappings())
+        page = list(tx.execute(statement.order_by(Render.ordinal, view.c.name).limit(PAGE)).mappings())
         yield from page
-        if len(page) < 1_000:
+        if len(page) < PAGE:
             return
         last = page[-1]["ordinal"], page[-1]["name"]
 

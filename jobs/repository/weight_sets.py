@@ -172,12 +172,19 @@ def begin(
             known.append(photo_set)
 
 
-def _insert_or_ignore(tx: Connection, tenant_id: str, fingerprint: str, **values: Any) -> bool:
-    """Add a weight set's row; False when there is one of this fingerprint."""
+def _insert_or_ignore(tx: Connection, tenant_id: str, fingerprint: str, **values: Any) -> uuid.UUID | None:
+    """Add a weight set's row and return its id; None when there is one of this fingerprint."""
     upsert = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
     own = {"tenant_id": tenant_id, "id": new_id(), "fingerprint": fingerprint, "created_at": utcnow()}
-    statement = upsert(WeightSet).values(attempts=0, lease_token=0, **own, **values)
-    return tx.execute(statement.on_conflict_do_nothing(index_elements=["tenant_id", "fingerprint"])).rowcount == 1
+    statement = (
+        upsert(WeightSet)
+        .values(attempts=0, lease_token=0, **own, **values)
+        .on_conflict_do_nothing(index_elements=["tenant_id", "fingerprint"])
+        # Not the row count: PostgreSQL's driver does not tell it here.
+        .returning(WeightSet.id)
+    )
+    added: uuid.UUID | None = tx.execute(statement).scalar_one_or_none()
+    return added
 
 
 def add_refined(
@@ -218,11 +225,10 @@ def add_refined(
         seconds=seconds,
         finished_at=utcnow(),
     )
-    if added:
-        refined = find(tx, tenant_id, fingerprint)
-        row = {"tenant_id": tenant_id, "weight_set_id": refined.id if refined else None, "position": 0, "weight": 1.0}
+    if added is not None:
+        row = {"tenant_id": tenant_id, "weight_set_id": added, "position": 0, "weight": 1.0}
         tx.execute(insert(WeightSetSource).values(source_weight_set_id=came_from.id, **row))
-    return added
+    return added is not None
 
 
 def claim(
