@@ -29,6 +29,8 @@ class Drawn(Protocol):
     def steps(self) -> int: ...
     @property
     def guidance(self) -> float: ...
+    @property
+    def options(self) -> Mapping[str, Any] | None: ...
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,19 @@ def hours_text(hours: float) -> str:
 
 def estimate(sample: Iterable[Drawn], renders: int, pace: Pace) -> Estimate:
     """What `renders` pictures cost when they are like the sample on average."""
-    works = [picture_tflop(one.width, one.height, one.steps, guided=one.guidance > 1.0) for one in sample]
+    drawn = list(sample)
+    works = [picture_tflop(one.width, one.height, one.steps, guided=one.guidance > 1.0) for one in drawn]
     tflop = sum(works) / len(works) * renders if works else 0.0
     told = pace.explanation
     if works and len(works) < renders:
         told += f"; from the first {len(works)} of {renders} pictures"
+    most = max((_attempts(one) for one in drawn), default=1)
+    if most > 1:
+        told += f"; each picture counted once, though some may be drawn under up to {most} seeds"
     return Estimate(tflop, tflop * pace.seconds_per_tflop / 3600, pace.basis, told)
+
+
+def _attempts(one: Drawn) -> int:
+    """Under how many seeds a picture may be drawn."""
+    gate = (one.options or {}).get("gate")
+    return int(gate["attempts"]) if gate else 1
