@@ -80,7 +80,9 @@ class ControlNet:
         except (OSError, ValueError, RuntimeError) as error:
             raise ControlMismatch(f"{folder} cannot be loaded as a ControlNet in safetensors: {error}") from error
         files = {file.name: file for file in (folder / "config.json", *_weight_files(folder, variant))}
-        return cls(model.to(device, dtype), str(folder_or_hub_id), lambda: files_fingerprint(files))
+        # Older diffusers call the loading option differently and then load float32.
+        model = model.to(device) if model.dtype == dtype else model.to(device, dtype)
+        return cls(model, str(folder_or_hub_id), lambda: files_fingerprint(files))
 
     @cached_property
     def fingerprint(self) -> str:

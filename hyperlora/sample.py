@@ -79,6 +79,8 @@ def check_samples(samples: Sequence[Sample], *, width: int, height: int, control
             )
         if sample.mask is not None and sample.mask.mode != "L":
             raise InvalidRequest(f"a mask must be a picture of mode L, found {sample.mask.mode}; use mask.convert('L')")
+        if sample.mask is not None and sample.mask.getbbox() is None:
+            raise InvalidRequest("a mask is white where the picture is drawn again, found one black everywhere")
         _check_sizes(sample, (width, height))
     if len({sample.guided for sample in samples}) > 1:
         raise InvalidRequest(

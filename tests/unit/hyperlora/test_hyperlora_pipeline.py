@@ -159,7 +159,7 @@ def test_what_cannot_be_drawn_is_refused(pipeline: PortraitPipeline, changes: di
 
 
 def test_an_unknown_scheduler_lists_the_known(pipeline: PortraitPipeline) -> None:
-    with pytest.raises(UnknownScheduler, match="unknown scheduler 'ddim', known: dpmpp_2m_karras, euler, euler_trailing"):
+    with pytest.raises(UnknownScheduler, match="unknown scheduler .ddim., known: dpmpp_2m_karras, euler"):
         draw(pipeline, SAMPLES[0], scheduler="ddim")
 
 
