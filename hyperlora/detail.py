@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from hyperlora.errors import InvalidRequest
@@ -25,6 +24,13 @@ SIDE_SHARE = 0.875
 BOX_GROWTH = 1.25
 # For redrawing only the face: the polygon from brow to chin, with some skin around it to blend into.
 POLYGON_GROWTH = 1.3
+# Pixels; in a smaller patch there is no room for an edge that fades.
+SMALLEST_PATCH = 16
+# Radius of the corners of what is laid over, in shorter sides of the grown box; the detector's box stays inside.
+CORNER_SHARE = 0.25
+# The normal distribution function, from which soft edges are read.
+_DEVIATIONS = np.linspace(-4.0, 4.0, 801)
+_NORMAL = np.array([0.5 * (1.0 + math.erf(float(value) / math.sqrt(2.0))) for value in _DEVIATIONS])
 
 
 @dataclass(frozen=True)
@@ -93,54 +99,77 @@ class FacePatch:
 def face_patch(picture_size: tuple[int, int], face: Face, *, scale: float = 2.0, feather: float = 5.0) -> FacePatch:
     """The square of `scale` box sides around a face, pushed inside the picture, and smaller only where it has no room.
 
-    The mask is white over the face's box grown by a quarter and falls to zero before the square's edge, except where
-    that is the picture's edge too. The feather of a face of few pixels is smaller, so that its middle stays white.
+    The mask is white over the face's box grown by a quarter, its corners rounded, and falls to zero before the square's
+    edge, except where that is the picture's edge too. The feather of a face of few pixels is smaller, so that its
+    middle stays white.
 
     Raises
     ------
     InvalidRequest
-        The face lies outside the picture.
+        The face lies outside the picture, its box is none, or `scale` or `feather` leaves no room to fade.
     """
+    if not (BOX_GROWTH < scale < math.inf and 0 <= feather < math.inf):
+        raise InvalidRequest(f"wanted scale > {BOX_GROWTH} and feather >= 0, found scale {scale} and feather {feather}")
     width, height = picture_size
     left, top, right, bottom = (float(v) for v in face.box_xyxy)
-    if not (right > 0 and bottom > 0 and left < width and top < height and right > left and bottom > top):
-        raise InvalidRequest(f"the face at {left:.0f}, {top:.0f} lies outside the picture of {width} x {height} pixels")
+    seen = min(right, width) > max(left, 0.0) and min(bottom, height) > max(top, 0.0)
+    if not (seen and np.isfinite(face.box_xyxy).all()):
+        raise InvalidRequest(
+            f"wanted a face inside the picture of {width} x {height} pixels, found a box from ({left:.0f}, {top:.0f}) "
+            f"to ({right:.0f}, {bottom:.0f})"
+        )
     longer = max(right - left, bottom - top)
-    side = max(1, min(round(scale * longer), width, height))
+    side = min(max(round(scale * longer), SMALLEST_PATCH), width, height)
     x = min(max(round((left + right - side) / 2), 0), width - side)
     y = min(max(round((top + bottom - side) / 2), 0), height - side)
     # Four radii from the edge of the grown box a blur has died away; a patch of twice the box has that room.
     radius = min(feather, longer * (scale - BOX_GROWTH) / 8, side / 16)
-    column_W = _soft_bar((left - x, right - x), side, radius, open_ends=(x == 0, x + side == width))
-    row_H = _soft_bar((top - y, bottom - y), side, radius, open_ends=(y == 0, y + side == height))
-    mask_HW = np.rint(255.0 * row_H[:, None] * column_W[None, :]).astype(np.uint8)
-    return FacePatch((x, y, x + side, y + side), Image.fromarray(mask_HW))
+    columns = _span(left - x, right - x, side, radius, open_ends=(x == 0, x + side == width))
+    rows = _span(top - y, bottom - y, side, radius, open_ends=(y == 0, y + side == height))
+    rounding = CORNER_SHARE * BOX_GROWTH * min(right - left, bottom - top)
+    return FacePatch((x, y, x + side, y + side), _soft_box(columns, rows, side, rounding, radius))
 
 
-def _soft_bar(
-    span: tuple[float, float], side: int, radius: float, *, open_ends: tuple[bool, bool]
-) -> npt.NDArray[np.float64]:
-    """(side,) 1 over the span grown by a quarter, falling to 0 at both ends by a Gaussian of this radius.
+def _span(low: float, high: float, side: int, radius: float, *, open_ends: tuple[bool, bool]) -> tuple[float, float]:
+    """From where to where the mask is white along one axis of a patch: the box's span grown by a quarter.
 
-    An open end is the picture's own edge: nothing lies beyond it, so the bar may stay 1 there. At a closed end, where
-    the patch meets the rest of the picture, it keeps so far away that the last pixel is 0.
+    An open end is the picture's own edge: nothing lies beyond it, so what reaches it goes on far outside. At a closed
+    end, where the patch meets the rest of the picture, the span keeps so far away that the last pixel is 0.
     """
-    grown = BOX_GROWTH * (span[1] - span[0]) / 2
-    middle = (span[0] + span[1]) / 2
+    growth = (BOX_GROWTH - 1) / 2 * (high - low)
     room = min(4.0 * radius + 1.0, side / 4)
-    low = middle - grown if open_ends[0] else max(middle - grown, room)
-    high = middle + grown if open_ends[1] else min(middle + grown, side - room)
-    places_S = np.arange(side) + 0.5
-    rise_S = np.ones(side) if open_ends[0] and low <= 0 else _edge(places_S - low, radius)
-    fall_S = np.ones(side) if open_ends[1] and high >= side else _edge(high - places_S, radius)
-    return rise_S * fall_S
+    start, end = low - growth, high + growth
+    if not open_ends[0]:
+        start = max(start, room)
+    elif start <= 0:
+        start = -2.0 * side
+    if not open_ends[1]:
+        end = min(end, side - room)
+    elif end >= side:
+        end = 3.0 * side
+    return start, end
 
 
-def _edge(distance_S: npt.NDArray[np.float64], radius: float) -> npt.NDArray[np.float64]:
-    """A hard edge blurred by a Gaussian: the normal distribution function of the distances in pixels."""
-    if radius <= 0:
-        return (distance_S > 0).astype(np.float64)
-    return np.array([0.5 * (1.0 + math.erf(float(each) / (radius * math.sqrt(2.0)))) for each in distance_S])
+def _soft_box(
+    columns: tuple[float, float], rows: tuple[float, float], side: int, rounding: float, radius: float
+) -> Image.Image:
+    """A mask of side x side pixels, white in a box with rounded corners, its edge softened by a Gaussian of `radius`.
+
+    The value is the normal distribution function of the distance to the edge, which is that of a straight edge after a
+    Gaussian blur. Corners are round because a square's show on plain backgrounds.
+    """
+    half_2 = np.array([columns[1] - columns[0], rows[1] - rows[0]]) / 2
+    middle_2 = np.array([columns[0] + columns[1], rows[0] + rows[1]]) / 2
+    rounding = min(rounding, float(half_2.min()))
+    centres_S = np.arange(side) + 0.5
+    # Signed distance to a rounded box: beyond the inner box of the corners' centres, less the corners' radius.
+    beyond_x_W = np.abs(centres_S - middle_2[0])[None, :] - (half_2[0] - rounding)
+    beyond_y_H = np.abs(centres_S - middle_2[1])[:, None] - (half_2[1] - rounding)
+    outside_HW = np.hypot(np.maximum(beyond_x_W, 0.0), np.maximum(beyond_y_H, 0.0))
+    inside_HW = np.minimum(np.maximum(beyond_x_W, beyond_y_H), 0.0)
+    depth_HW = rounding - outside_HW - inside_HW
+    share_HW = np.interp(depth_HW / max(radius, 1e-6), _DEVIATIONS, _NORMAL)
+    return Image.fromarray(np.rint(255.0 * share_HW).astype(np.uint8))
 
 
 def cut(picture: Image.Image, patch: FacePatch, side: int) -> Image.Image:

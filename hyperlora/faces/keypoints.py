@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
+from hyperlora.errors import InvalidRequest
 from hyperlora.faces.choice import FaceChoice, choose_face
 from hyperlora.faces.photo import upright_rgb
 from hyperlora.faces.prepare import SURE_SCORE, embed_closely, upright_search
@@ -24,7 +25,17 @@ DIMMED = 0.6
 
 
 def keypoint_picture(points_5_2: FloatArray, size: tuple[int, int]) -> Image.Image:
-    """The picture of `size` (width, height) pixels for five points (x, y) in its own coordinates."""
+    """The picture of `size` (width, height) pixels for five points (x, y) in its own coordinates.
+
+    Raises
+    ------
+    InvalidRequest
+        Not five points, or points that are not finite numbers.
+    """
+    if np.shape(points_5_2) != (5, 2) or not np.isfinite(points_5_2).all():
+        raise InvalidRequest(
+            f"a key-point picture needs five finite points (x, y), found shape {np.shape(points_5_2)}: {points_5_2}"
+        )
     unit = min(1.0, max(size) / TRAINED_SIDE)
     points = [(float(x), float(y)) for x, y in points_5_2]
     picture = Image.new("RGB", size)
@@ -55,8 +66,8 @@ def keypoints_for(
 ) -> Image.Image:
     """The key points of a face of the photo, as it stands in the upright photo when that is fitted to `size`.
 
-    The photo is cut to the picture's shape so that the face's box stays inside, as near to the middle of the photo as
-    that allows.
+    The photo is cut to the picture's shape as near to its middle as the face allows, whose box always stays whole: for
+    a face that fills a photo of another shape more is taken than the photo holds.
 
     Parameters
     ----------
@@ -83,14 +94,16 @@ def keypoints_for(
     if chosen.score < SURE_SCORE:
         embed_closely(analyzer, upright, chosen)
     scale = max(size[0] / upright.width, size[1] / upright.height)
-    left = _offset(upright.width, size[0] / scale, float(chosen.box_xyxy[0]), float(chosen.box_xyxy[2]))
-    top = _offset(upright.height, size[1] / scale, float(chosen.box_xyxy[1]), float(chosen.box_xyxy[3]))
-    placed_5_2 = (chosen.points_5_2 - np.array([left, top], dtype=np.float32)) * np.float32(scale)
+    scale = min(scale, size[0] / chosen.width, size[1] / chosen.height)
+    low_x, low_y, high_x, high_y = (float(value) for value in chosen.box_xyxy)
+    corner = (
+        _offset(upright.width, size[0] / scale, low_x, high_x),
+        _offset(upright.height, size[1] / scale, low_y, high_y),
+    )
+    placed_5_2 = (chosen.points_5_2 - np.array(corner, dtype=np.float32)) * np.float32(scale)
     return keypoint_picture(placed_5_2.astype(np.float32), size)
 
 
 def _offset(whole: float, kept: float, low: float, high: float) -> float:
-    """Where to cut `kept` of `whole` pixels: centred, but moved so that low to high stays inside."""
-    fits = high - low <= kept
-    start = min(max((whole - kept) / 2, high - kept), low) if fits else (low + high - kept) / 2
-    return min(max(start, 0.0), whole - kept)
+    """Where to cut `kept` of `whole` pixels: centred, but moved so that low to high, which fit, stay inside."""
+    return min(max((whole - kept) / 2, high - kept), low)
