@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from full_size import anonymous_bytes, released_network, watched
 from safetensors import safe_open
 
-from hyperlora import HyperLoRA, HyperLoRAConfig
+from hyperlora import HyperLoRA
 
 
 @pytest.mark.large
-def test_a_full_size_checkpoint_goes_to_disk_and_back_and_emits_a_lora(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_full_size_checkpoint_goes_to_disk_and_back_and_emits_a_lora(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Given a network of the released sizes in half precision (3.1 GB), its numbers cheap to make
-    with torch.device("meta"):
-        network = HyperLoRA(HyperLoRAConfig.sdxl())
-    network = network.to(torch.float16).to_empty(device="cpu").requires_grad_(False)
-    for index, parameter in enumerate(network.parameters()):
-        pattern = torch.randn(4096 + index, generator=torch.Generator().manual_seed(index)).half() * 0.02
-        flat = parameter.view(-1)
-        flat.copy_(pattern.repeat(-(-flat.numel() // pattern.numel()))[: flat.numel()])
-    network.save_pretrained(tmp_path)
+    network = released_network(torch.float16)
+    with watched() as saving:
+        network.save_pretrained(tmp_path)
     # Then the file has the released tensors
     with safe_open(tmp_path / "hyper_lora_modules.safetensors", framework="pt") as opened:
         assert len(opened.keys()) == 1120
@@ -32,14 +32,21 @@ def test_a_full_size_checkpoint_goes_to_disk_and_back_and_emits_a_lora(tmp_path:
     fingerprint = network.fingerprint
     del network
     # When it is loaded again
-    loaded = HyperLoRA.from_pretrained(tmp_path, dtype=torch.float16)
-    lora = loaded.generate(*conditions)
-    # Then the LoRA is the same and has the released size
+    before = anonymous_bytes()
+    with watched() as loading:
+        loaded = HyperLoRA.from_pretrained(tmp_path, dtype=torch.float16)
+    with watched() as generating:
+        lora = loaded.generate(*conditions)
+    # Then there was never a second copy of the 3.14 GB in memory
+    assert 2.9e9 < loading.peak_bytes - before < 3.5e9
+    # And the LoRA is the same and has the released size
     assert loaded.fingerprint == fingerprint
     assert lora.equals(expected)
     assert sum(layer.down.numel() + layer.up.numel() for layer in lora.layers.values()) == 11_612_160
     assert {(layer.rank, layer.alpha) for layer in lora.layers.values()} == {(8, 4.0)}
     assert lora.non_finite_layer is None
+    with capsys.disabled():
+        print(f"\nfull size, float16: save {saving}; load {loading}; fingerprint and LoRA {generating}")
     # pytest keeps the folders of the last runs; three gigabytes each are too much for that.
     for file in tmp_path.glob("*.safetensors"):
         file.unlink()
