@@ -28,6 +28,8 @@ DARK_MEAN, BRIGHT_MEAN = 40.0, 225.0
 CUT_SHARE = 0.10
 # Place of the nose tip between the eyes, 0 at the left one and 1 at the right one; beyond it the head is turned far.
 TURNED_NOSE = (0.15, 0.85)
+# Degrees between the line of the eyes and the horizontal. Networks are shown the photo as it stands, not set straight.
+TILT_DEGREES = 30.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,13 @@ def _size_and_place(image: Image.Image, face: Face, search: Search, turn: int) -
         out.append(
             Finding("turned_photo", f"the photo lay on its side or upside down and was turned by {turn} degrees")
         )
+    tilt = _tilt(face)
+    if abs(tilt) > TILT_DEGREES:
+        out.append(
+            Finding(
+                "tilted_face", f"the head is tilted by about {abs(tilt):.0f} degrees; turn the photo until it stands"
+            )
+        )
     if not TURNED_NOSE[0] <= _nose_place(face) <= TURNED_NOSE[1]:
         out.append(
             Finding("turned_face", "the head is turned far to one side; a frontal photo gives a better likeness")
@@ -155,6 +164,12 @@ def share_outside(size: tuple[int, int], face: Face) -> float:
     y_H = low_2[1] + np.arange(mask_HW.shape[0]) * step
     inside_HW = ((y_H >= 0) & (y_H <= size[1]))[:, None] & ((x_W >= 0) & (x_W <= size[0]))[None, :]
     return 1.0 - float((mask_HW * inside_HW).sum()) / max(1.0, float(mask_HW.sum()))
+
+
+def _tilt(face: Face) -> float:
+    """Degrees by which the line from eye to eye falls to the right."""
+    across_2 = face.points_5_2[1] - face.points_5_2[0]
+    return float(np.degrees(np.arctan2(across_2[1], across_2[0])))
 
 
 def _nose_place(face: Face) -> float:

@@ -88,8 +88,7 @@ def test_prepare_photo_takes_the_face_that_is_meant(
         np.asarray(each.clip_image.resize((64, 64))).astype(int)
         for each in (by_number[1], by_number[0], astronaut_conditions)
     )
-    assert np.abs(seen - expected).mean() < 5
-    assert np.abs(other - expected).mean() > 15
+    assert 2 * np.abs(seen - expected).mean() < np.abs(other - expected).mean()
     # And the words pick the same two
     largest, clearest = (prepare_photo(analyzer, group, face=word) for word in ("largest", "clearest"))  # type: ignore[arg-type]
     assert np.array_equal(largest.face.box_xyxy, by_number[0].face.box_xyxy)
