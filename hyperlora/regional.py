@@ -113,7 +113,7 @@ def _grids(masks: Sequence[Image.Image], latent_size: tuple[int, int], unet: Any
     """The masks averaged over each cell of each resolution that the UNet has; key is the number of tokens."""
     grids: dict[int, _Grid] = {}
     height, width = latent_size
-    pixels = [torch.from_numpy(np.asarray(mask, dtype=np.uint8)).float().div(255)[None, None] for mask in masks]
+    pixels = [torch.from_numpy(np.array(mask, dtype=np.uint8)).float().div(255)[None, None] for mask in masks]
     for _ in unet.config.block_out_channels:
         weights_NG = torch.stack([F.adaptive_avg_pool2d(each, (height, width)).flatten() for each in pixels], dim=1)
         weights_NG = weights_NG / weights_NG.sum(dim=1, keepdim=True).clamp(min=1)
