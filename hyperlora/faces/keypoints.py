@@ -9,19 +9,23 @@ shrink in proportion.
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageDraw
+import numpy.typing as npt
+from PIL import Image
 
 from hyperlora.errors import InvalidRequest
 from hyperlora.faces.choice import FaceChoice, choose_face
 from hyperlora.faces.photo import upright_rgb
 from hyperlora.faces.prepare import SURE_SCORE, embed_closely, upright_search
-from hyperlora.faces.types import FaceAnalyzer, FloatArray
+from hyperlora.faces.types import FaceAnalyzer, FloatArray, RGBArray
 
 # Left eye, right eye, nose, left and right mouth corner (left and right of the picture).
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
 NOSE = 2
-LIMB_RADIUS, DISC_RADIUS, TRAINED_SIDE = 4.0, 10.0, 1024.0
+# Four pixels to either side of the middle one: outlines that are filled the usual way contain their edge.
+LIMB_RADIUS, DISC_RADIUS, TRAINED_SIDE = 4.5, 10.0, 1024.0
 DIMMED = 0.6
+# What is thinner falls between the pixels.
+THINNEST = 1.0
 
 
 def keypoint_picture(points_5_2: FloatArray, size: tuple[int, int]) -> Image.Image:
@@ -37,28 +41,39 @@ def keypoint_picture(points_5_2: FloatArray, size: tuple[int, int]) -> Image.Ima
             f"a key-point picture needs five finite points (x, y), found shape {np.shape(points_5_2)}: {points_5_2}"
         )
     unit = min(1.0, max(size) / TRAINED_SIDE)
-    points = [(float(x), float(y)) for x, y in points_5_2]
-    picture = Image.new("RGB", size)
-    pen = ImageDraw.Draw(picture)
-    for number, (x, y) in enumerate(points):
-        if number != NOSE:
-            colour = tuple(round(DIMMED * channel) for channel in COLOURS[number])
-            pen.polygon(_ellipse((x, y), points[NOSE], LIMB_RADIUS * unit), fill=colour)
-    radius = max(0.5, DISC_RADIUS * unit)
-    for (x, y), colour in zip(points, COLOURS, strict=True):
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-    return picture
+    width, height = size
+    x_1W, y_H1 = np.arange(width)[None, :].astype(np.float64), np.arange(height)[:, None].astype(np.float64)
+    points_52 = np.asarray(points_5_2, dtype=np.float64)
+    pixels_HW3: RGBArray = np.zeros((height, width, 3), dtype=np.uint8)
+    for point_2, colour in zip(points_52, COLOURS, strict=True):
+        limb_HW = _in_limb(x_1W, y_H1, point_2, points_52[NOSE], max(THINNEST, LIMB_RADIUS * unit))
+        pixels_HW3[limb_HW] = [round(DIMMED * channel) for channel in colour]
+    radius = max(THINNEST, DISC_RADIUS * unit)
+    for (x, y), colour in zip(points_52, COLOURS, strict=True):
+        pixels_HW3[(x_1W - x) ** 2 + (y_H1 - y) ** 2 <= radius**2] = colour
+    return Image.fromarray(pixels_HW3)
 
 
-def _ellipse(a: tuple[float, float], b: tuple[float, float], radius: float) -> list[tuple[float, float]]:
-    """The outline of the ellipse that has the way from a to b as its long axis and is `radius` thin."""
-    along_2 = (np.array(b) - np.array(a)) / 2
-    length = float(np.linalg.norm(along_2)) or 1.0
-    across_2 = np.array([-along_2[1], along_2[0]]) / length * max(0.5, radius)
-    middle_2 = (np.array(a) + np.array(b)) / 2
-    angle_A = np.linspace(0, 2 * np.pi, 73)
-    outline_A2 = middle_2 + np.cos(angle_A)[:, None] * along_2 + np.sin(angle_A)[:, None] * across_2
-    return [(float(x), float(y)) for x, y in outline_A2]
+def _in_limb(
+    x_1W: npt.NDArray[np.float64],
+    y_H1: npt.NDArray[np.float64],
+    from_2: npt.NDArray[np.float64],
+    to_2: npt.NDArray[np.float64],
+    radius: float,
+) -> npt.NDArray[np.bool_]:
+    """(H, W) pixels of the ellipse whose long axis is the way between two points, and whose short half axis `radius`.
+
+    None for two points in one place, such as the nose and itself.
+    """
+    half_2 = (to_2 - from_2) / 2
+    length = float(np.hypot(*half_2))
+    if length == 0:
+        return np.zeros((y_H1.shape[0], x_1W.shape[1]), dtype=np.bool_)
+    x_1W, y_H1 = x_1W - (from_2[0] + to_2[0]) / 2, y_H1 - (from_2[1] + to_2[1]) / 2
+    along_HW = (x_1W * half_2[0] + y_H1 * half_2[1]) / length
+    across_HW = (y_H1 * half_2[0] - x_1W * half_2[1]) / length
+    inside_HW: npt.NDArray[np.bool_] = (along_HW / length) ** 2 + (across_HW / radius) ** 2 <= 1.0
+    return inside_HW
 
 
 def keypoints_for(
