@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from hyperlora.batches import draw_all
+from hyperlora.batches import draw_all, paired
 from hyperlora.components import SDXLComponents
 from hyperlora.control import Control, make_inputs
 from hyperlora.detail import DetailPass
@@ -26,18 +26,10 @@ from hyperlora.prompts import PromptEncoder, with_trigger_words
 from hyperlora.regional import Region, check_regions, regional_attention
 from hyperlora.regional_text import RegionText, region_text
 from hyperlora.sample import Drawing, Sample, check_chunks, check_samples, check_setting
-from hyperlora.sampling import (
-    Conditioning,
-    StepCallback,
-    decode,
-    denoise,
-    draw_noise,
-    make_conditioning,
-    make_generators,
-)
+from hyperlora.sampling import StepCallback, decode, denoise, draw_noise, make_conditioning, make_generators
 from hyperlora.schedulers import DEFAULT_SCHEDULER, make_scheduler, set_timesteps
 from hyperlora.start import lay_over, make_start
-from hyperlora.texts import SampleTexts, TextPair
+from hyperlora.texts import SampleTexts, TextPair, with_region_words
 
 __all__ = ["Drawing", "PortraitPipeline", "Sample"]
 
@@ -194,24 +186,31 @@ class PortraitPipeline:
         seconds: dict[str, float] = {}
         unet = self.components.unet
         # 1. Refuse what cannot be drawn.
-        self._check(samples, width, height, steps, strength, controls, regions)
+        check_setting(samples, width=width, height=height, size_step=self.size_step, steps=steps, strength=strength)
+        check_samples(samples, width=width, height=height, controls=len(controls))
+        check_chunks(samples, self.prompt_chunks)
+        for control in controls:
+            control.net.require_fit(unet, self.size_step)
+        check_regions(regions, self.merger.shapes)
         sampler = make_scheduler(scheduler, self.components.scheduler_config)
         timesteps = set_timesteps(sampler, steps, self.device, strength)
         # 2. Texts into embeddings.
         with self._timed("encode_prompt", seconds):
-            conditioning = self._encode(samples, width, height)
+            conditioning = make_conditioning(
+                self._embed(samples),
+                [sample.guidance for sample in samples],
+                width=width,
+                height=height,
+                device=self.device,
+                dtype=unet.dtype,
+            )
             words = [self._words(samples, region) for region in regions]
         # 3. Given pictures into latents.
         start = None
         if samples[0].image is not None:
             with self._timed("encode_image", seconds):
-                start = make_start(
-                    self.components.vae,
-                    samples,
-                    size_step=self.size_step,
-                    device=self.device,
-                    at_once=self.decode_at_once,
-                )
+                vae, at_once = self.components.vae, self.decode_at_once
+                start = make_start(vae, samples, at_once=at_once, size_step=self.size_step, device=self.device)
         with self._timed("denoise", seconds):
             # 4. Noise, each sample from its own seed.
             generators = make_generators([sample.seed for sample in samples])
@@ -219,18 +218,20 @@ class PortraitPipeline:
             noise = draw_noise(generators, unet.config.in_channels, *latent_size).to(self.device)
             inputs = make_inputs(controls, [sample.control for sample in samples], guided=samples[0].guided)
             # 5. Noise into latents.
+            begin = (
+                noise * sampler.init_noise_sigma if start is None else start.begin(sampler, noise, timesteps, strength)
+            )
+            keep = None if start is None else start.keeper(sampler, noise)
             with regional_attention(unet, regions, words, latent_size=latent_size):
                 latents = denoise(
                     unet,
                     sampler,
                     timesteps,
-                    noise * sampler.init_noise_sigma
-                    if start is None
-                    else start.begin(sampler, noise, timesteps, strength),
+                    begin,
                     conditioning,
                     generators=generators,
                     controls=inputs,
-                    keep=None if start is None else start.keeper(sampler, noise),
+                    keep=keep,
                     on_step=on_step,
                 )
         # 6. Latents into pictures.
@@ -282,7 +283,7 @@ class PortraitPipeline:
             steps = preset.steps if preset else DEFAULT_STEPS
         scheduler = scheduler or (preset.scheduler if preset else DEFAULT_SCHEDULER)
         common = Sample("", 0, negative_prompt, guidance, trigger_words, weighted, image, mask, tuple(control))
-        samples = [replace(common, prompt=text, seed=seed) for text, seed in _pairs(prompts, seeds, batch_size)]
+        samples = [replace(common, prompt=text, seed=seed) for text, seed in paired(prompts, seeds)]
         self.apply(loras)
         images = draw_all(
             self,
@@ -303,44 +304,14 @@ class PortraitPipeline:
             self, images, samples, detail, analyzer, scheduler=scheduler, regions=regions, batch_size=batch_size
         )
 
-    def _check(
-        self,
-        samples: Sequence[Sample],
-        width: int,
-        height: int,
-        steps: int,
-        strength: float,
-        controls: Sequence[Control],
-        regions: Sequence[Region],
-    ) -> None:
-        check_setting(samples, width=width, height=height, size_step=self.size_step, steps=steps, strength=strength)
-        check_samples(samples, width=width, height=height, controls=len(controls))
-        check_chunks(samples, self.prompt_chunks)
-        for control in controls:
-            control.net.require_fit(self.components.unet, self.size_step)
-        check_regions(regions, self.merger.shapes)
-
-    def _encode(self, samples: Sequence[Sample], width: int, height: int) -> Conditioning:
-        pairs = [self._texts.embed(sample, self.final_prompt(sample)) for sample in samples]
-        negatives = [pair.negative for pair in pairs if pair.negative is not None]
-        return make_conditioning(
-            [pair.prompt for pair in pairs],
-            negatives or None,
-            [sample.guidance for sample in samples],
-            width=width,
-            height=height,
-            device=self.device,
-            dtype=self.components.unet.dtype,
-        )
+    def _embed(self, samples: Sequence[Sample]) -> list[TextPair]:
+        return [self._texts.embed(sample, self.final_prompt(sample)) for sample in samples]
 
     def _words(self, samples: Sequence[Sample], region: Region) -> RegionText | None:
         """The samples' prompts with the region's words, None where it has none."""
         if not region.prompt.strip():
             return None
-        pairs: list[TextPair] = []
-        for sample in samples:
-            prompt = f"{sample.prompt}, {region.prompt}" if sample.prompt.strip() else region.prompt
-            pairs.append(self._texts.embed(sample, self.final_prompt(replace(sample, prompt=prompt))))
+        pairs = self._embed([with_region_words(sample, region.prompt) for sample in samples])
         return region_text(pairs, device=self.device, dtype=self.components.unet.dtype)
 
     def _is_applied(self, loras: Sequence[tuple[LoRA, float]]) -> bool:
@@ -360,15 +331,3 @@ class PortraitPipeline:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-def _pairs(prompts: str | Sequence[str], seeds: int | Sequence[int], batch_size: int) -> list[tuple[str, int]]:
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    numbers = [seeds] if isinstance(seeds, int) else list(seeds)
-    count = max(len(texts), len(numbers))
-    if not texts or not numbers or len(texts) not in (1, count) or len(numbers) not in (1, count) or batch_size < 1:
-        raise InvalidRequest(
-            f"prompts and seeds are paired, batch_size is at least 1; found {len(texts)} prompts, "
-            f"{len(numbers)} seeds, batch_size {batch_size}"
-        )
-    return list(zip(texts * (count // len(texts)), numbers * (count // len(numbers)), strict=True))

@@ -18,8 +18,8 @@ from PIL import Image
 
 from hyperlora.control import ControlInput, residuals
 from hyperlora.errors import NonFinitePicture
-from hyperlora.prompts import PromptEmbedding
 from hyperlora.schedulers import takes_generator
+from hyperlora.texts import TextPair
 
 StepCallback = Callable[[int, int], None]
 
@@ -48,8 +48,7 @@ def draw_noise(generators: Sequence[torch.Generator], channels: int, height: int
 
 
 def make_conditioning(
-    prompts: Sequence[PromptEmbedding],
-    negatives: Sequence[PromptEmbedding] | None,
+    texts: Sequence[TextPair],
     guidance: Sequence[float],
     *,
     width: int,
@@ -61,14 +60,15 @@ def make_conditioning(
 
     Time ids are SDXL's micro-conditioning: original size, crop corner (0, 0), target size.
     """
-    rows = [*(negatives or ()), *prompts]
+    negatives = [text.negative for text in texts if text.negative is not None]
+    rows = [*negatives, *(text.prompt for text in texts)]
     ids = torch.tensor([height, width, 0, 0, height, width], device=device, dtype=dtype)
     scale_B = torch.tensor(list(guidance), device=device, dtype=torch.float32)
     return Conditioning(
         tokens_BTC=torch.stack([row.tokens_TC for row in rows]).to(device, dtype),
         pooled_BP=torch.stack([row.pooled_P for row in rows]).to(device, dtype),
         time_ids_B6=ids.expand(len(rows), -1),
-        guidance_B111=None if negatives is None else scale_B.view(-1, 1, 1, 1),
+        guidance_B111=scale_B.view(-1, 1, 1, 1) if negatives else None,
     )
 
 

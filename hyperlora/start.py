@@ -67,7 +67,7 @@ class Start:
         return keep
 
 
-def make_start(vae: Any, samples: Sequence[Sample], *, size_step: int, device: torch.device, at_once: int) -> Start:
+def make_start(vae: Any, samples: Sequence[Sample], *, at_once: int, size_step: int, device: torch.device) -> Start:
     """Encode the pictures of samples that all have one; raises `NonFinitePicture` where the VAE overflows."""
     latents_BCHW = encode(vae, [_given(sample) for sample in samples], at_once=at_once).to(device)
     masks = [sample.mask for sample in samples if sample.mask is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hyperlora.prompts import PromptEmbedding, PromptEncoder
 from hyperlora.sample import Sample
@@ -53,3 +53,8 @@ class SampleTexts:
 
     def _reads_negative(self, sample: Sample) -> bool:
         return sample.guided and (bool(sample.negative_prompt) or not self._zeros_for_empty)
+
+
+def with_region_words(sample: Sample, words: str) -> Sample:
+    """The sample with a region's words after its own, behind a comma."""
+    return replace(sample, prompt=f"{sample.prompt}, {words}" if sample.prompt.strip() else words)
