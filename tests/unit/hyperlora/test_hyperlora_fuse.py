@@ -272,6 +272,19 @@ def test_every_layer_of_a_full_size_few_step_lora_has_one_module(full_unet: UNet
     assert paths["output_blocks_8_0_skip_connection"] == "up_blocks.2.resnets.2.conv_shortcut"
 
 
+def test_blocks_of_other_depths_are_numbered_through() -> None:
+    # Given a UNet with one layer in its first block and two in its second, which the way up mirrors
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**{**dict(tiny_unet().config), "layers_per_block": (1, 2)})
+    paths = module_paths(unet)
+    # Then the way up has three resnets and their upsampler, then two resnets
+    assert paths["input_blocks_2_0_op"] == "down_blocks.0.downsamplers.0.conv"
+    assert paths["input_blocks_4_1_proj_in"] == "down_blocks.1.attentions.1.proj_in"
+    assert paths["output_blocks_2_2_conv"] == "up_blocks.0.upsamplers.0.conv"
+    assert paths["output_blocks_4_0_in_layers_2"] == "up_blocks.1.resnets.1.conv1"
+    assert "output_blocks_5_0_in_layers_2" not in paths
+
+
 def test_a_full_size_key_list_fuses_on_the_meta_device(full_unet: UNet2DConditionModel) -> None:
     # Given kohya's keys with the shapes of a LoRA of rank 64, shortcuts as 1 x 1 kernels
     paths = module_paths(full_unet)

@@ -144,6 +144,17 @@ def test_weighted_texts_are_what_compel_makes_of_them(
         assert not torch.allclose(embedding.tokens_TC[:77], encoder.encode(words).tokens_TC, atol=1e-3) or chunks > 1
 
 
+def test_a_long_weighted_text_is_split_where_a_plain_one_is(encoder: PromptEncoder) -> None:
+    # Given sentences that do not end where a chunk does (30 tokens each, and 75 to a chunk)
+    text = f"{'x' * 29} . " * 4 + "fox"
+    # When only the last word is weighted
+    plain, weighted = encoder.encode(text), encoder.encode(f"{text}++", weighted=True)
+    # Then the first chunk is the plain one's and the second differs in the three letters
+    torch.testing.assert_close(weighted.tokens_TC[:CHUNK], plain.tokens_TC[:CHUNK], rtol=0, atol=1e-6)
+    differs = (weighted.tokens_TC - plain.tokens_TC).abs().amax(dim=1) > 1e-3
+    assert differs.nonzero().flatten().tolist() == [CHUNK + 1 + 120 - 75 + letter for letter in range(3)]
+
+
 def test_chunks_are_counted_before_anything_is_encoded(encoder: PromptEncoder) -> None:
     texts = (f"({LONG})1.2", f'("{LONG}", "a fox").blend(1, 1)', f'("{LONG}", "a fox").and()', "(a)1.2" * 80, "")
     counted = [encoder.chunks(text, weighted=True) for text in texts]
