@@ -19,7 +19,7 @@ from jobs.reports import outputs, results
 from jobs.storage import open_storage
 from worker.names import NameTemplate, NameTemplateInvalid, UniqueNames, safe_part, safe_value
 from worker.picture_file import record_of
-from worker.results import WINDOW_BYTES, Outcome, PictureRow, _in_order
+from worker.results import WINDOW_BYTES, Outcome, PictureRow, _in_order, named
 
 
 def _files(folder: Path) -> list[str]:
@@ -352,6 +352,27 @@ def test_names_of_further_files_neither_collide_nor_change_while_a_job_is_drawn(
         {"": "ada-avatar-2", "avatar": "ada-avatar-2-avatar"},
         {"": "ada-2", "avatar": "ada-2-avatar"},
     ]
+
+
+def test_further_files_go_to_their_own_picture() -> None:
+    # Given three pictures, of which the second vanished and the third waits to be drawn again
+    options = {"outputs": [{"name": ""}, {"name": "avatar"}]}
+    known = {"options": options, "state": "done"}
+    rows = [
+        _row(render_id=n, ordinal=n, seed=n, storage_key=key, **known) for n, key in ((0, "a"), (2, "b"), (3, None))
+    ]
+    further = [{"render_id": n, "ordinal": n, "name": "avatar", "media_type": "image/webp"} for n in range(4)]
+
+    # When their files are named
+    found = list(named(rows, UniqueNames(NameTemplate("{seed}")), None, further))
+
+    # Then no picture has another's, and what is not drawn has none
+    assert [(row["file"], row["further_files"]) for row in found] == [
+        ("0.png", ["0-avatar.webp"]),
+        ("2.png", ["2-avatar.webp"]),
+        (None, []),
+    ]
+    assert [one["render_id"] for row in found for one in row["further"]] == [0, 2]
 
 
 def test_a_name_is_taken_whatever_the_format() -> None:

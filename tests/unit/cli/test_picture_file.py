@@ -14,7 +14,6 @@ from PIL import Image
 
 from hyperlora.faces.types import Face
 from worker.picture_file import (
-    JPEG_SEGMENT,
     SAMPLER_NAMES,
     Format,
     PictureTooLarge,
@@ -25,6 +24,7 @@ from worker.picture_file import (
     shape,
 )
 
+JPEG_SEGMENT = 2**16 - 1 - 2  # 16 bits of length, which count themselves
 FORMATS: tuple[Format, ...] = ("png", "jpeg", "webp")
 RECORD: dict[str, Any] = {
     "final_prompt": "fcsks fxhks fhyks, a portrait",
@@ -296,6 +296,9 @@ def test_a_face_crop_has_the_shape_of_the_size_and_is_not_squeezed(
     left, top, right, bottom = place(part)
     assert (right - left) / (bottom - top) == pytest.approx(size[0] / size[1], rel=0.25)
     assert 0 <= left < right <= 804 and 0 <= top < bottom <= 1004
+    # the head's square is in it, or all that the picture has of this shape
+    side = 2.2 * max(box[2] - box[0], box[3] - box[1])
+    assert min(right - left, bottom - top) >= side - 8 or right - left >= 792 or bottom - top >= 992
 
 
 def test_without_a_face_the_middle_is_taken() -> None:
