@@ -71,7 +71,9 @@ class Judge:
         parts = []
         for number, face in enumerate(small):
             patch = face_patch(picture.size, face)
-            parts.append(Part(number, patch, cut(picture, patch, side), cast.member_at(face, picture.size)))
+            member = cast.member_at(face, picture.size)
+            words = cast.roles[member].prompt if member is not None else ""
+            parts.append(Part(number, patch, cut(picture, patch, side), member, words))
         return parts
 
     def _weigh(self, trial: Trial, candidate: Candidate, cast: Cast) -> Judgement:

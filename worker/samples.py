@@ -19,8 +19,9 @@ from worker.trial import Draw
 def text_sample(draw: Draw) -> Sample:
     """The texts, the seed and how they are read; without pictures."""
     render, options = draw.render, draw.trial.options
+    words = draw.part.words if draw.part is not None else ""
     return Sample(
-        prompt=render.prompt,
+        prompt=f"{render.prompt}, {words}" if words else render.prompt,
         negative_prompt=render.negative_prompt,
         seed=draw.seed,
         guidance=render.guidance,

@@ -28,6 +28,7 @@ class Part:
     patch: FacePatch
     start: Image
     member: int | None  # of a picture of several people; None: whoever the picture shows
+    words: str = ""  # what is said of that member
 
 
 @dataclass(frozen=True, eq=False)

@@ -187,10 +187,12 @@ def test_a_small_face_side_by_side_is_redrawn_as_the_person_who_stands_there(wor
     # When it is drawn
     world.shift()
 
-    # Then the detail was drawn with Alan's LoRA merged, and without places
+    # Then the detail was drawn with Alan's LoRA merged and Alan's words, and without places
     assert world.job(job)["done"] == 1
     assert world.renderer.merged == [(), ((mark("alan"), 0.8),)]
-    assert world.renderer.drawn[1][1].places == ()
+    [(_, _), ([sample], setting)] = world.renderer.drawn
+    assert setting.places == ()
+    assert sample.prompt == "a portrait, a man in a suit"
 
 
 def test_a_pinned_weight_set_is_loaded_and_never_generated(world: World) -> None:
