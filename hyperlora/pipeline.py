@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
 from hyperlora.batches import draw_all, paired
 from hyperlora.components import SDXLComponents
-from hyperlora.control import Control, make_inputs
+from hyperlora.control import Control, ControlInput, make_inputs
 from hyperlora.detail import DetailPass
 from hyperlora.detail_draw import redraw_faces
 from hyperlora.errors import InvalidRequest
 from hyperlora.faces.types import FaceAnalyzer
 from hyperlora.lora import LoRA
-from hyperlora.merge import WeightMerger
-from hyperlora.presets import Preset
+from hyperlora.merged_model import MergedModel
 from hyperlora.prompts import PromptEncoder, with_trigger_words
 from hyperlora.regional import Region, check_regions, regional_attention
 from hyperlora.regional_text import RegionText, region_text
 from hyperlora.sample import Drawing, Sample, check_chunks, check_samples, check_setting
-from hyperlora.sampling import StepCallback, decode, denoise, draw_noise, make_conditioning, make_generators
+from hyperlora.sampling import (
+    Conditioning,
+    StepCallback,
+    decode,
+    denoise,
+    draw_noise,
+    make_conditioning,
+    make_generators,
+)
 from hyperlora.schedulers import DEFAULT_SCHEDULER, make_scheduler, set_timesteps
-from hyperlora.start import lay_over, make_start
+from hyperlora.start import Start, lay_over, make_start
 from hyperlora.texts import SampleTexts, TextPair, with_region_words
 
 __all__ = ["Drawing", "PortraitPipeline", "Sample"]
@@ -37,20 +42,18 @@ DEFAULT_STEPS = 20
 DEFAULT_GUIDANCE = 5.0
 
 
-class PortraitPipeline:
+class PortraitPipeline(MergedModel):
     """An SDXL model that LoRAs are merged into and that draws batches of samples.
 
     `trigger_words` are put in front of every prompt that lacks them (see `final_prompt`); "" adds none.
     """
 
     def __init__(self, components: SDXLComponents, *, trigger_words: str = "", decode_at_once: int = 4) -> None:
-        self.components = components
+        super().__init__(components)
         self.trigger_words = trigger_words
         self.decode_at_once = decode_at_once
         self.prompts = PromptEncoder(components.tokenizers, components.text_encoders)
         self._texts = SampleTexts(self.prompts, zeros_for_empty=components.force_zeros_for_empty_prompt)
-        self.merger = WeightMerger(components.unet)
-        self._applied: tuple[tuple[LoRA, float], ...] = ()
 
     @classmethod
     def from_pretrained(
@@ -79,57 +82,6 @@ class PortraitPipeline:
             preset_weights=preset_weights,
         )
         return cls(components, trigger_words=trigger_words)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the UNet runs."""
-        device: torch.device = self.components.unet.device
-        return device
-
-    @property
-    def size_step(self) -> int:
-        """Width and height must be multiples of this: pixels per latent."""
-        return 1 << (len(self.components.vae.config.block_out_channels) - 1)
-
-    @property
-    def default_size(self) -> int:
-        """The side length that the base model was trained for, in pixels."""
-        return int(self.components.unet.config.sample_size) * self.size_step
-
-    @property
-    def preset(self) -> Preset | None:
-        """The few-step preset that is fused into the UNet."""
-        return self.components.preset
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The base model's SHA-256, 64 hex digits: names and contents of its config, vocabulary and weight files.
-
-        For a single file it is the file's own SHA-256; a preset's name and weights count too. Computed when first
-        asked for; every file is read once.
-        """
-        return self.components.fingerprint()
-
-    def apply(self, loras: Sequence[tuple[LoRA, float]]) -> float:
-        """Make the UNet pristine plus these LoRAs; returns the seconds, 0.0 if exactly this is applied already.
-
-        Raises what `WeightMerger.merge` raises; after an error nothing is applied.
-        """
-        if self._is_applied(loras):
-            return 0.0
-        self._applied = ()
-        started = self._now()
-        if loras:
-            self.merger.merge(loras)
-        else:
-            self.merger.restore()
-        self._applied = tuple(loras)
-        return self._now() - started
-
-    def restore(self) -> None:
-        """Give the UNet its pristine weights back, bit for bit."""
-        self._applied = ()
-        self.merger.restore()
 
     def final_prompt(self, sample: Sample) -> str:
         """The prompt as it is encoded: with the trigger words, unless the sample declines them."""
@@ -211,30 +163,15 @@ class PortraitPipeline:
             with self._timed("encode_image", seconds):
                 vae, at_once = self.components.vae, self.decode_at_once
                 start = make_start(vae, samples, at_once=at_once, size_step=self.size_step, device=self.device)
+        # 4. Noise into latents.
         with self._timed("denoise", seconds):
-            # 4. Noise, each sample from its own seed.
-            generators = make_generators([sample.seed for sample in samples])
             latent_size = (height // self.size_step, width // self.size_step)
-            noise = draw_noise(generators, unet.config.in_channels, *latent_size).to(self.device)
             inputs = make_inputs(controls, [sample.control for sample in samples], guided=samples[0].guided)
-            # 5. Noise into latents.
-            begin = (
-                noise * sampler.init_noise_sigma if start is None else start.begin(sampler, noise, timesteps, strength)
-            )
-            keep = None if start is None else start.keeper(sampler, noise)
             with regional_attention(unet, regions, words, latent_size=latent_size):
-                latents = denoise(
-                    unet,
-                    sampler,
-                    timesteps,
-                    begin,
-                    conditioning,
-                    generators=generators,
-                    controls=inputs,
-                    keep=keep,
-                    on_step=on_step,
+                latents = self._walk(
+                    samples, sampler, timesteps, conditioning, inputs, start, strength, latent_size, on_step
                 )
-        # 6. Latents into pictures.
+        # 5. Latents into pictures.
         with self._timed("decode", seconds):
             images = lay_over(decode(self.components.vae, latents, at_once=self.decode_at_once), samples)
         return Drawing(images, seconds)
@@ -307,27 +244,37 @@ class PortraitPipeline:
     def _embed(self, samples: Sequence[Sample]) -> list[TextPair]:
         return [self._texts.embed(sample, self.final_prompt(sample)) for sample in samples]
 
+    def _walk(
+        self,
+        samples: Sequence[Sample],
+        sampler: Any,
+        timesteps: torch.Tensor,
+        conditioning: Conditioning,
+        controls: Sequence[ControlInput],
+        start: Start | None,
+        strength: float,
+        latent_size: tuple[int, int],
+        on_step: StepCallback | None,
+    ) -> torch.Tensor:
+        """Noise, each sample from its own seed, and from there to clean latents (B, 4, H/8, W/8)."""
+        unet = self.components.unet
+        generators = make_generators([sample.seed for sample in samples])
+        noise = draw_noise(generators, unet.config.in_channels, *latent_size).to(self.device)
+        return denoise(
+            unet,
+            sampler,
+            timesteps,
+            noise * sampler.init_noise_sigma if start is None else start.begin(sampler, noise, timesteps, strength),
+            conditioning,
+            generators=generators,
+            controls=controls,
+            keep=None if start is None else start.keeper(sampler, noise),
+            on_step=on_step,
+        )
+
     def _words(self, samples: Sequence[Sample], region: Region) -> RegionText | None:
         """The samples' prompts with the region's words, None where it has none."""
         if not region.prompt.strip():
             return None
         pairs = self._embed([with_region_words(sample, region.prompt) for sample in samples])
         return region_text(pairs, device=self.device, dtype=self.components.unet.dtype)
-
-    def _is_applied(self, loras: Sequence[tuple[LoRA, float]]) -> bool:
-        return len(loras) == len(self._applied) and all(
-            weight == old_weight and lora.equals(old)
-            for (lora, weight), (old, old_weight) in zip(loras, self._applied, strict=True)
-        )
-
-    @contextmanager
-    def _timed(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
-        started = self._now()
-        yield
-        seconds[name] = self._now() - started
-
-    def _now(self) -> float:
-        # A GPU works on after a call returns; a time means something only when it has finished.
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_sdxl import SIZE, tiny_pipeline
 
-from hyperlora import Drawing, HyperLoRA, LoRA, LoRALayer, PortraitPipeline, Sample
+from hyperlora import PRESETS, Drawing, HyperLoRA, LoRA, LoRALayer, PortraitPipeline, Sample
 from hyperlora.components import SDXLComponents
 from hyperlora.errors import (
     InvalidRequest,
     LoRAMismatch,
     NonFinitePicture,
     NonFiniteWeights,
+    PromptSyntax,
+    UnknownPreset,
     UnknownScheduler,
     WeightsMissing,
 )
@@ -159,7 +163,7 @@ def test_what_cannot_be_drawn_is_refused(pipeline: PortraitPipeline, changes: di
 
 
 def test_an_unknown_scheduler_lists_the_known(pipeline: PortraitPipeline) -> None:
-    with pytest.raises(UnknownScheduler, match="unknown scheduler .ddim., known: dpmpp_2m_karras, euler"):
+    with pytest.raises(UnknownScheduler, match="unknown scheduler 'ddim', known: dpmpp_2m_karras, euler"):
         draw(pipeline, SAMPLES[0], scheduler="ddim")
 
 
@@ -228,6 +232,69 @@ def test_trigger_words_reach_the_picture(pipeline: PortraitPipeline, monkeypatch
     monkeypatch.setattr(pipeline, "trigger_words", "fcsks")
     assert distance(draw(pipeline, Sample("a man", seed=1)).images[0], written) == 0
     assert distance(plain, written) > 3
+
+
+@pytest.mark.parametrize("scheduler", ["euler_trailing", "ddim_trailing", "lcm", "tcd", "dmd2"])
+def test_samplers_of_few_steps_draw_each_picture_alone_too(pipeline: PortraitPipeline, scheduler: str) -> None:
+    # Given four samples, each drawn alone, by samplers of which some draw noise in every step
+    alone = [draw(pipeline, sample, scheduler=scheduler).images[0] for sample in SAMPLES]
+    # When drawn together, in another order, then every picture is the one drawn alone
+    for order in ((0, 1, 2, 3), (3, 1, 0)):
+        drawn = draw(pipeline, *(SAMPLES[index] for index in order), scheduler=scheduler).images
+        assert max(distance(image, alone[index]) for index, image in zip(order, drawn, strict=True)) <= 1
+    # And one picture with two seeds is two pictures
+    assert distance(draw(pipeline, replace(SAMPLES[0], seed=9), scheduler=scheduler).images[0], alone[0]) > 3
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_long_text_is_padded_against_its_own_negative_only(pipeline: PortraitPipeline, weighted: bool) -> None:
+    # Given samples of two chunks: a long prompt, a long negative prompt, both (the tokenizer knows letters only)
+    samples = [
+        Sample("a man " * 20, seed=1, negative_prompt="blurry", weighted=weighted),
+        Sample("a man", seed=2, negative_prompt="(ugly)1.3 hands " * 10, weighted=weighted),
+        Sample("a cat " * 20, seed=3, weighted=weighted),
+    ]
+    assert {pipeline.prompt_chunks(sample) for sample in samples} == {2}
+    # When drawn together, then every picture is the one drawn alone
+    alone = [draw(pipeline, sample).images[0] for sample in samples]
+    drawn = draw(pipeline, *reversed(samples)).images
+    assert max(distance(a, b) for a, b in zip(alone, reversed(drawn), strict=True)) <= 1
+    # And the end of a long prompt counts
+    cut = replace(samples[0], prompt="a man " * 19)
+    assert distance(draw(pipeline, cut).images[0], alone[0]) > 0
+    # And texts of other lengths are not drawn with them
+    with pytest.raises(InvalidRequest, match=r"chunks of 77 tokens, found \[1, 2\]"):
+        draw(pipeline, samples[0], Sample("a man", seed=1))
+
+
+def test_chunks_are_those_that_are_drawn_with(pipeline: PortraitPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a prompt that the trigger words make too long for one chunk
+    monkeypatch.setattr(pipeline, "trigger_words", "fcsks fxhks fhyks")
+    assert pipeline.prompt_chunks(Sample("m" * 60, seed=1)) == 2
+    assert pipeline.prompt_chunks(Sample("m" * 60, seed=1, trigger_words=False)) == 1
+    # And a long negative prompt, which counts only where there is guidance
+    negative = "n" * 200
+    assert pipeline.prompt_chunks(Sample("m", seed=1, negative_prompt=negative)) == 3
+    assert pipeline.prompt_chunks(Sample("m", seed=1, negative_prompt=negative, guidance=1.0)) == 1
+
+
+def test_a_weighted_text_is_drawn_by_its_weights(pipeline: PortraitPipeline) -> None:
+    plain = draw(pipeline, Sample("a red hat", seed=1)).images[0]
+    # Given the syntax in a weighted sample, then weights count, and without weights it is the plain text
+    assert distance(draw(pipeline, Sample("a red hat", seed=1, weighted=True)).images[0], plain) == 0
+    heavy = draw(pipeline, Sample("a (red)1.9 hat", seed=1, weighted=True)).images[0]
+    assert distance(heavy, plain) > 0
+    # And in a plain sample the brackets are text
+    assert distance(heavy, draw(pipeline, Sample("a (red)1.9 hat", seed=1)).images[0]) > 0
+    with pytest.raises(PromptSyntax):
+        draw(pipeline, Sample("a (red", seed=1, weighted=True))
+
+
+def test_a_sample_may_decline_the_trigger_words(pipeline: PortraitPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "trigger_words", "fcsks")
+    assert pipeline.final_prompt(Sample("a man", seed=1, trigger_words=False)) == "a man"
+    parts = Sample('("a man", "a cat").blend(0.5, 0.5)', seed=1, weighted=True)
+    assert pipeline.final_prompt(parts) == '("fcsks, a man", "fcsks, a cat").blend(0.5, 0.5)'
 
 
 def person(network: HyperLoRA, seed: int) -> LoRA:
@@ -320,6 +387,57 @@ def test_the_convenient_call_pairs_prompts_and_seeds(pipeline: PortraitPipeline)
     for prompts, seeds in ((["a", "b"], [1, 2, 3]), ([], [1]), (["a"], [])):
         with pytest.raises(InvalidRequest, match="are paired"):
             pipeline(prompts, seeds=seeds)
+
+
+def test_the_convenient_call_sorts_into_batches_and_keeps_the_order(
+    pipeline: PortraitPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given prompts of one and of two chunks, mixed
+    prompts = ["a man", "a man " * 20, "a cat", "a cat " * 20, "a tie"]
+    batches: list[list[str]] = []
+    own = pipeline.draw
+
+    def drawn(samples: Sequence[Sample], **setting: Any) -> Drawing:
+        batches.append([sample.prompt for sample in samples])
+        return own(samples, **setting)
+
+    monkeypatch.setattr(pipeline, "draw", drawn)
+    # When drawn by one call
+    images = pipeline(prompts, seeds=1, steps=STEPS, batch_size=2)
+    # Then texts of equal length were drawn together, and the pictures come in the order of the prompts
+    assert batches == [["a man", "a cat"], ["a tie"], [prompts[1], prompts[3]]]
+    for prompt, image in zip(prompts, images, strict=True):
+        assert distance(image, own([Sample(prompt, 1)], width=SIZE, height=SIZE, steps=STEPS).images[0]) <= 1
+    with pytest.raises(InvalidRequest, match="batch_size must be at least 1, found 0"):
+        pipeline("a", seeds=1, batch_size=0)
+
+
+def test_a_preset_decides_what_the_call_leaves_open(
+    sdxl_folder: Path, pipeline: PortraitPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a base model that is a few-step model already
+    few = PortraitPipeline.from_pretrained(sdxl_folder, preset="lightning-4")
+    assert few.preset is PRESETS["lightning-4"]
+    assert pipeline.preset is None
+    assert few.fingerprint != pipeline.fingerprint
+    asked: list[tuple[float, dict[str, Any]]] = []
+
+    def drawn(samples: Sequence[Sample], **setting: Any) -> Drawing:
+        asked.append((samples[0].guidance, setting))
+        return Drawing([Image.new("RGB", (8, 8))])
+
+    # When called without steps, guidance and scheduler, then they are the preset's; and given ones count
+    for each in (few, pipeline):
+        monkeypatch.setattr(each, "draw", drawn)
+        each("a man", seeds=1)
+    few("a man", seeds=1, steps=6, guidance=2.0, scheduler="euler")
+    assert [(guidance, s["steps"], s["scheduler"]) for guidance, s in asked] == [
+        (0.0, 4, "euler_trailing"),
+        (5.0, 20, "dpmpp_2m_karras"),
+        (2.0, 6, "euler"),
+    ]
+    with pytest.raises(UnknownPreset, match="lightning-4"):
+        PortraitPipeline.from_pretrained(sdxl_folder, preset="lightning-3")
 
 
 def test_overflow_is_an_error_not_a_black_picture(fresh_pipeline: PortraitPipeline) -> None:
