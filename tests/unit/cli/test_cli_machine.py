@@ -73,7 +73,8 @@ def test_the_doctor_names_what_is_missing_and_how_to_get_it(cli: CliWorld, monke
     # Given no database, and a profile whose weights are not there
     profiles = cli.folder / "big.toml"
     profiles.write_text(
-        '[profiles.big]\nbase="/none/sdxl"\nhyperlora="owner/name"\nclip_vision="/none/clip"\nfaces="insightface:/none"\n',
+        '[profiles.big]\nbase="/none/sdxl"\nhyperlora="owner/name"\nclip_vision="/none/clip"\n'
+        'faces="insightface:/none"\nsafety="none"\n',
         encoding="utf-8",
     )
     monkeypatch.setenv("PORTRAITS_PROFILES_FILE", str(profiles))
