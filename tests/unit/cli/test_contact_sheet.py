@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from cli_world import CliWorld
 from PIL import Image, ImageColor
 
+from jobs.database import Database
+from jobs.reports import find_job
 from worker.contact_sheet import (
     CELL,
     FAILED_PAPER,
@@ -20,6 +23,8 @@ from worker.contact_sheet import (
     fit,
     wrap,
 )
+from worker.job_sheet import write_job_sheet
+from worker.testing import FakeRenderer
 from worker.typefaces import plain, typeset
 
 
@@ -105,3 +110,22 @@ def test_texts_are_wrapped_between_words() -> None:
 def test_names_with_accents_can_be_read_whatever_fonts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.typefaces._SYSTEM_FONTS", ())
     assert typeset("Jos\u00e9  N\u00fa\u00f1ez", 14)[0] == "Jose Nunez"
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+def test_a_jobs_sheet_shows_pictures_of_any_format(cli: CliWorld, form: str) -> None:
+    # Given a finished job whose pictures are of this format
+    outputs = [{"name": "print", "format": form}, {"name": "small", "format": "png", "size": 16}]
+    job = cli.enqueue(people=["ada"], defaults={"size": 64, "steps": 2, "outputs": outputs})
+    cli.draw()
+    database = Database.from_settings(cli.settings)
+    row = find_job(database, cli.settings.tenant, job["job_id"])
+    database.dispose()
+
+    # When its sheet is drawn
+    sheet = write_job_sheet(row, cli.settings, cli.folder / "sheet.png")
+
+    # Then what the renderer wanted said was found in the pictures, and no cell is empty
+    assert sheet.notice == FakeRenderer.notice
+    with Image.open(sheet.file) as image:
+        assert ImageColor.getrgb(FAILED_PAPER) not in _colours(image)
