@@ -10,9 +10,7 @@ comes out as it went in, bit for bit.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +19,18 @@ from PIL import Image
 from torch import nn
 
 from hyperlora.errors import InvalidRequest, LoRAMismatch, NonFiniteWeights
+from hyperlora.faces.choice import FaceChoice
 from hyperlora.faces.types import FaceAnalyzer
-from hyperlora.lora import LoRA, LoRALayer
-from hyperlora.merge import attention_projections
+from hyperlora.lora import LoRA
 from hyperlora.pipeline import PortraitPipeline
 from hyperlora.prompts import with_trigger_words
-from hyperlora.refine_crops import crops_of, latents_of
+from hyperlora.refine_adapter import attached, checkpointed, layer_of
+from hyperlora.refine_crops import crops_of
+from hyperlora.sampling import encode
 
 PROMPT = "portrait of a person"
 SIDE_SHARE = 0.75  # of the side that the base model was trained for: 768 at 1024
 GRADIENT_LIMIT = 1.0
-_ADAPTER = "refined"
 _GENTLER = "use a base in bfloat16 or float32, or a lower learning rate"
 _PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -58,6 +57,7 @@ def refine(
     trigger_words: bool = True,
     seed: int = 0,
     analyzer: FaceAnalyzer | None = None,
+    faces: Sequence[FaceChoice] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> LoRA:
     """Train a LoRA further on one person's photos; returns a new LoRA of the same layers, ranks, alphas and dtype.
@@ -70,7 +70,7 @@ def refine(
         Where to begin.
     photos
         Pictures of the person. With an `analyzer` each is cropped to twice its face, and one without a usable face is
-        left out; without, its middle square is taken.
+        left out; without, its middle square is taken. `faces` says for each photo which face is meant.
     steps, learning_rate, batch_size
         AdamW's steps, its constant rate, and the pictures drawn (with replacement) for each.
     side
@@ -91,40 +91,38 @@ def refine(
         The LoRA does not fit the pipeline's UNet.
     NoUsablePhoto
         None of the photos shows a usable face.
-    NonFiniteWeights
-        The LoRA holds NaN, or the training overflowed.
+    NonFiniteWeights, NonFinitePicture
+        The LoRA holds NaN, or the training or the VAE overflowed.
     """
     # 1. Refuse what cannot be trained.
-    side = side or _default_side(pipeline)
+    side = _default_side(pipeline) if side is None else side
     _check(pipeline, lora, steps, learning_rate, batch_size, side)
     components = pipeline.components
     # 2. Photos into latents, the text into embeddings.
-    crops = crops_of(photos, side, analyzer)
-    latents = latents_of(components.vae, crops).to(pipeline.device)
+    crops = crops_of(photos, side, analyzer, faces)
+    with torch.no_grad():
+        latents = encode(components.vae, crops, at_once=1).to(pipeline.device)
     written = with_trigger_words(prompt, pipeline.trigger_words) if trigger_words else prompt
     # The caches of a pipeline may hold inference tensors, which no gradient passes: hence the copies.
     with torch.inference_mode(False), torch.enable_grad():
         text = _text(pipeline, written, side)
         # 3. The LoRA as a trainable adapter.
-        with _attached(components.unet, lora) as factors, _checkpointed(components.unet):
+        with attached(components.unet, lora) as factors, checkpointed(components.unet):
             # 4. The steps.
             parameters = [factor for pair in factors.values() for factor in pair]
             draws = torch.Generator("cpu").manual_seed(seed)
             _train(pipeline, parameters, latents, text, draws, steps, learning_rate, batch_size, on_step)
             # 5. The adapter's factors as a LoRA.
-            layers = {name: _layer(lora.layers[name], *pair) for name, pair in factors.items()}
-    refined = LoRA(
-        layers,
-        {
-            **lora.metadata,
-            "refined_from": hashlib.sha256(lora.to_bytes()).hexdigest(),
-            "refined_base": pipeline.fingerprint,
-            "refined_photos": str(len(crops)),
-            "refined_prompt": written,
-            "refined_settings": f"steps {steps}, learning rate {learning_rate:g}, batch {batch_size}, side {side}, "
-            f"seed {seed}",
-        },
-    )
+            layers = {name: layer_of(lora.layers[name], *pair) for name, pair in factors.items()}
+    settings = f"steps {steps}, learning rate {learning_rate:g}, batch {batch_size}, side {side}, seed {seed}"
+    made_of = {
+        "refined_from": hashlib.sha256(lora.to_bytes()).hexdigest(),
+        "refined_base": pipeline.fingerprint,
+        "refined_photos": str(len(crops)),
+        "refined_prompt": written,
+        "refined_settings": settings,
+    }
+    refined = LoRA(layers, {**lora.metadata, **made_of})
     if refined.non_finite_layer is not None:
         raise NonFiniteWeights(f"refining made layer {refined.non_finite_layer} NaN or infinite; {_GENTLER}")
     return refined
@@ -140,6 +138,11 @@ def _check(
 ) -> None:
     if not pipeline.merger.is_pristine:
         raise InvalidRequest("refining needs the plain base model, found LoRAs merged into it; call restore() first")
+    if pipeline.preset is not None:
+        raise InvalidRequest(
+            f"refining needs the base model itself, found the few-step preset {pipeline.preset.name!r} fused into it; "
+            "load the model without it: the refined LoRA can be drawn with the preset after"
+        )
     if steps < 1 or batch_size < 1 or not 0 < learning_rate < 1:
         raise InvalidRequest(
             f"steps and batch_size are at least 1, learning_rate lies between 0 and 1; found steps {steps}, "
@@ -230,64 +233,3 @@ def _loss(
     velocity = schedule.config.prediction_type == "v_prediction"
     target = schedule.get_velocity(latents_B4HW, noise_B4HW, timesteps_B) if velocity else noise_B4HW
     return nn.functional.mse_loss(predicted, target)
-
-
-@contextmanager
-def _attached(unet: nn.Module, lora: LoRA) -> Iterator[dict[str, tuple[nn.Parameter, nn.Parameter]]]:
-    """The LoRA as a peft adapter on the UNet, in float32: layer -> (down, up), both trainable; taken off at the end."""
-    from peft import LoraConfig
-    from peft.tuners.lora import LoraModel
-
-    paths = {each: path for path, each in unet.named_modules()}
-    projections = attention_projections(unet)
-    path_of = {name: paths[projections[name]] for name in lora.layers}
-    kinds = {path: (lora.layers[name].rank, lora.layers[name].alpha) for name, path in path_of.items()}
-    (rank, alpha), _ = Counter(kinds.values()).most_common(1)[0]
-    # peft calls alpha an int, and divides it like any number.
-    common: dict[str, Any] = {"r": rank, "lora_alpha": alpha}
-    config = LoraConfig(
-        **common,
-        # Layers of a sum of LoRAs may differ.
-        rank_pattern={path: kind[0] for path, kind in kinds.items() if kind[0] != rank},
-        alpha_pattern={path: kind[1] for path, kind in kinds.items() if kind != (rank, alpha)},
-        target_modules=list(kinds),
-        lora_dropout=0.0,
-        bias="none",
-        init_lora_weights=False,
-    )
-    tuner: Any = LoraModel(unet, config, _ADAPTER)
-    try:
-        factors = {}
-        for name, path in path_of.items():
-            wrapped: Any = unet.get_submodule(path)
-            device = wrapped.get_base_layer().weight.device
-            pair = tuple(
-                nn.Parameter(factor.to(device, torch.float32, copy=True))
-                for factor in (lora.layers[name].down, lora.layers[name].up)
-            )
-            wrapped.lora_A[_ADAPTER].weight, wrapped.lora_B[_ADAPTER].weight = pair
-            factors[name] = (pair[0], pair[1])
-        yield factors
-    finally:
-        tuner.unload()
-
-
-@contextmanager
-def _checkpointed(unet: Any) -> Iterator[None]:
-    """Keep no activations but those at block borders: SDXL's would not fit a consumer's card."""
-    if unet.is_gradient_checkpointing:
-        yield
-        return
-    unet.enable_gradient_checkpointing()
-    try:
-        yield
-    finally:
-        unet.disable_gradient_checkpointing()
-
-
-def _layer(begun: LoRALayer, down: nn.Parameter, up: nn.Parameter) -> LoRALayer:
-    return LoRALayer(
-        down.detach().to(begun.down.device, begun.down.dtype),
-        up.detach().to(begun.up.device, begun.up.dtype),
-        begun.alpha,
-    )

@@ -1,19 +1,14 @@
-"""A person's photos as training pictures: square crops around the face, and their latents.
-
-Shapes: P photos, S side in pixels; latents (P, 4, S/8, S/8).
-"""
+"""A person's photos as training pictures: square crops around the face."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 
 from hyperlora.errors import FaceError, InvalidRequest, NoUsablePhoto
+from hyperlora.faces.choice import FaceChoice
 from hyperlora.faces.photo import upright_rgb
 from hyperlora.faces.prepare import prepare_photo
 from hyperlora.faces.types import Face, FaceAnalyzer
@@ -24,23 +19,32 @@ FACE_SIDES = 2.0
 """Side of a crop in units of the face's longer side, as in the detail pass."""
 
 
-def crops_of(photos: Sequence[Image.Image], side: int, analyzer: FaceAnalyzer | None) -> list[Image.Image]:
+def crops_of(
+    photos: Sequence[Image.Image],
+    side: int,
+    analyzer: FaceAnalyzer | None,
+    faces: Sequence[FaceChoice] | None = None,
+) -> list[Image.Image]:
     """A square RGB crop of `side` pixels from every usable photo, around its face or, without analyzer, its middle.
 
-    A photo that cannot be used is left out and logged. Raises `InvalidRequest` without photos and `NoUsablePhoto` where
-    none can be used, with each one's reason.
+    `faces` says for each photo which face is meant, None the clearest of each. A photo that cannot be used is left out
+    and logged. Raises `InvalidRequest` without photos or for choices that do not match them, and `NoUsablePhoto` where
+    no photo can be used, with each one's reason.
     """
     if not photos:
         raise InvalidRequest("refining needs at least one photo of the person, found none")
+    choices: Sequence[FaceChoice] = faces if faces is not None else ["clearest"] * len(photos)
+    if len(choices) != len(photos):
+        raise InvalidRequest(f"one choice of a face for each photo: found {len(choices)} for {len(photos)} photos")
     crops: list[Image.Image] = []
     refused: list[str] = []
-    for number, photo in enumerate(photos, start=1):
+    for number, (photo, choice) in enumerate(zip(photos, choices, strict=True), start=1):
         try:
             if analyzer is None:
                 upright = upright_rgb(photo).image
                 crops.append(_square(upright, upright.width / 2, upright.height / 2, min(upright.size), side))
             else:
-                prepared = prepare_photo(analyzer, photo)
+                prepared = prepare_photo(analyzer, photo, face=choice)
                 crops.append(face_crop(prepared.photo, prepared.face, side))
         except FaceError as fault:
             refused.append(f"photo {number}: {fault}")
@@ -62,21 +66,3 @@ def _square(photo: Image.Image, x: float, y: float, wanted: float, side: int) ->
     top = min(max(y - extent / 2, 0.0), photo.height - extent)
     box = (left, top, left + extent, top + extent)
     return photo.resize((side, side), Image.Resampling.LANCZOS, box=box)
-
-
-@torch.no_grad()
-def latents_of(vae: Any, pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """The latents that the UNet was trained on, (P, 4, S/8, S/8), float32: the VAE's mean, scaled, without noise."""
-    rows = []
-    for picture in pictures:
-        pixels_HW3 = torch.from_numpy(np.asarray(picture, dtype=np.float32)) / 127.5 - 1.0
-        pixels_13HW = pixels_HW3.permute(2, 0, 1).unsqueeze(0).to(vae.device, vae.dtype)
-        rows.append(vae.encode(pixels_13HW).latent_dist.mode().float())
-    latents_P4HW = torch.cat(rows)
-    scale = float(vae.config.scaling_factor)
-    mean, std = getattr(vae.config, "latents_mean", None), getattr(vae.config, "latents_std", None)
-    if mean is None or std is None:
-        return latents_P4HW * scale
-    mean_1411 = torch.tensor(mean, device=latents_P4HW.device).view(1, -1, 1, 1)
-    std_1411 = torch.tensor(std, device=latents_P4HW.device).view(1, -1, 1, 1)
-    return (latents_P4HW - mean_1411) * scale / std_1411

@@ -21,8 +21,9 @@ from hyperlora.components import SDXLComponents
 from hyperlora.errors import InvalidRequest, LoRAMismatch, NonFiniteWeights, NoUsablePhoto
 from hyperlora.faces.types import Face, FloatArray, RGBArray
 from hyperlora.merge import attention_projections
+from hyperlora.presets import find_preset
 from hyperlora.refine import refine
-from hyperlora.refine_crops import crops_of, face_crop, latents_of
+from hyperlora.refine_crops import crops_of, face_crop
 
 TRIGGER = "fcsks fxhks"
 
@@ -221,6 +222,30 @@ def test_the_result_is_a_lora_like_any_other_and_the_base_is_as_it_was(model: Po
     assert (metadata["refined_photos"], metadata["refined_base"]) == ("1", model.fingerprint)
 
 
+def test_training_begins_at_the_given_lora_whatever_its_ranks_and_scales(model: PortraitPipeline) -> None:
+    # Given a sum of LoRAs, whose layers have ranks 2, 3 and 5 and scales 0.5, 1 and 0.25
+    unet = model.components.unet
+    lora = start(unet, only="attn1") + start(unet, 2, rank=2, only="attn2_to_v").scaled(0.5)
+    lora = lora + start(unet, 3, rank=2, only="attn1_to_q").scaled(4.0)
+    assert {(layer.rank, layer.scale) for layer in lora.layers.values()} == {(3, 0.5), (2, 0.25), (5, 1.0)}
+    calls: list[tuple[Any, Any, torch.Tensor]] = []
+    hook = unet.register_forward_hook(
+        lambda _, given, named, answer: calls.append((given, named, answer[0].detach())), with_kwargs=True
+    )
+    # When the first step of a training looks at its pictures
+    refine(model, lora, [photo(0)], steps=1)
+    hook.remove()
+    # Then the UNet answers as with the LoRA merged
+    ((given, named, answer),) = calls
+    model.apply([(lora, 1.0)])
+    with torch.no_grad():
+        merged = unet(*given, **named)[0]
+        model.restore()
+        plain = unet(*given, **named)[0]
+    assert (answer - merged).abs().max() < 1e-5 * merged.abs().max()
+    assert (plain - merged).abs().max() > 1e-2 * merged.abs().max()
+
+
 def test_a_seed_decides_everything(model: PortraitPipeline) -> None:
     lora = start(model.components.unet, only="mid_block")
     pictures = [photo(0), photo(1)]
@@ -289,6 +314,7 @@ def with_nan(unet: UNet2DConditionModel) -> LoRA:
         ({"steps": 0}, start, InvalidRequest, "found steps 0"),
         ({"batch_size": 0}, start, InvalidRequest, "batch_size 0"),
         ({"learning_rate": float("nan")}, start, InvalidRequest, "learning_rate nan"),
+        ({"side": 0}, start, InvalidRequest, "positive multiple of 8 pixels, found 0"),
         ({"side": 50}, start, InvalidRequest, "positive multiple of 8 pixels, found 50"),
         ({"photos": []}, start, InvalidRequest, "at least one photo of the person, found none"),
         ({"photos": [Image.new("RGB", (20, 20))]}, start, NoUsablePhoto, "none of the 1 photos.* 20 x 20 pixels"),
@@ -341,6 +367,12 @@ def test_a_base_that_predicts_pictures_is_refused(model: PortraitPipeline) -> No
         refine(model, start(model.components.unet), [photo(0)], steps=1)
 
 
+def test_a_base_with_a_preset_is_refused(model: PortraitPipeline) -> None:
+    model.components = dataclasses.replace(model.components, preset=find_preset("lightning-4"))
+    with pytest.raises(InvalidRequest, match="found the few-step preset 'lightning-4' fused into it"):
+        refine(model, start(model.components.unet), [photo(0)], steps=1)
+
+
 def face_at(left: float, top: float, right: float, bottom: float) -> Face:
     box = np.array([left, top, right, bottom], dtype=np.float32)
     x, y, w, h = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
@@ -370,16 +402,19 @@ def test_a_crop_is_twice_the_face_and_lies_inside_the_photo(face: Face, expected
     assert crop.getextrema() == ((255, 255),) * 3
 
 
-class OneFace:
-    """An analyzer that sees one face where a photo is not black."""
+class WhiteFaces:
+    """An analyzer that sees a face in the left and in the right half of a photo, wherever that is not black."""
 
     name, embedding_size = "test-encoder", 4
 
     def detect(self, rgb_HW3: RGBArray, size: int = 640) -> list[Face]:
-        rows, columns = np.nonzero(rgb_HW3[..., 0] > 200)
-        if not len(rows):
-            return []
-        return [face_at(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)]
+        seen = []
+        middle = rgb_HW3.shape[1] // 2
+        for start, end in ((0, middle), (middle, rgb_HW3.shape[1])):
+            rows, columns = np.nonzero(rgb_HW3[:, start:end, 0] > 200)
+            if len(rows):
+                seen.append(face_at(start + columns.min(), rows.min(), start + columns.max() + 1, rows.max() + 1))
+        return seen
 
     def embed(self, rgb_HW3: RGBArray, face: Face) -> FloatArray:
         return np.array([1, 0, 0, 0], dtype=np.float32)
@@ -387,16 +422,29 @@ class OneFace:
 
 def test_photos_without_a_face_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     # Given a photo with a face, and one without
-    black = Image.new("RGB", (200, 160))
+    black = Image.new("RGB", (400, 160))
     with_face = black.copy()
     ImageDraw.Draw(with_face).rectangle((60, 50, 119, 109), fill="white")
     # When cropped, then the one with a face is there, 60 of 120 pixels across, and the other is named in the log
-    (crop,) = crops_of([black, with_face], 60, OneFace())
+    (crop,) = crops_of([black, with_face], 60, WhiteFaces())
     seen = np.asarray(crop)[..., 0] > 128
     assert (seen.any(axis=0).sum(), seen.any(axis=1).sum()) == (30, 30)
     assert "not refined on photo 1: no face found" in caplog.text
     with pytest.raises(NoUsablePhoto, match=r"none of the 2 photos can be used: photo 1: no face found.*; photo 2: no"):
-        crops_of([black, black], 60, OneFace())
+        crops_of([black, black], 60, WhiteFaces())
+
+
+def test_the_face_that_is_meant_is_cropped() -> None:
+    # Given a photo with a small face on the left and a large one on the right
+    both = Image.new("RGB", (400, 160))
+    ImageDraw.Draw(both).rectangle((60, 50, 99, 89), fill="white")
+    ImageDraw.Draw(both).rectangle((280, 50, 339, 109), fill="white")
+    # When the right one is meant, by its number or its size, then it is in the crop, and the left one otherwise
+    right = crops_of([both], 120, WhiteFaces(), [1])[0].tobytes()
+    assert crops_of([both], 120, WhiteFaces(), ["largest"])[0].tobytes() == right
+    assert crops_of([both], 80, WhiteFaces(), [0])[0].tobytes() == both.crop((40, 30, 120, 110)).tobytes()
+    with pytest.raises(InvalidRequest, match="one choice of a face for each photo: found 1 for 2 photos"):
+        crops_of([both, both], 80, WhiteFaces(), [0])
 
 
 def test_photos_lie_as_people_see_them() -> None:
@@ -408,13 +456,3 @@ def test_photos_lie_as_people_see_them() -> None:
     lying.info["exif"] = exif.tobytes()
     # Then its crop is that of the standing photo
     assert crops_of([lying], 48, None)[0].tobytes() == crops_of([standing], 48, None)[0].tobytes()
-
-
-def test_latents_are_shifted_and_scaled_where_the_vae_says_so(model: PortraitPipeline) -> None:
-    vae = model.components.vae
-    plain = latents_of(vae, [photo(0, (64, 64)), photo(1, (64, 64))]) / vae.config.scaling_factor
-    assert plain.shape == (2, 4, 8, 8) and plain.dtype == torch.float32
-    vae.register_to_config(latents_mean=[1.0, 2.0, 3.0, 4.0], latents_std=[0.5, 1.0, 2.0, 4.0], scaling_factor=3.0)
-    shifted = latents_of(vae, [photo(0, (64, 64)), photo(1, (64, 64))])
-    for channel, (mean, std) in enumerate([(1.0, 0.5), (2.0, 1.0), (3.0, 2.0), (4.0, 4.0)]):
-        torch.testing.assert_close(shifted[:, channel], (plain[:, channel] - mean) / std * 3.0)
