@@ -151,6 +151,9 @@ def test_at_the_picture_s_edge_the_mask_goes_on() -> None:
     # Given a face cut by the upper left corner: beyond the edge nothing is left to fade into
     mask = in_picture(face_patch(SIZE, face_at(*BOXES["beyond the upper left"])))
     assert (mask[:100, 0] == 255).all() and (mask[0, :90] == 255).all()
+    # And where only the feather of one would reach beyond it, the edge is as white as the middle: left and right
+    for left, column in ((2, 0), (982, 1023)):
+        assert in_picture(face_patch(SIZE, face_at(left, 300, left + 40, 340)))[320, column] == 255
     # And one that fills the picture is redrawn to its very edges, top and bottom
     mask = in_picture(face_patch((768, 768), face_at(0, 0, 768, 768)), (768, 768))
     assert (mask == 255).all()
