@@ -88,12 +88,6 @@ class WeightSetRow:
 _ROW = tuple(getattr(WeightSet, name) for name in WeightSetRow.__dataclass_fields__)
 
 
-def photo_set(tx: Connection, tenant_id: str, photo_set_id: uuid.UUID) -> tuple[str, list[StoredPhoto]]:
-    """The fingerprint of a photo set, and its photos in order."""
-    found = source(tx, tenant_id, photo_set_id)
-    return found.fingerprint, list(found.photos)
-
-
 def source(tx: Connection, tenant_id: str, photo_set_id: uuid.UUID) -> Source:
     """What a photo set is made of: its photos and its members, each in order."""
     mine = (PhotoSet.tenant_id == tenant_id, PhotoSet.id == photo_set_id)
@@ -143,14 +137,11 @@ def begin(
     kind: str = "photos",
     branch: str = "id",
     sources: Sequence[tuple[uuid.UUID, float]] = (),
-    photo_set_id: uuid.UUID | None = None,
 ) -> None:
     """Make the row of a weight set unless somebody has, and name the photo sets among its sources with their weights.
 
     The same photos under two names are one weight set with two sources: erasing either person reaches it.
-    `photo_set_id` is the short form of one source of weight 1.
     """
-    named = [*sources, *([(photo_set_id, 1.0)] if photo_set_id is not None else [])]
     _insert_or_ignore(
         tx,
         tenant_id,
@@ -165,7 +156,7 @@ def begin(
     weight_set_id = tx.execute(select(WeightSet.id).where(*mine).with_for_update()).scalar_one()
     of_set = (WeightSetSource.tenant_id == tenant_id, WeightSetSource.weight_set_id == weight_set_id)
     known = list(tx.execute(select(WeightSetSource.photo_set_id).where(*of_set)).scalars())
-    for photo_set, weight in named:
+    for photo_set, weight in sources:
         if photo_set not in known:
             row = {"tenant_id": tenant_id, "weight_set_id": weight_set_id, "photo_set_id": photo_set}
             tx.execute(insert(WeightSetSource).values(position=len(known), weight=weight, **row))

@@ -157,7 +157,7 @@ def test_one_weight_set_of_several_sources(world: Settings, database: Database) 
         for sources in ([(ada, 0.75), (alan, 0.25)], [(alan, 0.25)]):
             terms = {"kind": "mix", "branch": "base", "hyperlora_fingerprint": "h"}
             weight_sets.begin(tx, TENANT, "m" * 64, sources=sources, **terms)  # type: ignore[arg-type]
-        weight_sets.begin(tx, TENANT, "p" * 64, hyperlora_fingerprint="h", photo_set_id=ada)
+        weight_sets.begin(tx, TENANT, "p" * 64, hyperlora_fingerprint="h", sources=[(ada, 1.0)])
 
         # Then each source stands once, with its weight
         rows = tx.execute(
@@ -165,7 +165,7 @@ def test_one_weight_set_of_several_sources(world: Settings, database: Database) 
             .join(WeightSetSource, WeightSetSource.weight_set_id == WeightSet.id)
             .order_by(WeightSet.id, WeightSetSource.position)
         ).all()
-        assert weight_sets.photo_set(tx, TENANT, ada)[1][0].face is None
+        assert weight_sets.source(tx, TENANT, ada).photos[0].face is None
     assert [tuple(row) for row in rows] == [
         ("mix", "base", ada, 0.75),
         ("mix", "base", alan, 0.25),
