@@ -11,9 +11,10 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import save_file
 from tiny_sdxl import tiny_unet
 
+from hyperlora import LoRA, LoRALayer, PortraitPipeline, Sample
 from hyperlora.components import SDXLComponents
 from hyperlora.errors import InvalidRequest, LoRAMismatch, UnknownPreset, WeightsMissing
-from hyperlora.presets import find_preset
+from hyperlora.presets import PRESETS, find_preset
 
 PATH = "down_blocks.0.resnets.0.conv1"
 
@@ -90,6 +91,24 @@ def test_the_fingerprint_covers_the_presets_name_and_weights(
     # And so in memory
     memory = [SDXLComponents.from_diffusers(sdxl, preset=preset) for preset in (None, find_preset("lcm-4"))]
     assert memory[0].fingerprint() != memory[1].fingerprint()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_people_come_and_go_above_a_presets_weights(sdxl_folder: Path, lora_file: Path, name: str) -> None:
+    # Given a pipeline with a preset's LoRA inside, and a person's LoRA on a projection
+    pipeline = PortraitPipeline.from_pretrained(sdxl_folder, preset=name, preset_weights=lora_file)
+    fused = {key: tensor.clone() for key, tensor in weights(pipeline.components).items()}
+    layer = LoRALayer(torch.full((2, 64), 0.5), torch.full((64, 2), 0.5), 2.0)
+    person = LoRA({"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q": layer})
+    preset = find_preset(name)
+    sample = Sample("a man", seed=1, guidance=preset.guidance)
+    options: dict[str, Any] = {"width": 64, "height": 64, "steps": preset.steps, "scheduler": preset.scheduler}
+    # When the person is merged, drawn and taken away
+    pipeline.apply([(person, 1.0)])
+    assert len(pipeline.draw([sample], **options).images) == 1
+    pipeline.restore()
+    # Then the preset's weights are still there, bit for bit
+    assert all(torch.equal(tensor, fused[key]) for key, tensor in weights(pipeline.components).items())
 
 
 def test_what_cannot_be_fused_is_refused_before_the_model_is_loaded(sdxl_folder: Path, lora_file: Path) -> None:
