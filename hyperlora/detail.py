@@ -22,6 +22,8 @@ from hyperlora.faces.types import Face
 SIDE_SHARE = 0.875
 # A detector's box ends at brow and chin; what is laid over the picture reaches a little beyond.
 BOX_GROWTH = 1.25
+# Below this share of the model's size (16 of 1024 pixels) a finding is a pattern as often as a face.
+LEAST_SHARE = 1 / 64
 # For redrawing only the face: the polygon from brow to chin, with some skin around it to blend into.
 POLYGON_GROWTH = 1.3
 # Pixels; in a smaller patch there is no room for an edge that fades.
@@ -44,7 +46,8 @@ class DetailPass:
     strength, steps
         The share of the schedule that is walked, and the steps really walked in it.
     below
-        A face is small when the shorter side of its box is under this share of the model's size.
+        A face is small when the shorter side of its box is under this share of the model's size (and not under a 64th,
+        where a pattern is found as often as a face).
     scale
         Sides of the face's box that are cut out around it.
     feather
@@ -211,7 +214,7 @@ def small_faces(
     for number, face in enumerate(by_area):
         if len(small) == detail.max_faces:
             break
-        if min(face.width, face.height) >= detail.below * model_size:
+        if not LEAST_SHARE * model_size <= min(face.width, face.height) < detail.below * model_size:
             continue
         if number == 0 or (is_person is not None and is_person(face)):
             small.append(face)

@@ -274,6 +274,13 @@ def test_only_the_largest_face_is_surely_the_person() -> None:
     assert small_faces(faces, 1024, DetailPass(), is_person=lambda face: face is faces[0]) == [faces[1], faces[0]]
 
 
+def test_a_pattern_of_a_few_pixels_is_no_face_to_be_redrawn() -> None:
+    # Given findings of 15 and 16 pixels for a model of 1024, where a 64th is 16
+    # Then only the larger one is drawn again
+    assert not small_faces(sized(15), 1024, DetailPass())
+    assert small_faces(sized(16), 1024, DetailPass())
+
+
 def test_a_large_face_is_good_as_it_is() -> None:
     # Given a person of 204 pixels and one of 205, where a fifth of the model's size is 204.8
     assert small_faces(sized(204), 1024, DetailPass()) and not small_faces(sized(205), 1024, DetailPass())
