@@ -16,7 +16,8 @@ from tiny_sdxl import SIZE
 
 from hyperlora import PortraitPipeline, Sample
 from hyperlora.errors import InvalidRequest
-from hyperlora.start import FEATHER
+from hyperlora.schedulers import make_scheduler, set_timesteps
+from hyperlora.start import FEATHER, Start
 
 BOX = (16, 8, 48, 56)  # whole latents: multiples of 8
 GIVEN = Sample("a man with a tie", seed=11, negative_prompt="blurry", guidance=3.0, image=photo(1), mask=box_mask(BOX))
@@ -72,7 +73,9 @@ def test_thin_masks_are_drawn(pipeline: PortraitPipeline) -> None:
     # Given a mask of three columns, which no latent's middle falls into
     mask = box_mask((33, 0, 36, SIZE))
     drawn = draw(pipeline, replace(GIVEN, mask=mask), strength=1.0).images[0]
-    # Then these columns changed and no others
+    # Then these columns are drawn, from the seed, and no others
+    other = draw(pipeline, replace(GIVEN, mask=mask, seed=12), strength=1.0).images[0]
+    assert distance(drawn, other) > 1
     changed = np.abs(pixels(drawn) - pixels(photo(1))).max(axis=(0, 2)) > 0
     assert np.flatnonzero(changed).tolist() == [33, 34, 35]
 
@@ -125,6 +128,28 @@ def test_latents_outside_the_mask_follow_the_given_picture(
     for step, (a, b) in enumerate(zip(shown[:half], shown[half:], strict=True)):
         assert torch.equal(a[..., ~inside], b[..., ~inside])
         assert torch.equal(a[..., inside], b[..., inside]) == (step == 0)
+
+
+def test_what_is_kept_is_as_noisy_as_each_step_expects() -> None:
+    # Given so many steps that some share a timestep's number
+    scheduler = make_scheduler("dpmpp_2m_karras", {"beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1})
+    timesteps = set_timesteps(scheduler, 100, "cpu")
+    assert len(set(timesteps.tolist())) < 100
+    # When a black picture is kept everywhere through a walk
+    nothing, noise = torch.zeros(1, 4, 1, 1), torch.ones(1, 4, 1, 1)
+    start = Start(nothing, torch.zeros(1, 1, 1, 1))
+    latents = start.begin(scheduler, noise, timesteps, 1.0)
+    keep = start.keeper(scheduler, noise)
+    assert keep is not None
+    levels = []
+    for step, timestep in enumerate(timesteps):
+        latents = scheduler.step(nothing, timestep, latents, return_dict=False)[0]
+        latents = keep(latents, timesteps[step + 1] if step < 99 else None)
+        levels.append(latents[0, 0, 0, 0].item())
+    # Then after each step only the noise of the next one is there, and none after the last
+    sigmas = scheduler.sigmas[1:]
+    assert levels == pytest.approx((sigmas / (sigmas**2 + 1).sqrt()).tolist(), abs=1e-6)
+    assert levels[-1] == 0
 
 
 def test_masks_that_cannot_be_used_are_refused(pipeline: PortraitPipeline) -> None:
