@@ -46,7 +46,9 @@ def convert(
 
     from hyperlora.lora import LoRA
 
-    lora = LoRA.load(file)
+    read = LoRA.load(file)
+    # diffusers' note on how this one file stores alpha: it is in the numbers now, and read again it would count twice.
+    lora = LoRA(read.layers, {key: value for key, value in read.metadata.items() if key != "lora_adapter_metadata"})
     if dtype is not None:
         lora = lora.to(dtype=getattr(torch, dtype.value))
     made = save(lora, out, form)

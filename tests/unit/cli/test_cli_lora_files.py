@@ -67,6 +67,19 @@ def test_a_kohya_file_has_kohyas_names(cli: CliWorld, mini_file: Path) -> None:
     assert "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight" in names
 
 
+def test_a_peft_files_factor_counts_once(cli: CliWorld) -> None:
+    # Given a file of diffusers, which keeps alpha / rank = 0.5 beside the tensors
+    name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.ones(2, 4), f"{name}.lora_B.weight": torch.ones(4, 2)}
+    settings = json.dumps({"unet.r": 2, "unet.lora_alpha": 1.0})
+    save_file(tensors, cli.folder / "peft.safetensors", metadata={"lora_adapter_metadata": settings})
+
+    # When it is converted to its own format, then it does what it did: 0.5 * (ones @ ones)
+    cli.run("lora", "convert", "peft.safetensors", "again.safetensors", "--format", "peft")
+    (layer,) = LoRA.load("again.safetensors").layers.values()
+    assert torch.equal(layer.delta(), torch.ones(4, 4))
+
+
 def test_numbers_may_be_halved(cli: CliWorld, mini_file: Path) -> None:
     answer = cli.json("lora", "convert", mini_file, "half.safetensors", "--format", "diffusers", "--dtype", "float16")
     assert answer["size_bytes"] < 0.7 * mini_file.stat().st_size
