@@ -22,6 +22,7 @@ from hyperlora.lora_formats import (
     ALPHA,
     DOWN,
     FORMATS,
+    PEFT_SETTINGS,
     UP,
     LoRAFile,
     LoRAFormat,
@@ -238,7 +239,9 @@ class LoRA:
             dtypes=tuple(sorted({str(each.up.dtype).removeprefix("torch.") for each in layers.values()})),
             base=base_model({name: (each.up.shape[0], each.down.shape[1]) for name, each in layers.items()}),
         )
-        lora = cls(dict(sorted(layers.items())), metadata, found)
+        # peft's scale is in the layers from here on; left in the metadata it would be taken a second time.
+        kept = {name: value for name, value in metadata.items() if name != PEFT_SETTINGS}
+        lora = cls(dict(sorted(layers.items())), kept, found)
         lora.require_finite()
         logger.debug("read a LoRA: %s", found)
         return lora

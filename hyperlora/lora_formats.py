@@ -24,6 +24,9 @@ from hyperlora.errors import LoRAMismatch
 LoRAFormat = Literal["diffusers", "comfyui", "kohya", "peft"]
 FORMATS: tuple[str, ...] = get_args(LoRAFormat)
 
+PEFT_SETTINGS = "lora_adapter_metadata"
+"""Where diffusers writes the scale of a peft file."""
+
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 
 _KOHYA_BLOCKS = {
@@ -177,10 +180,10 @@ def _split_peft(name: str) -> tuple[str, str]:
 
 def peft_factor(metadata: Mapping[str, str]) -> float:
     """Read alpha / rank from the adapter settings that diffusers keeps in the file's metadata; 1 without them."""
-    if "lora_adapter_metadata" not in metadata:
+    if PEFT_SETTINGS not in metadata:
         return 1.0
     try:
-        settings = json.loads(metadata["lora_adapter_metadata"])
+        settings = json.loads(metadata[PEFT_SETTINGS])
         rank, alpha = float(settings["unet.r"]), float(settings["unet.lora_alpha"])
     except (ValueError, KeyError, TypeError) as error:
         raise LoRAMismatch(f"lora_adapter_metadata needs unet.r and unet.lora_alpha, found {error!r}") from error

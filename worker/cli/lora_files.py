@@ -46,9 +46,7 @@ def convert(
 
     from hyperlora.lora import LoRA
 
-    read = LoRA.load(file)
-    # diffusers' note on how this one file stores alpha: it is in the numbers now, and read again it would count twice.
-    lora = LoRA(read.layers, {key: value for key, value in read.metadata.items() if key != "lora_adapter_metadata"})
+    lora = LoRA.load(file)
     if dtype is not None:
         lora = lora.to(dtype=getattr(torch, dtype.value))
     made = save(lora, out, form)

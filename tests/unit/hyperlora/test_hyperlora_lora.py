@@ -163,6 +163,9 @@ def test_peft_settings_in_the_metadata_are_obeyed() -> None:
     settings = {"unet.r": 4, "unet.lora_alpha": 8}
     lora = LoRA.from_bytes(save(tensors, {"lora_adapter_metadata": json.dumps(settings)}))
     assert lora.layers[Q].alpha == 8.0
+    # ... and once only, however often it is written and read again
+    again = LoRA.from_bytes(LoRA.from_bytes(lora.to_bytes("peft")).to_bytes("peft"))
+    assert torch.equal(again.layers[Q].delta(), lora.layers[Q].delta())
     for wrong, message in [
         ({**settings, "unet.use_rslora": True}, "found use_rslora"),
         ({"unet.r": 0, "unet.lora_alpha": 8}, "needs a positive unet.r, found r 0.0"),
