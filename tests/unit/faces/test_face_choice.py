@@ -12,6 +12,7 @@ from PIL import Image
 from hyperlora.errors import BadPhoto, InvalidRequest, NoFaceFound, NoUsablePhoto
 from hyperlora.faces import Face, PhotoConditions, debug_picture, prepare_photo
 from hyperlora.faces.choice import choose_face, left_to_right, places
+from hyperlora.faces.crops import faceless
 from hyperlora.faces.types import FaceAnalyzer
 from hyperlora.identity import prepare_identity
 
@@ -89,6 +90,9 @@ def test_prepare_photo_takes_the_face_that_is_meant(
         for each in (by_number[1], by_number[0], astronaut_conditions)
     )
     assert 2 * np.abs(seen - expected).mean() < np.abs(other - expected).mean()
+    for each in by_number:
+        assert np.array_equal(np.asarray(each.base_image), np.asarray(faceless(each.photo, each.face)))
+    assert by_number[0].base_image.size != by_number[1].base_image.size
     # And the words pick the same two
     largest, clearest = (prepare_photo(analyzer, group, face=word) for word in ("largest", "clearest"))  # type: ignore[arg-type]
     assert np.array_equal(largest.face.box_xyxy, by_number[0].face.box_xyxy)
