@@ -34,7 +34,8 @@ def redraw_faces(
     """Draw the small faces of finished pictures again, with the words, seeds and LoRAs that drew the pictures.
 
     The largest face of a picture is the person; of the others only those that lie in a region, as a stranger in the
-    background must stay one. Pictures without a small face come back as they are. Raises what `draw` raises.
+    background must stay one. A few-step model walks the end of its preset's own steps. Pictures without a small face
+    come back as they are. Raises what `draw` raises.
     """
     masks = [region.mask for region in regions]
     found = [
@@ -55,7 +56,8 @@ def redraw_faces(
     setting: dict[str, Any] = {
         "width": side,
         "height": side,
-        "steps": detail.schedule_steps,
+        # A few-step model knows the steps of its own schedule only.
+        "steps": pipeline.preset.steps if pipeline.preset else detail.schedule_steps,
         "scheduler": scheduler,
         "strength": detail.strength,
     }

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from hyperlora.detail import DetailPass
 from worker.trial import Draw
 
-
 # Their models know the steps of their own schedule only: a detail pass walks the end of the render's own steps.
 FEW_STEP_SCHEDULERS = frozenset({"euler_trailing", "ddim_trailing", "lcm", "tcd", "dmd2"})
 

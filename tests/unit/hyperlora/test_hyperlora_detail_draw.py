@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,16 @@ def test_a_small_face_is_drawn_again_and_nothing_else_changes(
     for before, after in zip(plain, images, strict=True):
         assert (pixels(before)[outside] == pixels(after)[outside]).all()
         assert distance(before, after) > 3
+
+
+def test_a_few_step_model_redraws_with_its_own_steps(sdxl_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a model of four steps, which knows no other schedule
+    few = PortraitPipeline.from_pretrained(sdxl_folder, preset="lightning-4")
+    asked = _draws(few, monkeypatch)
+    # When a small face is drawn again with the pass's own ten steps
+    few("a man", seeds=1, detail=DetailPass(side=32, below=0.5), analyzer=Finder(face(20, 10, 12)))
+    # Then the end of the four steps was walked
+    assert [(setting["steps"], setting["strength"]) for _, setting in asked] == [(4, 1.0), (4, 0.5)]
 
 
 def test_pictures_without_small_faces_stay(pipeline: PortraitPipeline, monkeypatch: pytest.MonkeyPatch) -> None:

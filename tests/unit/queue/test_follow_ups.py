@@ -204,6 +204,20 @@ def test_a_small_face_is_drawn_again_and_blended_into_the_picture(world: World) 
         assert (pixels[12, 44] != pixels[63, 0]).any()
 
 
+def test_a_few_step_sampler_redraws_with_the_steps_of_the_render(world: World) -> None:
+    # Given a render of four steps with a sampler of few-step models, and a small face in it
+    world.renderer._faces_in = lambda image: [square_face(40, 8, 8)] if image.width == 64 else []
+    asked = {"width": 64, "height": 64, "steps": 4, "scheduler": "euler_trailing", "guidance": 0.0}
+    job = add_job(world.database, [person("ada", [1], world.settings, **asked)])
+
+    # When it is drawn
+    world.shift()
+
+    # Then the face was drawn by the end of those four steps
+    assert world.job(job)["done"] == 1
+    assert [(setting.steps, setting.strength) for _, setting in world.renderer.drawn] == [(4, 1.0), (4, 0.5)]
+
+
 @pytest.mark.parametrize(
     ("when", "side", "redrawn"),
     [("auto", 8, 1), ("auto", 40, 0), ("never", 8, 0), ("always", 40, 1)],
