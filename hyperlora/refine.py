@@ -114,13 +114,12 @@ def refine(
             _train(pipeline, parameters, latents, text, draws, steps, learning_rate, batch_size, on_step)
             # 5. The adapter's factors as a LoRA.
             layers = {name: layer_of(lora.layers[name], *pair) for name, pair in factors.items()}
-    settings = f"steps {steps}, learning rate {learning_rate:g}, batch {batch_size}, side {side}, seed {seed}"
     made_of = {
         "refined_from": hashlib.sha256(lora.to_bytes()).hexdigest(),
         "refined_base": pipeline.fingerprint,
         "refined_photos": str(len(crops)),
         "refined_prompt": written,
-        "refined_settings": settings,
+        "refined_settings": f"steps {steps}, rate {learning_rate:g}, batch {batch_size}, side {side}, seed {seed}",
     }
     refined = LoRA(layers, {**lora.metadata, **made_of})
     if refined.non_finite_layer is not None:

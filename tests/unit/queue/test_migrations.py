@@ -215,6 +215,8 @@ def test_a_newer_schema_is_not_outdated(database: Database) -> None:
     with database.transaction() as tx:
         tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     database.require_current()
+    with database.reading() as tx:
+        assert tx.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "9999"
 
 
 def test_options_are_null_or_json_never_the_word(database: Database) -> None:
