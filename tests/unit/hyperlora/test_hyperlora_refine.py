@@ -218,7 +218,7 @@ def test_the_result_is_a_lora_like_any_other_and_the_base_is_as_it_was(model: Po
     metadata = loaded.metadata
     assert metadata["refined_from"] == hashlib.sha256(lora.to_bytes()).hexdigest()
     assert metadata["refined_prompt"] == f"{TRIGGER}, portrait of a person"
-    assert metadata["refined_settings"] == "steps 3, learning rate 0.0001, batch 4, side 48, seed 2"
+    assert metadata["refined_settings"] == "steps 3, rate 0.0001, batch 4, side 48, seed 2"
     assert (metadata["refined_photos"], metadata["refined_base"]) == ("1", model.fingerprint)
 
 
