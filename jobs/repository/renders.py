@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
+from jobs.errors import OptionsInvalid
 from jobs.models import Candidate, Output, Render, new_id, utcnow
 from jobs.options import ORDINARY, RenderOptions
 from jobs.repository import units
@@ -17,7 +18,11 @@ from jobs.repository.units import ClaimedUnit
 
 @dataclass(frozen=True)
 class WaitingRender:
-    """One picture to draw, as it was asked for."""
+    """One picture to draw, as it was asked for.
+
+    `fault` is there when its options cannot be used by this version; `options` are then the ordinary ones, and nothing
+    may be drawn with them.
+    """
 
     unit: ClaimedUnit
     id: uuid.UUID
@@ -33,6 +38,7 @@ class WaitingRender:
     scheduler: str
     lora_weight: float
     options: RenderOptions = ORDINARY
+    fault: OptionsInvalid | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ _ASKED = (
 def waiting(tx: Connection, held: Sequence[ClaimedUnit]) -> list[WaitingRender]:
     """The renders of these units that are still to be drawn, in the order they were asked for.
 
-    Raises OptionsInvalid when a render asks for what this version does not know.
+    A render that asks for what this version does not know comes with its fault, so that the others can be drawn.
     """
     found: list[WaitingRender] = []
     for unit in held:
@@ -125,8 +131,16 @@ def waiting(tx: Connection, held: Sequence[ClaimedUnit]) -> list[WaitingRender]:
         )
         for row in tx.execute(statement):
             asked = dict(row._mapping)
-            found.append(WaitingRender(unit=unit, options=RenderOptions.load(asked.pop("options")), **asked))
+            options, fault = _options(asked.pop("options"))
+            found.append(WaitingRender(unit=unit, options=options, fault=fault, **asked))
     return found
+
+
+def _options(raw: dict[str, Any] | None) -> tuple[RenderOptions, OptionsInvalid | None]:
+    try:
+        return RenderOptions.load(raw), None
+    except OptionsInvalid as error:
+        return ORDINARY, error
 
 
 def complete(

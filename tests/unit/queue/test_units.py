@@ -11,7 +11,8 @@ from queue_world import TENANT, add_job, person, settings
 from sqlalchemy import select, update
 
 from jobs.database import Database
-from jobs.models import Unit
+from jobs.models import Render, Unit
+from jobs.options import RenderOptions
 from jobs.repository import jobs as job_rows
 from jobs.repository import queries, units
 from jobs.repository import renders as render_rows
@@ -278,3 +279,25 @@ def test_rerun_adds_one_render(database: Database, tmp_path: Path, database_url:
     assert made == (rows[2]["render_id"], rows[2]["unit_id"])
     assert (rows[2]["seed"], rows[2]["prompt"], rows[2]["rerun_of"]) == (99, first["prompt"], first["render_id"])
     assert rows[2]["unit_id"] != first["unit_id"]
+
+
+def test_options_of_another_version_are_the_fault_of_one_render(
+    database: Database, tmp_path: Path, database_url: str
+) -> None:
+    # Given a unit of three renders, one of which asks for what no version here knows
+    world = settings(tmp_path, database_url)
+    add_job(database, [person("ada", [3], world, options={"base_weight": 0.5})])
+    with database.transaction() as tx:
+        tx.execute(update(Render).where(Render.ordinal == 1).values(options={"magic": 1}))
+
+    # When a worker asks what is to be drawn
+    unit = claim(database, "w")[0]
+    with database.reading() as tx:
+        found = render_rows.waiting(tx, [unit])
+
+    # Then the other two come as they were asked for, and that one says what is wrong
+    assert [render.options.base_weight for render in found] == [0.5, 0.0, 0.5]
+    assert [render.fault is None for render in found] == [True, False, True]
+    assert found[1].fault is not None
+    assert (found[1].fault.code, found[1].options) == ("options_invalid", RenderOptions())
+    assert "magic" in str(found[1].fault)
