@@ -1,6 +1,6 @@
 """People in the tables: identities, photos and photo sets, known or new.
 
-Registered in short transactions of their own before a job's, sorted by key: so two producers that enqueue the same
+Registered in short transactions of their own before a job's, sorted by keys: so two producers that enqueue the same
 people at once neither deadlock nor wait for each other's whole job, and the planner knows the tables' size before
 hundreds of thousands of renders refer to them.
 """
@@ -37,7 +37,9 @@ def register(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> No
     Those that others are made of come in a call before them.
     """
     _add_missing(tx, Tenant, [{"id": tenant_id, "created_at": utcnow()}], ["id"])
-    in_order = sorted(people, key=lambda person: person.external_id)
+    # By fingerprint too: somebody may come with several sets at once, such as sliders, and another call may name those
+    # in another order. PostgreSQL would end one of two that insert the same rows from both ends.
+    in_order = sorted(people, key=lambda person: (person.external_id, person.photo_set_fingerprint))
     own = {"tenant_id": tenant_id, "created_at": utcnow()}
     rows = [{**own, "id": new_id(), "external_id": person.external_id} for person in in_order]
     _add_missing(tx, Identity, rows, ["tenant_id", "external_id"])

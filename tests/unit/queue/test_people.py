@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 
+import pytest
 from queue_world import TENANT, person, settings
 from sqlalchemy import func, select
 
@@ -61,3 +63,25 @@ def test_consent_is_brought_up_to_date_and_never_wiped(database: Database, tmp_p
     # Then the last word counts, and silence is none
     with database.reading() as tx:
         assert tx.execute(select(Identity.consent_reference)).scalars().all() == ["form 2"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_sets_of_one_person_are_inserted_in_one_order(
+    database: Database, tmp_path: Path, database_url: str, order: int
+) -> None:
+    """Two jobs may name the same sliders in opposite orders; inserted so, PostgreSQL would end one of both."""
+    # Given a person with several sliders, named in either order
+    plain = person("ada", [1], settings(tmp_path, database_url))
+    sliders = [
+        dataclasses.replace(plain, photos=(), photo_set_fingerprint=letter * 64, kind="slider", units=())
+        for letter in "abcd"
+    ]
+
+    # When they are registered in one transaction
+    with database.transaction() as tx:
+        people.register(tx, TENANT, sliders[::order])
+
+    # Then the rows came in the order of their fingerprints: ids count up as they are made
+    with database.reading() as tx:
+        inserted = tx.execute(select(PhotoSet.fingerprint).order_by(PhotoSet.id)).scalars().all()
+    assert inserted == [letter * 64 for letter in "abcd"]
