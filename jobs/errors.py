@@ -5,6 +5,7 @@ JobsError
 ├── KeyConflict          the same idempotency key with other content
 ├── UnknownJob           no such job, unit or render for this tenant
 ├── UnknownWeightSet     no such weight set for this tenant
+├── SourceMissing        no such photo set for this tenant
 ├── OptionsInvalid       the options of a stored render are not known to this version
 ├── SettingsInvalid      a setting cannot be used
 │   ├── ProfileInvalid   the profiles file has a fault
@@ -85,6 +86,12 @@ class UnknownWeightSet(JobsError):
     """No such weight set."""
 
     code = "unknown_weight_set"
+
+
+class SourceMissing(JobsError):
+    """The photos or people that something is made of are no longer there."""
+
+    code = "source_missing"
 
 
 class OptionsInvalid(JobsError):

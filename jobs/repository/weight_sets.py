@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
-from jobs.errors import UnknownWeightSet
+from jobs.errors import SourceMissing, UnknownWeightSet
 from jobs.models import (
     Photo,
     PhotoSet,
@@ -89,9 +89,17 @@ _ROW = tuple(getattr(WeightSet, name) for name in WeightSetRow.__dataclass_field
 
 
 def source(tx: Connection, tenant_id: str, photo_set_id: uuid.UUID) -> Source:
-    """What a photo set is made of: its photos and its members, each in order."""
+    """What a photo set is made of: its photos and its members, each in order.
+
+    Raises SourceMissing when the tenant has no such set, as after its person was erased.
+    """
     mine = (PhotoSet.tenant_id == tenant_id, PhotoSet.id == photo_set_id)
-    row = tx.execute(select(PhotoSet.kind, PhotoSet.fingerprint, PhotoSet.weight_set_fingerprint).where(*mine)).one()
+    wanted = select(PhotoSet.kind, PhotoSet.fingerprint, PhotoSet.weight_set_fingerprint).where(*mine)
+    row = tx.execute(wanted).one_or_none()
+    if row is None:
+        raise SourceMissing(
+            f"tenant {tenant_id!r} has no photo set {photo_set_id}; its person was erased, so enqueue a job without it"
+        )
     photos = (
         select(PhotoSetPhoto.position, Photo.id, Photo.storage_key, Photo.sha256, PhotoSetPhoto.face)
         .join(Photo, and_(Photo.tenant_id == PhotoSetPhoto.tenant_id, Photo.id == PhotoSetPhoto.photo_id))

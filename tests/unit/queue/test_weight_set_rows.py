@@ -11,7 +11,7 @@ from queue_world import TENANT, add_job, person, settings
 from sqlalchemy import select
 
 from jobs.database import Database
-from jobs.errors import UnknownWeightSet
+from jobs.errors import SourceMissing, UnknownWeightSet
 from jobs.models import Candidate, Output, Render, WeightSet, WeightSetSource
 from jobs.planned import candidate_seed
 from jobs.reports import outputs
@@ -222,3 +222,18 @@ def test_the_seeds_of_further_tries() -> None:
     assert all(0 <= seed < 2**32 for row in tries for seed in row[1:])
     assert len({seed for row in tries for seed in row}) == 32
     assert tries[0][1:4] == [480728185, 2555107733, 3787378735]
+
+
+def test_a_source_that_is_not_there_is_told(world: Settings, database: Database) -> None:
+    # Given a photo set of one tenant
+    known = photo_sets(database)[0]
+
+    # When it is asked for by another tenant, and when nobody has it
+    with database.reading() as tx:
+        assert weight_sets.source(tx, TENANT, known).photos
+        for tenant, wanted in (("globex", known), (TENANT, uuid.uuid4())):
+            with pytest.raises(SourceMissing, match=f"'{tenant}' has no photo set {wanted}") as caught:
+                weight_sets.source(tx, tenant, wanted)
+
+            # Then the error has a name, and trying again would not help
+            assert (caught.value.code, caught.value.retryable) == ("source_missing", False)
