@@ -24,6 +24,7 @@ from jobs.manifest_values import FileName, FileSize, Flag, Number, PartName, Slu
 from jobs.options import (
     MAX_ATTEMPTS,
     MAX_CONTROLS,
+    MAX_DETAIL_STEPS,
     MAX_OUTPUTS,
     MAX_SLIDERS,
     ControlOption,
@@ -34,6 +35,7 @@ from jobs.options import (
     RenderOptions,
     SliderOption,
     StartOption,
+    unbound,
 )
 from jobs.planned import CheckedPhoto
 
@@ -90,7 +92,7 @@ class DetailEntry(Strict):
 
     when: Literal["auto", "always", "never"] = "auto"
     strength: Strength = DetailOption().strength
-    steps: Annotated[Whole, Field(ge=1)] = DetailOption().steps
+    steps: Annotated[Whole, Field(ge=1, le=MAX_DETAIL_STEPS)] = DetailOption().steps
     below: Annotated[Number, Field(ge=0.01, le=1)] = DetailOption().below
     faces: Annotated[Whole, Field(ge=1, le=16)] = DetailOption().faces
 
@@ -191,7 +193,7 @@ def planned_options(nearest_first: Sequence[Options], picture: Callable[[str], C
         gate=GateOption(min_id_similarity=least, attempts=attempts) if attempts > 1 or least is not None else None,
         outputs=tuple(map(_output, outputs)) if outputs else (OutputOption(),),
     )
-    planned: dict[str, Any] | None = _unbound(options.dump())
+    planned: dict[str, Any] | None = unbound(options.dump())
     return planned
 
 
@@ -220,14 +222,6 @@ def _start(nearest_first: Sequence[Options], given: Callable[[str], Picture]) ->
 
 def _output(entry: OutputEntry) -> OutputOption:
     return OutputOption(**{**dict(entry), "name": entry.name or ""})
-
-
-def _unbound(dumped: Any) -> Any:
-    """Without what the tenant decides."""
-    if isinstance(dumped, dict):
-        left_out = {"key"} if "sha256" in dumped else {"photo_set"}
-        return {name: _unbound(value) for name, value in dumped.items() if name not in left_out}
-    return [_unbound(value) for value in dumped] if isinstance(dumped, list) else dumped
 
 
 def bind(

@@ -9,13 +9,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from jobs.located import MAX_INTEGER
+from jobs.options import MAX_NAME, MAX_OUTPUT_SIDE, slug
 
 MAX_COUNTED_SEEDS = 1000
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _NUMERAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _SIZE = re.compile(r"([0-9]{1,6})\s*[xX×]\s*([0-9]{1,6})")
-_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?")
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,6 @@ def _one_line(value: str) -> str:
     return value
 
 
-def _slug(value: str) -> str:
-    if not _SLUG.fullmatch(value) or value in _RESERVED:
-        raise ValueError("wanted lower-case letters a to z, digits, - and _, as in a file's name")
-    return value
-
-
 def _sides(value: Any) -> tuple[int, int]:
     if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
         value = [int(match.group(1)), int(match.group(2))]
@@ -69,8 +62,8 @@ def _size(value: Any) -> tuple[int, int]:
 
 def _file_size(value: Any) -> tuple[int, int]:
     sides = _sides(value)
-    if any(side < 16 for side in sides):
-        raise ValueError("wanted sides of at least 16 pixels")
+    if any(not 16 <= side <= MAX_OUTPUT_SIDE for side in sides):
+        raise ValueError(f"wanted sides of 16 to {MAX_OUTPUT_SIDE} pixels")
     return sides
 
 
@@ -107,7 +100,7 @@ def _flag(value: Any) -> bool:
 
 Text = Annotated[str, BeforeValidator(as_text)]
 Line = Annotated[Text, AfterValidator(_one_line)]
-Slug = Annotated[Line, Field(max_length=64), AfterValidator(_slug)]
+Slug = Annotated[Line, Field(max_length=MAX_NAME), AfterValidator(slug)]
 Size = Annotated[tuple[int, int], PlainValidator(_size)]
 FileSize = Annotated[tuple[int, int], PlainValidator(_file_size)]
 SeedList = Annotated[Seeds, PlainValidator(_seeds)]

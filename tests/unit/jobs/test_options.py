@@ -70,6 +70,17 @@ def test_a_group_that_differs_is_written_whole() -> None:
         {"start": {"image": {**POSE.model_dump(), "sha256": "../x"}, "strength": 0.5}},
         {"gate": {"min_id_similarity": 0.5, "attempts": 17}},
         {"outputs": []},
+        {"outputs": [{"name": "../a"}]},
+        {"outputs": [{"name": "con"}]},
+        {"outputs": [{"name": "a" * 65}]},
+        {"outputs": [{"name": "a"}, {"name": "a"}]},
+        {"outputs": [{"name": "a"}, {"name": ""}]},
+        {"outputs": [{"size": [16_385, 16]}]},
+        {"outputs": [{"upscale": "x" * 201}]},
+        {"detail": {"steps": 1001}},
+        {"sliders": [{"name": "s" * 201, "photo_set": str(uuid.UUID(int=7)), "weight": 1}]},
+        {"control": [{"net": "n" * 201, "keypoints": "photo"}]},
+        {"start": {"image": {**POSE.model_dump(), "key": "k" * 501}, "strength": 0.5}},
         [],
     ],
 )
@@ -81,3 +92,40 @@ def test_what_no_version_wrote_is_told(raw: Any) -> None:
 def test_options_are_values() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         ORDINARY.base_weight = 1.0  # type: ignore[misc]
+
+
+def test_the_bounds_themselves_are_allowed() -> None:
+    raw = {
+        "outputs": [{"size": [16_384, 16], "upscale": "x" * 200}, {"name": "a" * 64}],
+        "detail": {"steps": 1000},
+        "sliders": [{"name": "s" * 200, "photo_set": str(uuid.UUID(int=7)), "weight": 1}],
+        "control": [{"net": "n" * 200, "keypoints": {**POSE.model_dump(), "key": "k" * 500}}],
+    }
+    assert RenderOptions.load(raw).outputs[1].name == "a" * 64
+
+
+def test_what_leaves_the_house_says_nothing_of_its_storage() -> None:
+    # Given options with pictures in every place and a slider
+    asked = EVERYTHING.model_copy(
+        update={
+            "control": (ControlOption(net="pose", image=POSE), ControlOption(net="id", keypoints=POSE)),
+            "start": StartOption(image=POSE, strength=0.6, mask=POSE),
+        }
+    )
+
+    # When they are told
+    told, dumped = asked.told(), asked.dump()
+
+    # Then pictures are their hashes, sliders their names and weights, and all else is as a row holds it
+    assert told is not None
+    assert dumped is not None
+    picture = {"sha256": "a" * 64, "media_type": "image/png"}
+    assert [(one["image"], one["keypoints"]) for one in told["control"]] == [(picture, None), (None, picture)]
+    assert told["start"] == {"image": picture, "strength": 0.6, "mask": picture}
+    assert told["sliders"] == [{"name": "smile", "weight": 1.5}]
+    of_its_own = {"control", "start", "sliders"}
+    assert {name: told[name] for name in told if name not in of_its_own} == {
+        name: dumped[name] for name in dumped if name not in of_its_own
+    }
+    assert "acme" not in str(told)
+    assert RenderOptions().told() is None
