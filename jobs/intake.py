@@ -29,12 +29,15 @@ from jobs.planned import Checked, CheckedPhoto, PlannedIdentity, PlannedRender
 from jobs.profiles import drawing_defaults, load_profiles
 from jobs.repository import jobs as job_rows
 from jobs.repository import people, units, weight_sets
+from jobs.repository.weight_sets import WeightSetRow
 from jobs.repository.writer import JobWriter, PersonRows
 from jobs.settings import Settings, get_settings
 from jobs.storage import Storage, open_storage
 
 PEOPLE_PER_CHUNK = 200
 BOUND_OPTIONS_KEPT = 1_000
+# The kinds of stored weight sets that stand for a person; a slider is a difference between two.
+PERSON_KINDS = ("photos", "mix", "refined")
 
 
 @dataclass(frozen=True)
@@ -146,19 +149,29 @@ def _known(database: Database, manifest: Manifest, checked: Checked) -> Enqueued
 
 
 def _check_weight_sets(database: Database, manifest: Manifest) -> None:
-    """Raises ManifestInvalid for each stored weight set that the tenant does not have."""
+    """Raises ManifestInvalid for each stored weight set that the tenant does not have, or that is no person."""
     faults, named = [], manifest.weight_sets()
     while chunk := list(islice(named, PEOPLE_PER_CHUNK)):
         with database.reading() as tx:
-            states = weight_sets.states(tx, manifest.job.tenant, [fingerprint for fingerprint, _ in chunk])
+            stored = weight_sets.known(tx, manifest.job.tenant, [fingerprint for fingerprint, _ in chunk])
         for fingerprint, place in chunk:
-            state = states.get(fingerprint)
-            if state != "ready":
-                found = f"is {state}" if state else "is not there"
-                told = f"tenant {manifest.job.tenant!r} has no weight set {fingerprint} to draw with; it {found}"
+            wrong = _not_a_person(stored.get(fingerprint))
+            if wrong is not None:
+                told = f"tenant {manifest.job.tenant!r} has no weight set {fingerprint} to draw with; it {wrong}"
                 faults.append(dataclasses.replace(place, message=f"{told}; `portraits lora refine` makes such sets"))
     if faults:
         raise ManifestInvalid(faults)
+
+
+def _not_a_person(row: WeightSetRow | None) -> str | None:
+    """Why nobody can be drawn with a stored weight set; None when it is good."""
+    if row is None:
+        return "is not there"
+    if row.kind not in PERSON_KINDS:
+        return f"is of kind {row.kind}, which changes a face and is none; wanted {', '.join(PERSON_KINDS)}"
+    if row.branch != "id":
+        return f"is of the branch {row.branch}, which holds no identity; wanted the branch id"
+    return None if row.state == "ready" else f"is {row.state}"
 
 
 def _store_photos(manifest: Manifest, storage: Storage) -> None:

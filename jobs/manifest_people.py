@@ -248,6 +248,15 @@ class PeopleCheck:
                         f"{_MADE[entry.identity.kind]}; name a file as `keypoints`",
                         "identity",
                     )
+        if entry.identity is not None and entry.identity.weight_set:
+            for prompt in (*self._prompts, *own):
+                if prompt.base_weight:
+                    fault(
+                        f"the prompt {prompt.name!r} has a base_weight of {prompt.base_weight:g}, and {entry.id!r} is "
+                        f"{_MADE['weights']}, which holds no Base-LoRA; write `base_weight: 0`, or give this identity "
+                        "a manifest of its own",
+                        "identity",
+                    )
         for prompt in own:
             if prompt.name in self._names:
                 fault(f"the job has a prompt named {prompt.name!r} too; give this one another `name`", "prompts")

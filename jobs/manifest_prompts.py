@@ -102,6 +102,11 @@ class Prompt:
         """Whether it takes key points from the person's own photo."""
         return any(control["keypoints"] == OWN_PHOTO for control in (self.options or {}).get("control", ()))
 
+    @property
+    def base_weight(self) -> float:
+        """How much of the Base-LoRA it takes, which is made of a person's photos."""
+        return float((self.options or {}).get("base_weight", 0.0))
+
 
 def renders(
     prompts: Sequence[Prompt], values: Mapping[str, str], job_key: str, external_id: str

@@ -128,12 +128,15 @@ def find(tx: Connection, tenant_id: str, fingerprint: str) -> WeightSetRow | Non
     return WeightSetRow(*row) if row else None
 
 
+def known(tx: Connection, tenant_id: str, fingerprints: Sequence[str]) -> dict[str, WeightSetRow]:
+    """Those of these weight sets that the tenant has, by fingerprint."""
+    wanted = (WeightSet.tenant_id == tenant_id, WeightSet.fingerprint.in_(fingerprints))
+    return {row.fingerprint: WeightSetRow(*row) for row in tx.execute(select(*_ROW).where(*wanted))}
+
+
 def states(tx: Connection, tenant_id: str, fingerprints: Sequence[str]) -> dict[str, str]:
     """The state of each of these weight sets that the tenant has."""
-    wanted = (WeightSet.tenant_id == tenant_id, WeightSet.fingerprint.in_(fingerprints))
-    return {
-        row.fingerprint: row.state for row in tx.execute(select(WeightSet.fingerprint, WeightSet.state).where(*wanted))
-    }
+    return {fingerprint: row.state for fingerprint, row in known(tx, tenant_id, fingerprints).items()}
 
 
 def begin(

@@ -367,3 +367,22 @@ def test_a_table_says_that_it_is_too_flat(folder: Path, settings: Settings, text
     ):
         manifest.check()
     assert message in caught.value.faults[0].message
+
+
+def test_a_stored_weight_set_holds_no_base_lora(folder: Path, settings: Settings) -> None:
+    # Given prompts of the job and of a person, all with a Base-LoRA, and defaults that have one too
+    stored = {**made(weight_set=FINGERPRINT), "prompts": [{"text": "mine", "base_weight": -0.5}, {"text": "inherits"}]}
+    prompts = [{"text": "shared", "base_weight": 0.5}, {"text": "without", "base_weight": 0}]
+
+    # When a stored weight set is among the people
+    found = faults(folder, settings, stored, prompts=prompts, defaults={"base_weight": 0.25})
+
+    # Then each prompt that cannot be drawn with it is told, and the people with photos are no part of it
+    assert [field for field, _ in found] == ["identities[3].identity"] * 3
+    assert [message.split(",")[0] for _, message in found] == [
+        "the prompt 'shared' has a base_weight of 0.5",
+        "the prompt 'mine' has a base_weight of -0.5",
+        "the prompt 'inherits' has a base_weight of 0.25",
+    ]
+    # And a mix, which is made of photos, may have one
+    assert content_hash(folder, settings, made(mix={"ada": 1, "alan": 1}), prompts=prompts)

@@ -221,6 +221,37 @@ def test_a_weight_set_that_is_not_there(settings: Settings, database: Database, 
     assert (source.kind, source.weight_set_fingerprint, source.photos) == ("weights", FINGERPRINT, ())
 
 
+@pytest.mark.parametrize(
+    ("kind", "branch", "message"),
+    [
+        ("photos", "id", None),
+        ("mix", "id", None),
+        ("refined", "id", None),
+        ("slider", "id", "it is of kind slider, which changes a face and is none; wanted photos, mix, refined"),
+        ("photos", "base", "it is of the branch base, which holds no identity; wanted the branch id"),
+    ],
+)
+def test_a_weight_set_that_is_no_person(
+    settings: Settings, database: Database, base: Path, kind: str, branch: str, message: str | None
+) -> None:
+    # Given a stored weight set of some kind and branch, ready
+    with database.transaction() as tx:
+        people.register(tx, "default", [])
+        weight_sets.begin(tx, "default", FINGERPRINT, hyperlora_fingerprint="h", kind=kind, branch=branch)
+        tx.execute(update(WeightSet).values(state="ready"))
+    stored = {"id": "stored", "identity": {"weight_set": FINGERPRINT}}
+    data = {"key": "k", "profile": "fake", "prompts": [{"text": "x"}], "identities": [stored]}
+
+    # When somebody is to be drawn with it, then it must hold a person
+    if message is None:
+        assert enqueue(data, settings=settings, base=base).created
+        return
+    with pytest.raises(ManifestInvalid, match=rf"identities\[0\].identity.weight_set: .*{message}"):
+        enqueue(data, settings=settings, base=base)
+    with database.reading() as tx:
+        assert tx.execute(select(func.count()).select_from(Identity)).scalar_one() == 0
+
+
 def test_options_go_along_with_a_rerun_and_a_retry(settings: Settings, database: Database, base: Path) -> None:
     # Given a job whose renders all failed
     enqueue(manifest(), settings=settings, base=base)
