@@ -1,6 +1,7 @@
 """Options of renders, people made of other people, further outputs.
 
-Expand only: every new column may be left out, so workers and producers of the version before go on as they did.
+Expand only: every new column may be left out, so processes of the version before that run go on as they did. One of
+0.1.0 that is started or restarted refuses this schema, which it does not know: upgrade workers together with it.
 No CHECK is added to a table that exists: SQLite would have to copy the table and everything that refers to it.
 
 Revision: 0002, after 0001.
