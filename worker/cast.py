@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from hyperlora.faces.types import Face
@@ -25,6 +26,7 @@ from worker.renderer import Place
 from worker.weights import Weights, WeightSets
 
 Stack = tuple[tuple[Any, float], ...]
+HALF_WHITE = 128
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class Cast:
         return cls(tenant, tuple(roles), fingerprint, weight_sets, pictures, still_wanted)
 
     @property
+    def tenant(self) -> str:
+        """Whose people these are."""
+        return self._tenant
+
+    @property
     def seconds(self) -> float:
         """What obtaining the weights took."""
         return sum(role.weights.seconds for role in self.roles)
@@ -124,14 +131,13 @@ class Cast:
         """What a photo set of this tenant is made of."""
         return self._weight_sets.source(self._tenant, photo_set_id)
 
-    def member_at(self, face: Face, size: tuple[int, int]) -> int | None:
-        """Whose place a face stands in, in a picture of several people; None in one of a single person."""
+    def members_at(self, face: Face, size: tuple[int, int]) -> list[int]:
+        """Who may stand where a face is, in a picture of several people; nobody in one of a single person."""
         if len(self.roles) == 1:
-            return None
+            return []
         x = min(max(int((face.box_xyxy[0] + face.box_xyxy[2]) / 2), 0), size[0] - 1)
         y = min(max(int((face.box_xyxy[1] + face.box_xyxy[3]) / 2), 0), size[1] - 1)
-        here = [int(self._mask(number, *size).getpixel((x, y)) or 0) for number in range(len(self.roles))]  # type: ignore[arg-type]
-        return max(range(len(here)), key=here.__getitem__)
+        return [n for n in range(len(self.roles)) if np.asarray(self._mask(n, *size))[y, x] >= HALF_WHITE]
 
     def _stack(self, role: Role, key: BatchKey) -> Stack:
         stack: Stack = ((role.weights.loaded, key.lora_weight),)
@@ -158,7 +164,7 @@ class Cast:
             region = self.roles[number].region or (0.0, 0.0, 1.0, 1.0)
             if isinstance(region, Mapping):
                 given = Picture.model_validate(region["mask"])
-                self._masks[place] = self._pictures.mask(given, width, height)
+                self._masks[place] = self._pictures.mask(given, width, height, tenant=self._tenant)
             else:
                 self._masks[place] = box_mask(region, width, height)
         return self._masks[place]

@@ -5,6 +5,7 @@ WorkerError
 ├── BatchAbandoned    every unit of the batch was taken or cancelled   (retryable)
 ├── PoolRefused       a pool or concurrency that would share one GPU
 ├── ContentRefused    the safety checker refused what was drawn
+├── PartUnavailable   a ControlNet or upscaler that this worker cannot load (retryable)
 ├── NotInProfile      a ControlNet or upscaler that the worker's profile does not have
 └── WeightSetDamaged  a stored weight set is not what was recorded     (retryable)
 """
@@ -52,6 +53,13 @@ class NotInProfile(WorkerError):
     """The worker's profile does not have what the render asks for."""
 
     code = "not_in_profile"
+
+
+class PartUnavailable(WorkerError):
+    """This worker cannot load a ControlNet or upscaler of its profile; another one may."""
+
+    code = "part_unavailable"
+    retryable = True
 
 
 class WeightSetDamaged(WorkerError):

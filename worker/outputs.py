@@ -43,23 +43,37 @@ class Outputs:
         self._renderer = renderer
 
     def files(self, trial: Trial, known: Mapping[str, Any]) -> list[PictureFile]:
-        """The chosen picture in every form asked for, the main one first; then the other candidates as drawn."""
-        best, outputs = trial.best, trial.options.outputs
+        """The chosen picture in every form asked for, the main one first; each enlargement is made once."""
+        best, enlarged = trial.best, dict[str, Image]()
         assert best is not None
-        files = [self._file(best, output, known, main=number == 0) for number, output in enumerate(outputs)]
-        plain = OutputOption(name="", format=outputs[0].format, quality=outputs[0].quality)
-        losers = [replace(self._file(loser, plain, known), candidate=loser) for loser in trial.losers]
-        return files + losers
+        return [
+            self._file(best, output, known, enlarged, main=number == 0)
+            for number, output in enumerate(trial.options.outputs)
+        ]
+
+    def loser(self, trial: Trial, candidate: Candidate, known: Mapping[str, Any]) -> PictureFile:
+        """A candidate that was not chosen, as it was drawn, in the main file's format."""
+        main = trial.options.outputs[0]
+        plain = OutputOption(format=main.format, quality=main.quality)
+        return replace(self._file(candidate, plain, known, {}), candidate=candidate)
 
     def _file(
-        self, candidate: Candidate, output: OutputOption, known: Mapping[str, Any], *, main: bool = False
+        self,
+        candidate: Candidate,
+        output: OutputOption,
+        known: Mapping[str, Any],
+        enlarged: dict[str, Image],
+        *,
+        main: bool = False,
     ) -> PictureFile:
         began = time.perf_counter()
         image, face = candidate.image, candidate.faces[0] if candidate.faces else None
         if output.upscale is not None:
-            enlarged = self._renderer.upscale(image, output.upscale)
-            face = _scaled(face, enlarged.width / image.width) if face is not None else None
-            image = enlarged
+            if output.upscale not in enlarged:
+                enlarged[output.upscale] = self._renderer.upscale(image, output.upscale)
+            larger = enlarged[output.upscale]
+            face = _scaled(face, larger.width / image.width) if face is not None else None
+            image = larger
         image = shape(image, crop=output.crop, size=output.size, face=face)
         finished = time.perf_counter()
         data, media_type = encode(image, _record(candidate, image, known), format=output.format, quality=output.quality)

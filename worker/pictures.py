@@ -23,25 +23,27 @@ class GivenPictures:
         self._storage, self._settings = storage, settings
         self._kept: OrderedDict[tuple[str, str, int, int], Image.Image] = OrderedDict()
 
-    def read(self, picture: Picture) -> bytes:
-        """The stored bytes. Raises ObjectMissing when they are gone or are not those that were given."""
+    def read(self, picture: Picture, *, tenant: str) -> bytes:
+        """The stored bytes. Raises ObjectMissing when they are gone, another tenant's, or not those that were given."""
+        if not picture.key.startswith(f"{tenant}/"):
+            raise ObjectMissing("the given picture is not this tenant's; enqueue the job again")
         data = self._storage.get(picture.key)
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             raise ObjectMissing(f"the picture {picture.key} is not the one that was given; enqueue the job again")
         return data
 
-    def image(self, picture: Picture, width: int, height: int) -> Image.Image:
+    def image(self, picture: Picture, width: int, height: int, *, tenant: str) -> Image.Image:
         """The picture in RGB, filling width x height: cut at the longer side, centred."""
-        return self._fitted(picture, "RGB", width, height)
+        return self._fitted(picture, "RGB", width, height, tenant)
 
-    def mask(self, picture: Picture, width: int, height: int) -> Image.Image:
+    def mask(self, picture: Picture, width: int, height: int, *, tenant: str) -> Image.Image:
         """The same in grey: white is meant, black is not."""
-        return self._fitted(picture, "L", width, height)
+        return self._fitted(picture, "L", width, height, tenant)
 
-    def _fitted(self, picture: Picture, mode: str, width: int, height: int) -> Image.Image:
-        place = (picture.key, mode, width, height)
+    def _fitted(self, picture: Picture, mode: str, width: int, height: int, tenant: str) -> Image.Image:
+        place = (f"{tenant} {picture.key}", mode, width, height)
         if place not in self._kept:
-            decoded = load_photo(self.read(picture), self._settings).convert(mode)
+            decoded = load_photo(self.read(picture, tenant=tenant), self._settings).convert(mode)
             self._kept[place] = ImageOps.fit(decoded, (width, height), Image.Resampling.LANCZOS)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)

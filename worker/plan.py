@@ -34,6 +34,7 @@ class BatchKey:
     given: str  # "", "image" or "mask": what the drawing starts from
     controls: tuple[tuple[str, float, float, float], ...]  # name, scale, start, end
     chunks: int  # text encoder lengths of the prompt
+    people: int  # drawn side by side; 1 for a picture of one person
 
     @property
     def merged(self) -> tuple[object, ...]:
@@ -41,7 +42,7 @@ class BatchKey:
         return self.lora_weight, self.base_weight, self.sliders, self.member
 
 
-def batch_key(draw: Draw, *, chunks: int, detail_side: int) -> BatchKey:
+def batch_key(draw: Draw, *, chunks: int, detail_side: int, people: int = 1) -> BatchKey:
     """The key of the batches this drawing may be made in; guidance of 1 or less means none."""
     render, options, part = draw.render, draw.trial.options, draw.part
     width, height, steps, strength = render.width, render.height, render.steps, 1.0
@@ -67,6 +68,7 @@ def batch_key(draw: Draw, *, chunks: int, detail_side: int) -> BatchKey:
         given=given,
         controls=controls,
         chunks=chunks,
+        people=people if part is None else 1,
     )
 
 
@@ -75,7 +77,7 @@ class BatchSizes:
 
     def __init__(self, configured: int) -> None:
         self._configured = configured
-        self._learned: dict[tuple[int, int, bool, int], int] = {}
+        self._learned: dict[tuple[int | bool | str, ...], int] = {}
 
     def of(self, key: BatchKey) -> int:
         """The largest batch to try for this key."""
@@ -87,9 +89,9 @@ class BatchSizes:
         return self.of(key)
 
 
-def _weight(key: BatchKey) -> tuple[int, int, bool, int]:
+def _weight(key: BatchKey) -> tuple[int | bool | str, ...]:
     """What a picture's memory depends on."""
-    return key.width, key.height, key.guided, len(key.controls)
+    return key.width, key.height, key.guided, key.given, len(key.controls), key.people, key.chunks
 
 
 def batches(

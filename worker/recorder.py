@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -47,6 +48,7 @@ class Finished:
     seconds_merge: float
     seconds_denoise: float
     seconds_decode: float
+    mask: Image | None = None  # what of a given picture was redrawn
 
 
 class Recorder:
@@ -74,23 +76,55 @@ class Recorder:
         self._judged = threading.Condition()
         self._unjudged = 0
         self._follow_ups: list[Draw] = []
+        self._open: set[Trial] = set()
         self._wake = threading.Event()
 
     def add(self, finished: Finished) -> None:
         """Take over a picture; waits while the queue is full."""
+        draw, cast = finished.draw, finished.cast
+        self._submit(draw, lambda: self._look(finished), cast)
+
+    def add_failed(self, draw: Draw, cast: Cast) -> None:
+        """A drawing that followed from a picture could not be made: what there is without it is judged."""
+        self._submit(draw, lambda: self._judge.look_without(draw, cast), cast)
+
+    def _submit(self, draw: Draw, judge: Callable[[], Judgement], cast: Cast) -> None:
         self._room.acquire()
         with self._judged:
             self._unjudged += 1
-        future = self._pool.submit(self._settle, finished)
+            self._open.add(draw.trial)
+        future = self._pool.submit(self._settle, draw, judge, cast)
         with self._lock:
-            self._pending.setdefault(finished.draw.render.unit.id, []).append(future)
+            self._pending.setdefault(draw.render.unit.id, []).append(future)
 
-    def follow_ups(self) -> list[Draw]:
-        """The drawings that finished pictures asked for; waits until every picture so far has been judged."""
+    def _look(self, finished: Finished) -> Judgement:
+        _count_seconds(finished.draw.trial, finished)
+        return self._judge.look(finished.draw, finished.image, finished.cast, mask=finished.mask)
+
+    @property
+    def begun(self) -> int:
+        """How many renders have been begun and are not decided."""
         with self._judged:
-            self._judged.wait_for(lambda: self._unjudged == 0)
+            return len(self._open)
+
+    def follow_ups(self, *, wait: bool = True) -> list[Draw]:
+        """The drawings that finished pictures asked for; `wait` until every picture so far has been judged."""
+        with self._judged:
+            if wait:
+                self._judged.wait_for(lambda: self._unjudged == 0)
             draws, self._follow_ups = self._follow_ups, []
         return draws
+
+    def forget(self, draws: Sequence[Draw]) -> None:
+        """These will not be drawn: their renders are somebody else's now, or are begun again later."""
+        for draw in draws:
+            self._close(draw.trial)
+
+    def _close(self, trial: Trial) -> None:
+        with self._judged:
+            self._open.discard(trial)
+            self._judged.notify_all()
+        trial.close()
 
     def wait_for(self, unit: ClaimedUnit) -> Exception | None:
         """Wait until every picture of the unit is settled; returns the fault that kept one from being recorded."""
@@ -105,28 +139,35 @@ class Recorder:
         """Finish what was taken over."""
         self._pool.shutdown(wait=True)
 
-    def _settle(self, finished: Finished) -> None:
-        trial = finished.draw.trial
+    def _settle(self, draw: Draw, judge: Callable[[], Judgement], cast: Cast) -> None:
+        trial = draw.trial
         try:
             with trial.lock:
-                judgement = self._judged_now(finished)
+                judgement = self._judged_now(trial, judge)
+                if trial.losers:
+                    self._patiently(lambda: self._store_losers(trial, cast))
                 if judgement.decided:
-                    self._with_patience(trial, finished)
+                    self._record_all(trial, cast)
+                    self._close(trial)
         except Exception as error:  # noqa: BLE001 - it becomes the render's or the unit's fault, whatever it was
+            self._close(trial)
             self._note_fault(trial.render, error)
         finally:
             self._room.release()
 
-    def _judged_now(self, finished: Finished) -> Judgement:
+    def _judged_now(self, trial: Trial, judge: Callable[[], Judgement]) -> Judgement:
         """Judge, and let the planner know at once: it need not wait for the picture to be stored."""
-        judgement = Judgement()
+        judgement, undecided = Judgement(), False
         try:
-            _count_seconds(finished.draw.trial, finished)
-            judgement = self._judge.look(finished.draw, finished.image, finished.cast)
+            if trial.is_open:  # else another of its drawings has ended it
+                judgement = judge()
+            undecided = trial.is_open and not judgement.decided
         finally:
             with self._judged:
                 self._unjudged -= 1
                 self._follow_ups += judgement.draws
+                if not undecided:
+                    self._open.discard(trial)
                 self._judged.notify_all()
         return judgement
 
@@ -138,18 +179,17 @@ class Recorder:
                 with self._database.transaction() as tx:
                     render_rows.fail(tx, render, self._owner, error_code=code_of(error), error=str(error))
                 return
-            except JobsError as away:
+            except Exception as away:  # noqa: BLE001 - the reason could not be written: the unit is tried again
                 error = away
         log.error("a picture could not be recorded", extra={"render": str(render.id)}, exc_info=error)
         with self._lock:
             self._faults[render.unit.id] = error
 
-    def _with_patience(self, trial: Trial, finished: Finished) -> None:
+    def _patiently(self, act: Callable[[], None]) -> None:
         """Try again after transient faults, a few times and ever later."""
-        files = self._outputs.files(trial, self._known(trial, finished))
         for attempt in range(TRIES):
             try:
-                self._record(trial, finished, files)
+                act()
                 return
             except JobsError as error:
                 if not error.retryable or attempt == TRIES - 1:
@@ -157,13 +197,23 @@ class Recorder:
                 log.warning("recording a picture again after: %s", error)
                 self._wake.wait(FIRST_WAIT_SECONDS * 2**attempt)
 
-    def _record(self, trial: Trial, finished: Finished, files: list[PictureFile]) -> None:
+    def _store_losers(self, trial: Trial, cast: Cast) -> None:
+        """Store candidates that were not chosen, and let their pictures go."""
+        while trial.losers:
+            file = self._outputs.loser(trial, trial.losers[0], self._known(trial, cast))
+            trial.others.append(self._store_candidate(trial.render, file))
+            trial.losers.pop(0)
+
+    def _record_all(self, trial: Trial, cast: Cast) -> None:
+        files = self._outputs.files(trial, self._known(trial, cast))
+        self._patiently(lambda: self._record(trial, cast, files))
+
+    def _record(self, trial: Trial, cast: Cast, files: list[PictureFile]) -> None:
         """Store the files, then settle the row; the first file is the render's picture."""
-        render, best = trial.render, trial.best
+        render, best, others = trial.render, trial.best, trial.others
         assert best is not None
         began = time.perf_counter()
-        others = [self._store_candidate(render, file) for file in files if file.candidate is not None]
-        outputs = [self._store_output(render, file) for file in files if file.candidate is None]
+        outputs = [self._store_output(render, file) for file in files]
         uploaded = time.perf_counter()
         first = outputs[0]
         drawn = Drawn(
@@ -176,11 +226,11 @@ class Recorder:
             id_similarity_reason=best.reason,
             recogniser=self._renderer.recogniser,
             model_fingerprint=self._renderer.model_fingerprint,
-            weight_set_fingerprint=finished.cast.fingerprint,
+            weight_set_fingerprint=cast.fingerprint,
             device=self._renderer.device,
             worker=self._worker_name,
-            batch_size=finished.batch_size if trial.batch_size == 0 else trial.batch_size,
-            seconds_weights=finished.seconds_weights,
+            batch_size=trial.batch_size,
+            seconds_weights=trial.seconds["weights"],
             seconds_merge=trial.seconds["merge"],
             seconds_denoise=trial.seconds["denoise"],
             seconds_decode=trial.seconds["decode"],
@@ -241,7 +291,7 @@ class Recorder:
     def _final_prompt(self, trial: Trial) -> str:
         return self._renderer.final_prompt(trial.render.prompt, trigger_words=trial.options.trigger_words)
 
-    def _known(self, trial: Trial, finished: Finished) -> dict[str, object]:
+    def _known(self, trial: Trial, cast: Cast) -> dict[str, object]:
         """What is written into the pictures; what differs between them is added for each."""
         render = trial.render
         asked = ("prompt_name", "negative_prompt", "seed", "width", "height", "steps", "guidance", "scheduler")
@@ -256,15 +306,15 @@ class Recorder:
             "profile": self._renderer.profile,
             "final_prompt": self._final_prompt(trial),
             "model_fingerprint": self._renderer.model_fingerprint,
-            "weight_set_fingerprint": finished.cast.fingerprint,
+            "weight_set_fingerprint": cast.fingerprint,
             "device": self._renderer.device,
-            "batch_size": finished.batch_size,
+            "batch_size": trial.batch_size,
             "draws": trial.draws,
-            "seconds_weights": round(finished.seconds_weights, 4),
+            "seconds_weights": round(trial.seconds["weights"], 4),
             "recogniser": self._renderer.recogniser,
             "safety_checker": self._renderer.checker,
         }
-        options = trial.options.dump()
+        options = trial.options.told()
         if options:
             record["options"] = options
         if trial.options.start is not None:
@@ -287,5 +337,6 @@ def _count_seconds(trial: Trial, finished: Finished) -> None:
         trial.seconds["detail"] += drawing
         return
     trial.batch_size = finished.batch_size
+    trial.seconds["weights"] = finished.seconds_weights
     trial.seconds["denoise"] += finished.seconds_denoise
     trial.seconds["decode"] += finished.seconds_decode

@@ -29,6 +29,14 @@ class Person:
 
 
 @dataclass(frozen=True)
+class Photo:
+    """One photo, and which of its faces is meant: clearest (also None), largest, central, or a number."""
+
+    data: bytes
+    face: str | None = None
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What was found in one reference photo: `usable`, `warning` or `refused`, and why."""
 
@@ -144,13 +152,16 @@ class Renderer(Protocol):
     ) -> tuple[float | None, str | None]:
         """Cosine between the picture's face and the reference, of several people the least; None and a reason."""
 
+    def most_alike(self, image: Image, face: Face, references: Sequence[bytes]) -> int | None:
+        """Which of the references a face of a picture is most like; None when it cannot be measured."""
+
     def refusal(self, image: Image) -> str | None:
         """Why the picture must not be kept, None when it may."""
 
     def upscale(self, image: Image, name: str) -> Image:
         """The picture enlarged by the profile's upscaler of this name. Raises NotInProfile."""
 
-    def keypoints(self, photos: Sequence[bytes], width: int, height: int) -> Image:
+    def keypoints(self, photos: Sequence[Photo], width: int, height: int) -> Image:
         """The key-point picture of the first photo that shows a face. Raises NoUsablePhoto."""
 
     def face_mask(self, image: Image) -> Image:

@@ -12,8 +12,10 @@ from jobs.storage import Storage
 from worker.cast import Cast
 from worker.pictures import GivenPictures
 from worker.plan import BatchKey
-from worker.renderer import Renderer, Sample, Setting
+from worker.renderer import Photo, Renderer, Sample, Setting
 from worker.trial import Draw
+
+KEPT_KEYPOINTS = 16
 
 
 def text_sample(draw: Draw) -> Sample:
@@ -58,25 +60,30 @@ class Samples:
         control = tuple(self._control(option, key.width, key.height) for option in options.control)
         if options.start is None:
             return replace(sample, control=control)
-        image = self._pictures.image(options.start.image, key.width, key.height)
+        image = self._pictures.image(options.start.image, key.width, key.height, tenant=self._cast.tenant)
         mask = None
         if options.start.mask == "face":
             mask = self._renderer.face_mask(image)
         elif options.start.mask is not None:
-            mask = self._pictures.mask(options.start.mask, key.width, key.height)
+            mask = self._pictures.mask(options.start.mask, key.width, key.height, tenant=self._cast.tenant)
         return replace(sample, control=control, image=image, mask=mask)
 
     def _control(self, option: ControlOption, width: int, height: int) -> Image.Image:
         if option.image is not None:
-            return self._pictures.image(option.image, width, height)
+            return self._pictures.image(option.image, width, height, tenant=self._cast.tenant)
         wanted = option.keypoints
         name = wanted.sha256 if isinstance(wanted, Picture) else "photo"
         if (name, width, height) not in self._keypoints:
-            photos = [self._pictures.read(wanted)] if isinstance(wanted, Picture) else self._photos()
+            if isinstance(wanted, Picture):
+                photos = [Photo(self._pictures.read(wanted, tenant=self._cast.tenant))]
+            else:
+                photos = self._photos()
+            while len(self._keypoints) >= KEPT_KEYPOINTS:
+                self._keypoints.pop(next(iter(self._keypoints)))
             self._keypoints[name, width, height] = self._renderer.keypoints(photos, width, height)
         return self._keypoints[name, width, height]
 
-    def _photos(self) -> list[bytes]:
+    def _photos(self) -> list[Photo]:
         if len(self._cast.roles) > 1:
             raise InvalidRequest(
                 "key points are drawn from one person's photo, this picture shows several; name a picture instead: "
@@ -88,4 +95,4 @@ class Samples:
         )
         if not photos:
             raise InvalidRequest("key points are drawn from a person's photo, this identity has none; name a picture")
-        return [self._storage.get(photo.storage_key) for photo in photos]
+        return [Photo(self._storage.get(photo.storage_key), photo.face) for photo in photos]

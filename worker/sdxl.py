@@ -7,7 +7,8 @@ import logging
 import os
 import platform
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +21,8 @@ from hyperlora.coefficients import concept_slider, mix
 from hyperlora.config import Branch
 from hyperlora.control import Control, ControlNet
 from hyperlora.detail import DetailPass, face_mask, small_faces
-from hyperlora.errors import FaceError, NoUsablePhoto
-from hyperlora.faces import FaceAnalyzer, load_analyzer
+from hyperlora.errors import FaceError, NoUsablePhoto, WeightsMissing
+from hyperlora.faces import FaceAnalyzer, FaceChoice, load_analyzer
 from hyperlora.faces.find import find_faces
 from hyperlora.faces.keypoints import keypoints_for
 from hyperlora.faces.types import Face, FloatArray, same_person_cosine, unit_length
@@ -37,10 +38,10 @@ from jobs.options import DetailOption
 from jobs.photos import decode_photo
 from jobs.profiles import MINI, Profile
 from jobs.settings import Settings
-from worker.errors import NotInProfile, OutOfMemory
+from worker.errors import NotInProfile, OutOfMemory, PartUnavailable
 from worker.likeness import embedding_in, likeness
 from worker.mini_pack import mini_pack
-from worker.renderer import Batch, GeneratedWeights, Person, Sample, Setting, Verdict
+from worker.renderer import Batch, GeneratedWeights, Person, Photo, Sample, Setting, Verdict
 
 log = logging.getLogger(__name__)
 # Raise it when crops, masks or the face search change what the network is shown: weight sets are then made anew.
@@ -148,8 +149,7 @@ class SdxlRenderer:
 
     def _conditions(self, person: Person) -> IdentityConditions:
         pictures = [decode_photo(data, self._settings) for data in person.photos]
-        faces = [int(face) if face and face.isdigit() else face or "clearest" for face in person.faces]
-        return prepare_identity(self._analyzer, self._clip, pictures, faces=cast(Any, faces))
+        return prepare_identity(self._analyzer, self._clip, pictures, faces=[_choice(face) for face in person.faces])
 
     def _streams(self, c: IdentityConditions, branch: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """What the branch looks at: faces and masked faces, or the surroundings."""
@@ -200,16 +200,15 @@ class SdxlRenderer:
             seconds = drawn.seconds
             given = seconds.get("encode_image", 0.0)  # a start picture's way into latents is the beginning of drawing
             return Batch(drawn.images, seconds["denoise"] + given, seconds["decode"])
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _give_memory_back()
         raise raised
 
     def _control(self, name: str) -> ControlNet:
         """A ControlNet of the profile, loaded when first asked for."""
         if name not in self._controls:
             place = _named(self._given.controlnets, name, "ControlNet", "controlnets", self.profile)
-            self._controls[name] = ControlNet.from_pretrained(_place(place), **self._placed)
+            with _parts_told("ControlNet", name, self.profile):
+                self._controls[name] = ControlNet.from_pretrained(_place(place), **self._placed)
         return self._controls[name]
 
     def detail_side(self) -> int:
@@ -245,25 +244,34 @@ class SdxlRenderer:
         """Cosine between the picture's face and the reference; of several people the least of their best ones."""
         return likeness(self._analyzer, image, faces, [_embedding(reference) for reference in references])
 
+    def most_alike(self, image: Image, face: Face, references: Sequence[bytes]) -> int | None:
+        """Which of the references a face of a picture is most like; None when it cannot be measured."""
+        found = embedding_in(self._analyzer, image, face)
+        if found is None:
+            return None
+        return int(np.argmax([float(found @ _embedding(reference)) for reference in references]))
+
     def refusal(self, image: Image) -> str | None:
-        """What the profile's safety checker says against the picture."""
-        with self._beside:
+        """What the profile's safety checker says against the picture. Raises OutOfMemory."""
+        with self._beside, _memory_told(f"checking a picture of {image.width}x{image.height}"):
             return self._checker.check([image])[0]
 
     def upscale(self, image: Image, name: str) -> Image:
-        """The picture enlarged. Raises NotInProfile, UpscalerMismatch."""
-        with self._beside:
+        """The picture enlarged. Raises NotInProfile, UpscalerMismatch, PartUnavailable, OutOfMemory."""
+        with self._beside, _memory_told(f"upscaling a picture of {image.width}x{image.height}"):
             if name not in self._upscalers:
                 place = _named(self._given.upscalers, name, "upscaler", "upscalers", self.profile)
-                self._upscalers[name] = Upscaler.from_file(Path(place).expanduser(), **self._placed)
+                with _parts_told("upscaler", name, self.profile):
+                    self._upscalers[name] = Upscaler.from_file(Path(place).expanduser(), **self._placed)
             return self._upscalers[name](image)
 
-    def keypoints(self, photos: Sequence[bytes], width: int, height: int) -> Image:
+    def keypoints(self, photos: Sequence[Photo], width: int, height: int) -> Image:
         """The key points of the first photo that shows a face. Raises NoUsablePhoto."""
         reasons = []
-        for number, data in enumerate(photos, start=1):
+        for number, photo in enumerate(photos, start=1):
+            picture, choice = decode_photo(photo.data, self._settings), _choice(photo.face)
             try:
-                return keypoints_for(self._analyzer, decode_photo(data, self._settings), (width, height))
+                return keypoints_for(self._analyzer, picture, (width, height), face=choice)
             except FaceError as error:
                 reasons.append(f"photo {number}: {error}")
         raise NoUsablePhoto(f"no photo shows a face whose key points could be drawn: {'; '.join(reasons)}")
@@ -274,6 +282,43 @@ class SdxlRenderer:
         if not faces:
             raise NoUsablePhoto("the given picture shows no face that could be redrawn; name a mask picture instead")
         return face_mask(image.size, faces[0])
+
+
+@contextmanager
+def _parts_told(what: str, name: str, profile: str) -> Iterator[None]:
+    """A part that this worker cannot load may be there on another: its log has the place, the row must not."""
+    try:
+        yield
+    except WeightsMissing as error:
+        log.error("the %s %s of profile %s cannot be loaded: %s", what, name, profile, error)
+        raise PartUnavailable(
+            f"the {what} {name!r} of profile {profile} could not be loaded by this worker; its log says why"
+        ) from error
+
+
+@contextmanager
+def _memory_told(what: str) -> Iterator[None]:
+    """The device's own word for too little memory becomes ours, and what can be given back is."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raised = OutOfMemory(f"{what} does not fit into the device's memory")
+        raised.__cause__ = error.with_traceback(None)
+    else:
+        return
+    _give_memory_back()
+    raise raised
+
+
+def _give_memory_back() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _choice(face: str | None) -> FaceChoice:
+    """The face of a photo as rows name it: a word, or a number from left to right."""
+    return int(face) if face and face.isdigit() else cast(FaceChoice, face or "clearest")
 
 
 def _asked(sample: Sample) -> PipelineSample:

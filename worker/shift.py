@@ -41,6 +41,7 @@ from worker.trial import Draw, Trial
 from worker.weights import WeightSets
 
 log = logging.getLogger(__name__)
+Todo = deque[tuple[BatchKey, list[Draw]]]
 
 
 @dataclass
@@ -77,6 +78,7 @@ class Shift:
         self._weight_sets, self._leases, self._recorder = weight_sets, leases, recorder
         self._owner, self._should_stop = owner, should_stop
         self._sizes = sizes
+        self._most_begun = max(16, 4 * renderer.batch_size)
         self._unit_faults: dict[uuid.UUID, Exception] = {}
         self._ends_at = time.monotonic() + settings.shift_seconds
         self.report = ShiftReport()
@@ -149,66 +151,96 @@ class Shift:
         return not self._is_over() and any(map(self._leases.holds, group))
 
     def _draw_all(self, cast: Cast, waiting: Sequence[WaitingRender]) -> None:
-        """Draw, batch after batch, and then what follows from the pictures, until nothing does.
+        """Draw, batch after batch, and what follows from the pictures, until nothing does.
 
-        When the shift's time is up no render is begun any more, but those that were begun are brought to their end:
-        else a gate with many seeds would go round in circles.
+        Only so many renders are begun before others are brought to their end: pictures in the making lie in memory,
+        and are lost when the worker is stopped. When the shift's time is up no render is begun any more, but those that
+        were begun are finished: else a gate with many seeds would go round in circles.
         """
         samples = Samples(self._renderer, self._storage, self._pictures, cast)
-        draws: Sequence[Draw] = [Trial(render).first() for render in waiting]
-        while draws and not self._should_stop():
-            self._draw_round(cast, samples, draws, share=len(waiting))
-            draws = self._recorder.follow_ups()
-
-    def _draw_round(self, cast: Cast, samples: Samples, draws: Sequence[Draw], *, share: int) -> None:
-        """Draw these in batches.
-
-        A batch that does not fit is cut smaller, and the worker remembers. A batch that meets another fault is cut in
-        two until the render at fault stands alone: one bad render fails itself, not the person's other jobs.
-        """
-        keys = self._keys(draws)
-        todo = deque(batches(list(keys), self._sizes, keys.__getitem__))
-        while todo and not self._should_stop():
-            key, batch = todo.popleft()
-            batch = [draw for draw in batch if self._may_draw(draw)]
-            if not batch:
-                continue
-            try:
-                self._draw_batch(cast, samples, key, batch, seconds_weights=cast.seconds / max(1, share))
-            except BatchAbandoned as error:
-                log.info("%s", error)
-            except OutOfMemory as error:
-                fits = self._sizes.did_not_fit(key, len(batch))
-                log.warning("out of memory with a batch of %d; going on with %d", len(batch), fits)
-                if len(batch) == 1:
-                    self._fail_alone(batch[0].render, error)
+        share = max(1, len(waiting))
+        first = self._planned(cast, [Trial(render).first() for render in self._readable(waiting)])
+        following: list[Draw] = []
+        try:
+            while not self._should_stop():
+                may_begin = bool(first) and not self._is_over() and self._recorder.begun < self._most_begun
+                following += self._recorder.follow_ups(wait=not may_begin)
+                planned = self._planned(cast, following)
+                ripe = deque(pair for pair in planned if not may_begin or len(pair[1]) >= self._sizes.of(pair[0]))
+                if ripe:
+                    following = [draw for pair in planned if pair not in ripe for draw in pair[1]]
+                    while ripe and not self._should_stop():
+                        self._draw_next(cast, samples, ripe, share=share)
+                elif may_begin:
+                    self._draw_next(cast, samples, first, share=share)
                 else:
-                    rest = [draw for _, left in todo for draw in left]
-                    todo = deque(batches([*batch, *rest], self._sizes, keys.__getitem__))
-            except Exception as error:  # noqa: BLE001 - it becomes the render's fault, whatever it was
-                if len(batch) == 1:
-                    self._fail_alone(batch[0].render, error)
-                else:
-                    half = len(batch) // 2
-                    todo.extendleft([(key, batch[half:]), (key, batch[:half])])
+                    break
+        finally:
+            self._recorder.forget([*following, *self._recorder.follow_ups()])
 
-    def _may_draw(self, draw: Draw) -> bool:
-        unit = draw.render.unit
-        if draw.is_first and self._is_over():
-            return False
-        return self._leases.holds(unit) and unit.id not in self._unit_faults
+    def _readable(self, waiting: Sequence[WaitingRender]) -> list[WaitingRender]:
+        """The renders whose options this version knows; the others fail alone."""
+        for render in waiting:
+            if render.fault is not None:
+                self._fail_alone(render, render.fault)
+        return [render for render in waiting if render.fault is None]
 
-    def _keys(self, draws: Sequence[Draw]) -> dict[Draw, BatchKey]:
-        """Each drawing with its batch key; a text that cannot be read fails its render."""
+    def _planned(self, cast: Cast, draws: Sequence[Draw]) -> Todo:
+        """The drawings in batches; a text that cannot be read fails its render."""
         keys: dict[Draw, BatchKey] = {}
-        side = self._renderer.detail_side()
+        side, people = self._renderer.detail_side(), len(cast.roles)
         for draw in draws:
             try:
                 chunks = self._renderer.prompt_chunks(text_sample(draw))
-                keys[draw] = batch_key(draw, chunks=chunks, detail_side=side)
+                keys[draw] = batch_key(draw, chunks=chunks, detail_side=side, people=people)
             except Exception as error:  # noqa: BLE001 - it becomes the render's fault, whatever it was
-                self._fail_alone(draw.render, error)
-        return keys
+                self._give_up(draw, cast, error)
+        return deque(batches(list(keys), self._sizes, keys.__getitem__))
+
+    def _draw_next(self, cast: Cast, samples: Samples, todo: Todo, *, share: int) -> None:
+        """Draw the next batch.
+
+        A batch that does not fit is cut smaller, and the worker remembers. A batch that meets another fault is cut in
+        two until the drawing at fault stands alone: one bad render fails itself, not the person's other jobs.
+        """
+        key, batch = todo.popleft()
+        lost = [draw for draw in batch if not self._may_draw(draw)]
+        self._recorder.forget(lost)
+        batch = [draw for draw in batch if draw not in lost]
+        if not batch:
+            return
+        try:
+            self._draw_batch(cast, samples, key, batch, seconds_weights=cast.seconds / share)
+        except BatchAbandoned as error:
+            log.info("%s", error)
+            self._recorder.forget(batch)
+        except OutOfMemory as error:
+            fits = self._sizes.did_not_fit(key, len(batch))
+            log.warning("out of memory with a batch of %d; going on with %d", len(batch), fits)
+            if len(batch) == 1:
+                self._give_up(batch[0], cast, error)
+            else:
+                keys = {draw: key for draw in batch} | {draw: other for other, left in todo for draw in left}
+                todo.clear()
+                todo.extend(batches(list(keys), self._sizes, keys.__getitem__))
+        except Exception as error:  # noqa: BLE001 - it becomes the render's fault, whatever it was
+            if len(batch) == 1:
+                self._give_up(batch[0], cast, error)
+            else:
+                half = len(batch) // 2
+                todo.extendleft([(key, batch[half:]), (key, batch[:half])])
+
+    def _may_draw(self, draw: Draw) -> bool:
+        unit = draw.render.unit
+        return self._leases.holds(unit) and unit.id not in self._unit_faults
+
+    def _give_up(self, draw: Draw, cast: Cast, error: Exception) -> None:
+        """A drawing that cannot be made: its render fails, or goes without it where there is a picture already."""
+        if draw.is_first:
+            self._fail_alone(draw.render, error)
+        else:
+            _log_fault(f"what followed from render {draw.render.id} could not be drawn", error)
+            self._recorder.add_failed(draw, cast)
 
     def _fail_alone(self, render: WaitingRender, error: Exception) -> None:
         """The one render at fault: failed with its reason, or its unit tried again later if that may help."""
@@ -232,7 +264,7 @@ class Shift:
         drawn = self._renderer.draw(asked, setting, on_step=on_step)
         self.report.batches += 1
         self.report.renders += sum(draw.is_first for draw in batch)
-        for draw, image in zip(batch, drawn.images, strict=True):
+        for draw, sample, image in zip(batch, asked, drawn.images, strict=True):
             self._recorder.add(
                 Finished(
                     draw=draw,
@@ -243,6 +275,7 @@ class Shift:
                     seconds_merge=merging / len(batch),
                     seconds_denoise=drawn.seconds_denoise / len(batch),
                     seconds_decode=drawn.seconds_decode / len(batch),
+                    mask=sample.mask,
                 )
             )
 

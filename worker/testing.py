@@ -15,7 +15,7 @@ from PIL.Image import Image
 from hyperlora.faces.types import Face
 from jobs.options import DetailOption
 from worker.errors import NotInProfile, OutOfMemory
-from worker.renderer import Batch, GeneratedWeights, Person, Sample, Setting, Verdict
+from worker.renderer import Batch, GeneratedWeights, Person, Photo, Sample, Setting, Verdict
 
 
 def no_faces(_image: Image) -> Sequence[Face]:
@@ -56,12 +56,14 @@ class FakeRenderer:
         self.batch_size = batch_size
         self.calls: Counter[str] = Counter()
         self.batch_sizes: list[int] = []
+        self.pointed: list[list[Photo]] = []
         self.drawn: list[tuple[Sequence[Sample], Setting]] = []
         self.merged: list[Sequence[tuple[Any, float]]] = []
         self._fits, self._refuse, self._at_step = fits, refuse, at_step
         self._applied: tuple[tuple[Any, float], ...] | None = None
         self._step_seconds = step_seconds
         self._faces_in, self._alike, self._unsafe = faces_in, alike, unsafe
+        self.nearest: Callable[[Face, Sequence[bytes]], int | None] = lambda face, references: 0
         self._pause = threading.Event()
 
     def generate(self, kind: str, people: Sequence[Person], *, branch: str = "id") -> GeneratedWeights:
@@ -151,6 +153,10 @@ class FakeRenderer:
         found = self._alike(image)
         return (None, "no_face") if found is None else (found, None)
 
+    def most_alike(self, image: Image, face: Face, references: Sequence[bytes]) -> int | None:
+        """What `nearest` says."""
+        return self.nearest(face, references)
+
     def refusal(self, image: Image) -> str | None:
         """What `unsafe` says."""
         return self._unsafe(image)
@@ -161,8 +167,10 @@ class FakeRenderer:
             raise NotInProfile(f"the profile {self.profile} has no upscaler {name!r}, only x2")
         return image.resize((image.width * 2, image.height * 2))
 
-    def keypoints(self, photos: Sequence[bytes], width: int, height: int) -> Image:
-        """Black: no points."""
+    def keypoints(self, photos: Sequence[Photo], width: int, height: int) -> Image:
+        """Black: no points; what was asked for is remembered."""
+        self.calls["keypoints"] += 1
+        self.pointed.append(list(photos))
         return PilImage.new("RGB", (width, height))
 
     def face_mask(self, image: Image) -> Image:

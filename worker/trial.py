@@ -93,6 +93,8 @@ class Trial:
     losers: list[Candidate] = field(default_factory=list)  # not stored yet
     others: list[CandidateRow] = field(default_factory=list)  # stored
     refusal: str | None = None
+    mask: Image | None = None  # of a given picture: what is not black is redrawn
+    is_open: bool = True
 
     @property
     def options(self) -> RenderOptions:
@@ -128,6 +130,17 @@ class Trial:
         if self.parts.pop(part.number, None) is not None:
             self.redrawn.append((part.number, image, part))
         return not self.parts
+
+    def give_up_part(self, part: Part) -> bool:
+        """A face could not be redrawn; whether it was the last that was waited for."""
+        self.parts.pop(part.number, None)
+        return not self.parts
+
+    def close(self) -> None:
+        """Everything is recorded, or nothing will be: let the pictures go."""
+        self.is_open = False
+        self.current = self.best = self.mask = None
+        self.parts, self.redrawn, self.losers = {}, [], []
 
     def weigh(self, candidate: Candidate) -> None:
         """Keep the better of this picture and the best before; the other is a candidate that was not chosen."""

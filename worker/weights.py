@@ -111,6 +111,11 @@ class WeightSets:
         """
         began = time.perf_counter()
         if source.kind == "weights":
+            if branch != "id":
+                message = (
+                    "Base-LoRA is made from photos, and this identity names a stored weight set; leave base_weight out"
+                )
+                raise WeightSetRefused("weight_set_branch", message)
             return self._pinned(tenant, source, began)
         fingerprint = weight_set_fingerprint(tenant, source.fingerprint, self._renderer, branch=branch)
         people = (
