@@ -147,22 +147,23 @@ class WeightSets:
     def _pinned(self, tenant: str, source: Source, began: float) -> Weights:
         """A stored set that a manifest names by its fingerprint; it is never generated here."""
         fingerprint = source.weight_set_fingerprint or ""
-        known = self._recall(tenant, fingerprint, began)
-        if known is not None:
-            return known
         with self._database.reading() as tx:
             row = weight_sets.find(tx, tenant, fingerprint)
         if row is None or row.state != "ready":
             state = "is not there" if row is None else f"is {row.state}"
-            raise WeightSetRefused(
-                "weight_set_missing", f"the weight set {fingerprint[:12]}... {state}; refine it again"
+            message = f"the weight set {fingerprint[:12]}... {state}; refine it again"
+            raise WeightSetRefused("weight_set_missing", message)
+        if row.kind == "slider" or row.branch != "id" or row.recogniser != self._renderer.recogniser:
+            message = (
+                f"the weight set {fingerprint[:12]}... is of kind {row.kind}, branch {row.branch}, measured by "
+                f"{row.recogniser}; a person of this profile needs branch id, measured by {self._renderer.recogniser}"
             )
+            raise WeightSetRefused("weight_set_mismatch", message)
         try:
-            return self._remember(tenant, self._load(row, began))
+            return self._recall(tenant, fingerprint, began) or self._remember(tenant, self._load(row, began))
         except (WeightSetDamaged, ObjectMissing) as error:
-            raise WeightSetRefused(
-                "weight_set_missing", f"{error}; it cannot be made again from photos alone"
-            ) from error
+            message = f"{error}; it cannot be made again from photos alone, refine it again"
+            raise WeightSetRefused("weight_set_missing", message) from error
 
     def _wait_or_generate(
         self, tenant: str, fingerprint: str, recipe: _Recipe, still_wanted: Callable[[], bool], began: float
