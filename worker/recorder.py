@@ -117,8 +117,9 @@ class Recorder:
 
     def forget(self, draws: Sequence[Draw]) -> None:
         """These will not be drawn: their renders are somebody else's now, or are begun again later."""
-        for draw in draws:
-            self._close(draw.trial)
+        for trial in {draw.trial for draw in draws}:
+            with trial.lock:  # a thread may be storing a candidate of it
+                self._close(trial)
 
     def _close(self, trial: Trial) -> None:
         with self._judged:
