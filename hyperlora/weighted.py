@@ -22,6 +22,12 @@ from hyperlora.errors import PromptSyntax
 MAX_DEPTH = 8
 """Parentheses within parentheses; compel's parser goes down the stack with each."""
 
+MAX_WEIGHT = 10.0
+"""Weights beyond this are a slip of the keyboard; 0 to 2 is usual."""
+
+# What stands right behind a closing parenthesis: a number, or what looks like one.
+_NUMBER_BEHIND = re.compile(r"(?<!\\)\)((?:[-+]?(?:\d|\.\d)|[-+]?(?:nan|inf)\b)[^\s,;:)(\]\"']*)", re.IGNORECASE)
+_NUMBER = re.compile(r"\d*\.?\d+|\d+\.")
 _OPERATOR = re.compile(r"\.(?:attend|blend|and|add|swap)\s*\(")
 _LIST_OPERATOR = re.compile(r"\.(?:blend|and|add)\s*\(")
 
@@ -76,6 +82,7 @@ def parse(text: str) -> WeightedText:
     parts, operators in the wrong place, `.swap()` and LoRAs.
     """
     _check_parentheses(text)
+    _check_numbers(text)
     try:
         conjunction = _parser().parse_conjunction(text)
         operands = _operands(text)
@@ -89,6 +96,17 @@ def parse(text: str) -> WeightedText:
         raise PromptSyntax("a weighted prompt cannot name LoRAs (withLora, useLora); give them beside the prompt")
     parts = tuple(_part(prompt) for prompt in conjunction.prompts) or ((((),), (1.0,)),)
     return WeightedText(conjunction, parts, _plain(conjunction))
+
+
+def _check_numbers(text: str) -> None:
+    """Refuse numbers that compel would read in part, taking the rest for a word: `(red)1e3`, `(red)-2`, `(red)nan`."""
+    for found in _NUMBER_BEHIND.finditer(text):
+        number = found.group(1).rstrip(".!?")
+        if not _NUMBER.fullmatch(number) or not float(number) <= MAX_WEIGHT:
+            raise PromptSyntax(
+                f"wanted a weight from 0 to {MAX_WEIGHT:g}, written like 1.3, behind the parenthesis, "
+                f"found {number[:40]!r}"
+            )
 
 
 def with_words(text: str, words: str, present: re.Pattern[str]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from jobs.errors import ObjectMissing
 from jobs.options import Picture
-from jobs.photos import load_photo
+from jobs.photos import decode_photo, load_photo
 from jobs.settings import Settings
 from jobs.storage import Storage
 
@@ -43,9 +43,16 @@ class GivenPictures:
     def _fitted(self, picture: Picture, mode: str, width: int, height: int, tenant: str) -> Image.Image:
         place = (f"{tenant} {picture.key}", mode, width, height)
         if place not in self._kept:
-            decoded = load_photo(self.read(picture, tenant=tenant), self._settings).convert(mode)
+            data = self.read(picture, tenant=tenant)
+            decoded = _mask(data, self._settings) if mode == "L" else load_photo(data, self._settings)
             self._kept[place] = ImageOps.fit(decoded, (width, height), Image.Resampling.LANCZOS)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(place)
         return self._kept[place]
+
+
+def _mask(data: bytes, settings: Settings) -> Image.Image:
+    """A mask in grey; what is transparent means nothing, so it is black."""
+    image = ImageOps.exif_transpose(decode_photo(data, settings)).convert("RGBA")
+    return ImageChops.multiply(image.convert("L"), image.getchannel("A"))

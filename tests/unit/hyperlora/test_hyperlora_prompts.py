@@ -219,6 +219,10 @@ def test_the_least_used_text_is_forgotten(sdxl: StableDiffusionXLPipeline) -> No
         ('("a fox", "an owl").blend(1, 1), by the sea', "cannot be read"),
         ('by the sea ("a fox", "an owl").blend(1, 1)', r"cannot be read at '\.blend\('"),
         ("(a fox).attend(much)", r"cannot be read at '\.attend\('"),
+        ("a (red)1e308 hat", "wanted a weight from 0 to 10, .*found '1e308'"),
+        ("a (red)nan hat", "wanted a weight from 0 to 10, .*found 'nan'"),
+        ("a (red)-5 hat", "wanted a weight from 0 to 10, .*found '-5'"),
+        ("a (red)10.5, hat", "wanted a weight from 0 to 10, .*found '10.5'"),
     ],
 )
 def test_texts_that_cannot_be_read_are_refused(encoder: PromptEncoder, text: str, words: str) -> None:
@@ -231,7 +235,14 @@ def test_texts_that_cannot_be_read_are_refused(encoder: PromptEncoder, text: str
 
 def test_weights_that_overflow_are_refused(encoder: PromptEncoder) -> None:
     with pytest.raises(PromptSyntax, match="so large that numbers overflow"):
-        encoder.encode("(a fox)" + "9" * 60, weighted=True)
+        encoder.encode("(a fox)" + "+" * 3000, weighted=True)
+
+
+def test_what_is_no_weight_is_left_alone(encoder: PromptEncoder) -> None:
+    # Given parentheses followed by other things than numbers, and escaped ones
+    for text in ("(cat)s, (dog)-like", r"smile \(2\)1e9", "a (hat)1.3.", "(one), 2 and 3"):
+        # Then they are read
+        assert encoder.chunks(text, weighted=True) == 1
 
 
 def test_escaped_brackets_are_text(encoder: PromptEncoder) -> None:

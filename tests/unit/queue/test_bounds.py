@@ -21,6 +21,7 @@ from jobs.database import Database
 from jobs.models import Candidate, PhotoSetPhoto, Render, WeightSet
 from jobs.options import ControlOption, GateOption, Picture, RenderOptions, StartOption
 from jobs.planned import candidate_seed
+from worker.pictures import GivenPictures
 from worker.plan import BatchKey, BatchSizes
 from worker.renderer import Batch
 from worker.testing import FakeRenderer
@@ -339,3 +340,16 @@ def test_losers_are_rows_with_objects_although_the_pictures_were_let_go(world: W
         rows = tx.execute(select(Candidate.storage_key, Candidate.chosen)).all()
     assert [sum(row.chosen for row in rows), len(rows)] == [1, 8]
     assert sorted(row.storage_key for row in rows) == world.pictures()[: len(rows)]
+
+
+def test_what_is_transparent_in_a_mask_is_black(world: World) -> None:
+    # Given a white mask whose right half is transparent
+    mask = Image.new("LA", (64, 64), (255, 255))
+    mask.paste((255, 0), (32, 0, 64, 64))
+
+    # When it is read for a render
+    found = GivenPictures(world.storage, world.settings).mask(given(world, mask), 64, 64, tenant=TENANT)
+
+    # Then only the left half is meant
+    assert found.mode == "L"
+    assert [found.getpixel((8, 8)), found.getpixel((56, 8))] == [255, 0]
