@@ -22,6 +22,7 @@ from jobs.errors import JobsError, PhotoRefused
 from jobs.photos import decode_photo
 from jobs.settings import Settings
 from worker.names import safe_part, safe_value
+from worker.results import OutputRefused
 
 PHOTO_ENDINGS = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -84,12 +85,19 @@ def photos_in(paths: Sequence[Path], settings: Settings) -> Iterator[PersonPhoto
     if loose:
         yield PersonPhotos("photos", [(str(path), _read(path, settings)) for path in loose])
     for folder in (path for path in paths if path.is_dir()):
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_ENDINGS)
+        files = photo_files(folder)
         yield PersonPhotos(folder.name, [(str(path), _read(path, settings)) for path in files])
+
+
+def photo_files(folder: Path) -> list[Path]:
+    """The photos of a folder by name: regular files only, as opening a pipe or a device may never end."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_ENDINGS and path.is_file())
 
 
 def _read(path: Path, settings: Settings) -> bytes | JobsError:
     most = settings.max_photo_bytes
+    if path.exists() and not path.is_file():
+        return PhotoRefused("is no regular file")
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)
@@ -101,7 +109,10 @@ def _read(path: Path, settings: Settings) -> bytes | JobsError:
 def look(
     analyzer: FaceAnalyzer, person: PersonPhotos, settings: Settings, *, debug_folder: Path | None = None
 ) -> PersonLook:
-    """Look at every photo of a person; with `debug_folder`, save a picture that explains each one that can be read."""
+    """Look at every photo of a person; with `debug_folder`, save a picture that explains each one that can be read.
+
+    Raises OutputRefused where such a picture cannot be written.
+    """
     looks: dict[int, PhotoLook] = {}
     images: dict[int, Image.Image] = {}
     for index, (name, content) in enumerate(person.photos):
@@ -114,12 +125,20 @@ def look(
     likeness = _judge(analyzer, person, images, looks)
     if debug_folder is not None:
         folder = debug_folder / safe_part(safe_value(person.identity))
-        folder.mkdir(parents=True, exist_ok=True)
         for index, image in images.items():
             stem = safe_value(Path(looks[index].photo).stem)
             picture = _explained(analyzer, image, person.choice(index), looks[index])
-            picture.save(folder / safe_part(f"{index + 1:02d}-{stem}.png"))
+            _save(picture, folder / safe_part(f"{index + 1:02d}-{stem}.png"))
     return PersonLook(person.identity, [looks[index] for index in sorted(looks)], likeness)
+
+
+def _save(picture: Image.Image, file: Path) -> None:
+    """Write a picture and the folders above it. Raises OutputRefused."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(file)
+    except OSError as error:
+        raise OutputRefused(f"{file} cannot be written: {error.strerror or error}") from error
 
 
 def _judge(

@@ -47,6 +47,9 @@ def check(
     A manifest is checked whole first; people made of others have no photos of their own and are left out.
     Needs `pip install 'hyperlora-portraits[worker]'`, but no model weights.
     """
+    for path in paths:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise typer.BadParameter(f"{path} is no regular file; wanted a manifest, photos or folders of them")
     need_worker_extra("`portraits check`")
     settings = load_settings()
     from hyperlora.faces import load_analyzer

@@ -48,6 +48,7 @@ _BY_CODE = {
     "manifest_invalid": Exit.BAD_INPUT,
     "no_face": Exit.BAD_INPUT,
     "no_usable_photo": Exit.BAD_INPUT,
+    "non_finite_weights": Exit.BAD_INPUT,
     "object_missing": Exit.NOT_FOUND,
     "output_refused": Exit.ENVIRONMENT,
     "photo_refused": Exit.BAD_INPUT,

@@ -11,7 +11,7 @@ import typer
 
 from worker.cli.exits import Exit
 from worker.cli.extras import need_worker_extra
-from worker.cli.lora_options import Force, Format, need_free, save, tell_file
+from worker.cli.lora_options import Force, Format, need_free, need_lora, save, tell_file
 from worker.cli.options import AsJson
 from worker.cli.output import facts, print_json, say, warn
 
@@ -42,6 +42,7 @@ def convert(
     """
     need_free(out, ".safetensors", force)
     need_worker_extra("`portraits lora convert`")
+    need_lora(file)
     import torch
 
     from hyperlora.lora import LoRA
@@ -62,9 +63,11 @@ def inspect(
 ) -> None:
     """Say what a LoRA file is: format, ranks, numbers, how it was made, and which base model it fits.
 
-    Exit code 1 if it cannot be used: a number that is not finite, or layers that no known base model has.
+    Exit code 1 if it cannot be used: a number that is not finite, a change beyond float32, numbers that are no
+    floating-point ones, or layers that no known base model has.
     """
     need_worker_extra("`portraits lora inspect`")
+    need_lora(file)
     from worker.lora_tools.look import look_into
 
     found = look_into(file)
@@ -95,7 +98,10 @@ def _tell(found: FileLook) -> None:
         say("it says about itself:")
         facts({name: _short(value) for name, value in found.metadata.items()})
     if found.non_finite:
-        warn(f"NaN or infinity in {len(found.non_finite)} layers, first {found.non_finite[0]}; make the file again")
+        where = f"{len(found.non_finite)} layers, first {found.non_finite[0]}"
+        warn(f"NaN, infinity or a change beyond float32 in {where}; make the file again")
+    if found.not_floating:
+        warn(f"no floating-point numbers in {len(found.not_floating)} layers, first {found.not_floating[0]}")
     if not any(fit.fits for fit in found.fits):
         for fit in found.fits:
             warn(f"not for {fit.base}: {fit.misfit}")

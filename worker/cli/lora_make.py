@@ -16,6 +16,7 @@ from worker.cli.lora_options import (
     Profile,
     answer,
     begin,
+    need_different,
     need_free,
     parse_faces,
     read_person,
@@ -90,6 +91,7 @@ def mix(
     from worker.lora_tools.photos import read_photos
 
     found = [(read_photos([names], settings), weight) for names, weight in asked]
+    need_different([photos for photos, _ in found], "a mix needs different people; a lone one is `lora generate`'s")
     maker = LoRAMaker.load(place)
     read = [(read_person(maker, photos), weight) for photos, weight in found]
     made = save(maker.mix(read, branch.value), out, form)
@@ -120,6 +122,7 @@ def slide(
     from worker.lora_tools.photos import read_photos
 
     photos = [read_photos(names, settings) for names in (edited, original)]
+    need_different(photos, "a slider needs photos with the change and others without it, else it does nothing")
     maker = LoRAMaker.load(place)
     sides = [read_person(maker, one) for one in photos]
     made = save(maker.slide(sides[0], sides[1], branch.value), out, form)

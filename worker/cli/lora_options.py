@@ -80,6 +80,24 @@ def need_free(out: Path, ending: str, force: bool) -> None:
         raise typer.BadParameter(f"{out} is there already; choose another name or add --force")
 
 
+def need_lora(file: Path) -> None:
+    """Refuse, before anything is opened, a LoRA file that is not there, and a folder, pipe or device."""
+    if not file.exists():
+        raise typer.BadParameter(f"there is no LoRA file {file}")
+    if not file.is_file():
+        raise typer.BadParameter(f"{file} is no regular file; wanted a LoRA, .safetensors")
+
+
+def need_different(groups: Sequence[Sequence[Photo]], why: str) -> None:
+    """Refuse groups of photos of which two hold the very same files, by their SHA-256; `why` says what that spoils."""
+    seen: set[frozenset[str]] = set()
+    for photos in groups:
+        hashes = frozenset(photo.sha256 for photo in photos)
+        if hashes in seen:
+            raise typer.BadParameter(f"{', '.join(photo.name for photo in photos)}: the same photos twice; {why}")
+        seen.add(hashes)
+
+
 def parse_faces(texts: Sequence[str] | None) -> list[FaceChoice]:
     """The choices of `--face`: a word, or a number from left to right. Raises BadParameter."""
     choices: list[FaceChoice] = []

@@ -13,7 +13,7 @@ import typer
 
 from worker.cli.errors import ExtraMissing
 from worker.cli.extras import HINT, missing_modules
-from worker.cli.lora_options import Force, Format, FormatOption, Profile, begin, need_free, save, tell_file
+from worker.cli.lora_options import Force, Format, FormatOption, Profile, begin, need_free, need_lora, save, tell_file
 from worker.cli.options import AsJson, Tenant
 from worker.cli.output import err, facts, hint, print_json, say
 
@@ -72,6 +72,8 @@ def refine(
     settings, place = begin("refine", profile)
     if missing := missing_modules(("peft",)):
         raise ExtraMissing(f"`portraits lora refine` needs {HINT}; not installed: {', '.join(missing)}")
+    if not stored:
+        need_lora(Path(source))
     from hyperlora.lora import LoRA
     from worker.lora_tools.photos import read_photos
     from worker.lora_tools.stored import WeightSetShelf

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from worker.cli.lora_options import Force, Profile, begin, need_free, write
+from worker.cli.lora_options import Force, Profile, begin, need_free, need_lora, write
 from worker.cli.options import AsJson
 from worker.cli.output import print_json, say
 
@@ -35,7 +35,11 @@ def strip(
     numbers = _weights(weights)
     if len(files) > MAX_FILES:
         raise typer.BadParameter(f"at most {MAX_FILES} files fit on a strip, found {len(files)}")
-    _, place = begin("strip", profile)
+    settings, place = begin("strip", profile)
+    for file in files:
+        need_lora(file)
+    if size is not None and not 1 <= size <= settings.max_side:
+        raise typer.BadParameter(f"wanted 1 to {settings.max_side} pixels, found {size}", param_hint="--size")
     from hyperlora.lora import LoRA
     from worker.lora_tools.drawing import Drawer
     from worker.lora_tools.strip import Row, Strip, Tile, draw_strip

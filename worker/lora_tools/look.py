@@ -25,6 +25,7 @@ from hyperlora.mini.models import UNET_CONFIG
 from hyperlora.tensorfile import BrokenTensorFile, parse
 
 SHOWN_LAYERS = 3
+FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class FileLook:
     largest
         The layers with the largest norms, and these.
     non_finite
-        Layers with NaN or infinity.
+        Layers with NaN or infinity, and layers whose change at LoRA weight 1 is beyond float32.
+    not_floating
+        Layers with factors that are no floating-point numbers: loading refuses them.
     fits
         The known base models, the fitting one first.
     """
@@ -71,17 +74,20 @@ class FileLook:
     norm: float | None
     largest: Sequence[tuple[str, float]]
     non_finite: Sequence[str]
+    not_floating: Sequence[str]
     fits: Sequence[Fit]
     metadata: Mapping[str, Any]
 
     @property
     def sound(self) -> bool:
-        """Whether it can be used: every number finite, and a base model that it fits."""
-        return not self.non_finite and any(fit.fits for fit in self.fits)
+        """Whether it can be used: every number finite and floating-point, and a base model that it fits."""
+        return not self.non_finite and not self.not_floating and any(fit.fits for fit in self.fits)
 
 
 def look_into(path: Path) -> FileLook:
     """Read one safetensors file. Raises WeightsMissing, and LoRAMismatch for what is no LoRA for a UNet."""
+    if path.exists() and not path.is_file():
+        raise WeightsMissing(f"no LoRA file at {path}: it is no regular file")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -112,6 +118,7 @@ def look_into(path: Path) -> FileLook:
         norm=math.sqrt(sum(norm * norm for norm in norms.values())) if finite else None,
         largest=largest,
         non_finite=[name for name, norm in norms.items() if not math.isfinite(norm)],
+        not_floating=[name for name, layer in layers.items() if not layer.floating],
         fits=sorted((_fit(base, layers) for base in _known_bases()), key=lambda fit: not fit.fits),
         metadata={key: _read_value(value) for key, value in sorted(metadata.items())},
     )
@@ -139,11 +146,22 @@ class _Layer:
     def rank(self) -> int:
         return self.down.shape[0]
 
+    @property
+    def floating(self) -> bool:
+        return self.down.is_floating_point() and self.up.is_floating_point()
+
     def norm(self) -> float:
+        """|delta W|; NaN where a number is not finite, or where the change is beyond what float32 holds."""
+        if self.down.is_complex() or self.up.is_complex():
+            return math.nan
         # |U D|^2 = trace(U^T U D D^T): two products of rank x rank instead of one as large as the weight.
         down, up = self.down.double(), self.up.double()
         square = float(((up.T @ up) * (down @ down.T)).sum())
-        return abs(self.scale) * math.sqrt(max(square, 0.0)) if math.isfinite(square) else math.nan
+        if not math.isfinite(square):
+            return math.nan
+        bare = math.sqrt(max(square, 0.0))
+        # The base model adds the change in float32, where the bare product comes before the scale.
+        return abs(self.scale) * bare if max(abs(self.scale), 1.0) * bare <= FLOAT32_MAX else math.nan
 
 
 def _known_bases() -> list[tuple[str, dict[str, Projection]]]:

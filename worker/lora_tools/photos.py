@@ -13,7 +13,7 @@ from PIL import Image
 from jobs.errors import PhotoRefused
 from jobs.photos import decode_photo
 from jobs.settings import Settings
-from worker.face_check import PHOTO_ENDINGS
+from worker.face_check import photo_files
 
 if TYPE_CHECKING:
     from hyperlora.faces import FaceChoice
@@ -50,18 +50,20 @@ def _files(text: str) -> Iterator[Path]:
     """The files that one name stands for. What exists under the very name comes first: file names may hold commas."""
     path = Path(text).expanduser()
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in PHOTO_ENDINGS)
+        found = photo_files(path)
         if not found:
             raise PhotoRefused(f"the folder {text} holds no photo (JPEG, PNG or WebP)")
         yield from found
     elif path.exists():
+        if not path.is_file():
+            raise PhotoRefused(f"{text} is no regular file; wanted a photo or a folder of photos")
         yield path
     elif "," in text:
         for part in text.split(","):
             if part.strip():
                 yield from _files(part.strip())
     elif any(sign in path.name for sign in "*?["):
-        found = sorted(path.parent.glob(path.name))
+        found = sorted(file for file in path.parent.glob(path.name) if file.is_file())
         if not found:
             raise PhotoRefused(f"no photo is called {text}")
         yield from found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,7 +108,6 @@ def test_what_cannot_be_read_is_said(cli: CliWorld, mini_file: Path) -> None:
     assert told["error"]["code"] == "lora_mismatch" and "text.safetensors" in told["error"]["message"]
     told = cli.json("lora", "inspect", "model.safetensors", exit_code=2)
     assert "conv.weight" in told["error"]["message"]
-    assert cli.json("lora", "inspect", "none.safetensors", exit_code=3)["error"]["code"] == "weights_missing"
     assert "must end with .safetensors" in cli.run(*convert, mini_file, "a.bin", "--format", "peft", exit_code=2).stderr
 
 
@@ -162,6 +162,67 @@ def test_inspect_finds_what_cannot_be_used(cli: CliWorld, mini_file: Path) -> No
     other = cli.json("lora", "inspect", "other.safetensors", exit_code=1)
     assert not other["sound"] and other["norm"] == pytest.approx((4 * 63) ** 0.5)
     assert "is (in 7, out 9), wanted (640, 640)" in cli.run("lora", "inspect", "other.safetensors", exit_code=1).stderr
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "nothing"])
+def test_only_regular_files_are_opened(cli: CliWorld, mini_file: Path, kind: str) -> None:
+    # Given a name that stands for no regular file: opening a pipe waits for ever, and a device never ends
+    name = cli.folder / "odd.safetensors"
+    if kind == "pipe":
+        os.mkfifo(name)
+    elif kind == "device":
+        name.symlink_to("/dev/zero")
+    elif kind == "folder":
+        name.mkdir()
+
+    # When it is named as a LoRA, then every command refuses it as bad input
+    word = "there is no LoRA file" if kind == "nothing" else "is no regular file"
+    photo = Path(__file__).resolve().parents[3] / "examples" / "photos" / "ada-1.jpg"
+    for command in (
+        ("inspect", name),
+        ("convert", name, "out.safetensors", "--format", "peft"),
+        ("refine", name, photo, "--out", "out.safetensors"),
+        ("strip", mini_file, name, "--out", "out.png"),
+    ):
+        told = cli.json("lora", *command, exit_code=2)["error"]["message"]
+        assert word in told and "odd.safetensors" in told
+
+
+def test_integers_are_not_sound(cli: CliWorld, mini_file: Path) -> None:
+    # Given a layer of integers, which no program loads as a LoRA
+    tensors = load_file(mini_file)
+    name = next(name for name in tensors if name.endswith("to_q.lora_up.weight"))
+    tensors[name] = tensors[name].to(torch.int8)
+    save_file(tensors, cli.folder / "integers.safetensors")
+
+    # When it is looked into, then it is not sound, and that layer is named
+    found = cli.json("lora", "inspect", "integers.safetensors", exit_code=1)
+    assert not found["sound"] and found["not_floating"] == [name.removesuffix(".lora_up.weight")]
+    assert found["non_finite"] == []
+    assert "no floating-point numbers in 1 layer" in cli.run("lora", "inspect", found["file"], exit_code=1).stderr
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1e-30])
+def test_a_change_beyond_float32_is_not_sound(cli: CliWorld, mini_file: Path, alpha: float) -> None:
+    # Given finite factors whose product is beyond float32, also where a tiny alpha would bring it back
+    tensors = load_file(mini_file)
+    layer = next(name for name in tensors if name.endswith("to_q.lora_up.weight")).removesuffix(".lora_up.weight")
+    for part in ("up", "down"):
+        tensors[f"{layer}.lora_{part}.weight"] = torch.full_like(tensors[f"{layer}.lora_{part}.weight"], 1e25)
+    tensors[f"{layer}.alpha"] = torch.tensor(alpha)
+    save_file(tensors, cli.folder / "huge.safetensors")
+
+    # When it is looked into, then it is not sound
+    found = cli.json("lora", "inspect", "huge.safetensors", exit_code=1)
+    assert not found["sound"] and found["non_finite"] == [layer] and found["norm"] is None
+
+
+def test_a_lora_with_nan_is_bad_input(cli: CliWorld, mini_file: Path) -> None:
+    tensors = load_file(mini_file)
+    tensors[next(name for name in tensors if name.endswith("lora_up.weight"))][0, 0] = float("nan")
+    save_file(tensors, cli.folder / "nan.safetensors")
+    told = cli.json("lora", "convert", "nan.safetensors", "out.safetensors", "--format", "peft", exit_code=2)
+    assert told["error"]["code"] == "non_finite_weights"
 
 
 def test_without_torch_the_commands_say_what_to_install(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:

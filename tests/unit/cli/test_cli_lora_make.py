@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +214,41 @@ def test_profiles_without_weights_are_refused(cli: CliWorld, monkeypatch: pytest
     assert "there is no photo x.jpg" in cli.run("lora", "generate", "x.jpg", "-o", "a.safetensors", exit_code=2).stderr
     monkeypatch.setattr(extras, "_found", lambda name: name != "torch")
     assert "pip install 'hyperlora-portraits[worker]'" in cli.run(*command, exit_code=3).stderr
+
+
+def test_a_photo_that_is_no_regular_file_is_not_opened(cli: CliWorld) -> None:
+    # Given a pipe that nobody writes to, alone and in a folder beside a photo
+    folder = cli.folder / "ada"
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes(ADA[0].read_bytes())
+    os.mkfifo(folder / "2.jpg")
+
+    # When it is named, then it is refused; in a folder or a pattern it is left out
+    told = cli.json("lora", "generate", folder / "2.jpg", "--out", "a.safetensors", exit_code=2)
+    assert told["error"]["code"] == "photo_refused" and "is no regular file" in told["error"]["message"]
+    for name in (folder, folder / "*.jpg"):
+        answer = cli.json("lora", "generate", name, "--out", "a.safetensors", "--force")
+        assert len(answer["people"][0]["photos"]) == 1
+
+
+def test_the_same_photos_twice_are_refused(cli: CliWorld) -> None:
+    # Given a copy of a photo under another name
+    (cli.folder / "copy.jpg").write_bytes(ADA[0].read_bytes())
+
+    # When a slider has the same photos on both sides, or a mix has one person twice, then it is refused
+    told = cli.json(
+        "lora", "slide", "--edited", ADA[0], "--original", "copy.jpg", "--out", "a.safetensors", exit_code=2
+    )
+    assert "same photos twice" in told["error"]["message"] and "copy.jpg" in told["error"]["message"]
+    people = (f"{ADA[0]}=0.5", f"{ALAN}=0.2", "copy.jpg=0.3")
+    told = cli.json("lora", "mix", *people, "--out", "a.safetensors", exit_code=2)
+    assert "same photos twice" in told["error"]["message"] and not Path("a.safetensors").exists()
+
+
+@pytest.mark.parametrize("size", [1_000_000, 0, -8])
+def test_a_strips_size_is_within_the_settings(cli: CliWorld, size: int) -> None:
+    # Given a LoRA file that is not even opened
+    (cli.folder / "any.safetensors").write_bytes(b"")
+    # When a strip of such pictures is asked for, then it is refused, with what is wanted
+    told = cli.json("lora", "strip", "any.safetensors", "--size", size, "--out", "a.png", exit_code=2)
+    assert f"wanted 1 to {cli.settings.max_side} pixels" in told["error"]["message"]

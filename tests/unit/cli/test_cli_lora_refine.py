@@ -127,7 +127,7 @@ def test_what_makes_no_sense_is_said(cli: CliWorld, monkeypatch: pytest.MonkeyPa
     asked = ("lora", "refine", "ada.safetensors", *ADA)
     assert "--out FILE, --store" in cli.json(*asked, exit_code=2)["error"]["message"]
     assert "needs the fingerprint" in cli.json(*asked, "--store", exit_code=2)["error"]["message"]
-    assert cli.json(*asked, "--out", "a.safetensors", exit_code=3)["error"]["code"] == "weights_missing"
+    assert "there is no LoRA file" in cli.json(*asked, "--out", "a.safetensors", exit_code=2)["error"]["message"]
     monkeypatch.setattr(lora_refine, "missing_modules", list)
     assert "not installed: peft" in cli.run(*asked, "--out", "a.safetensors", exit_code=3).stderr
 
