@@ -24,7 +24,7 @@ from worker.testing import FakeRenderer
 
 @pytest.fixture
 def world(database: Database, database_url: str, tmp_path: Path) -> World:
-    return World(database, settings(tmp_path, database_url, lease_seconds=1.0), FakeRenderer(batch_size=4))
+    return World(database, settings(tmp_path, database_url), FakeRenderer(batch_size=4))
 
 
 def ready_now(world: World) -> None:
