@@ -1,6 +1,6 @@
 """The learned bases, stacked per shape.
 
-Shapes: L projections of one shape, K bases, I input features, O output features, R rank.
+Shapes: B people, Q tokens, L projections of one shape, K bases, I input features, O output features, R rank.
 
 A projection's factors are mixes of its own bases:  down = sum_k a_k D_k (I, R),  up = sum_k b_k U_k (R, O).
 All projections of one shape lie in one parameter, so that mixing is two batched products per shape, whatever the
@@ -83,6 +83,20 @@ class BasisBank(nn.Module):
                 mixed[projection.layer] = LoRALayer(down_LRI[row], up_LOR[row], self.alpha)
         return {projection.layer: mixed[projection.layer] for projection, _, _ in self._order}
 
+    def mix_batch(self, coefficients_BQK: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Mix the bases of several people at once, differentiable; answers with the factors that `grouped` applies.
+
+        Two batched products per shape, whatever the number of people. Layer -> (down (B, I, R), up (B, R, O)), in the
+        order of the shapes; alpha / rank is not inside.
+        """
+        mixed: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for group, (down_tokens_L, up_tokens_L) in zip(self.groups, self._tokens(coefficients_BQK.device), strict=True):
+            downs = _mix_batch(coefficients_BQK[:, down_tokens_L], self.down[group.key]).unbind(0)  # L x (B, I, R)
+            ups = _mix_batch(coefficients_BQK[:, up_tokens_L], self.up[group.key]).unbind(0)  # L x (B, R, O)
+            for projection, down_BIR, up_BRO in zip(group.projections, downs, ups, strict=True):
+                mixed[projection.layer] = (down_BIR, up_BRO)
+        return mixed
+
     def _tokens(self, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
         if device not in self._token_index:
             self._token_index[device] = [
@@ -98,3 +112,9 @@ class BasisBank(nn.Module):
 def _mix(coefficients_LK: torch.Tensor, bases_LKAB: torch.Tensor) -> torch.Tensor:
     row_L1K = coefficients_LK.to(bases_LKAB.dtype).unsqueeze(1)
     return torch.bmm(row_L1K, bases_LKAB.flatten(2)).view(-1, *bases_LKAB.shape[2:])  # (L, A, B)
+
+
+def _mix_batch(coefficients_BLK: torch.Tensor, bases_LKAC: torch.Tensor) -> torch.Tensor:
+    rows_LBK = coefficients_BLK.to(bases_LKAC.dtype).transpose(0, 1)
+    mixed_LBX = torch.bmm(rows_LBK, bases_LKAC.flatten(2))
+    return mixed_LBX.view(*mixed_LBX.shape[:2], *bases_LKAC.shape[2:])  # (L, B, A, C)

@@ -12,8 +12,17 @@ HyperLoRAError
 ├── UpscalerMismatch        an upscaler's file cannot be used
 ├── CheckerMismatch         a safety checker cannot be used, or none was chosen by name
 ├── PromptSyntax            a weighted prompt that cannot be read
+├── TrainingConfigInvalid   a training config that cannot be used
+├── TrainingMismatch        data, networks and stage of a training do not go together
+├── TrainingStateInvalid    a checkpoint that a training cannot go on from
+├── NonFiniteLoss           a training's loss became NaN or infinite
+├── PackageMissing          an optional package is asked for and not installed
 ├── InvalidRequest          a picture was asked for in a way that cannot be drawn (size, steps, mixed guidance)
 ├── NonFinitePicture        the model's numbers overflowed while drawing
+├── DatasetError            a data set cannot be used
+│   ├── DatasetMissing      there is no data set, or no picture in it
+│   ├── DatasetDamaged      its files are not what its description says
+│   └── DatasetConflict     the folder holds something else, or was begun with other inputs or settings
 └── FaceError
     ├── NoFaceFound         no face in a photo
     ├── BadPhoto            a photo whose face cannot be used
@@ -104,6 +113,36 @@ class PromptSyntax(HyperLoRAError):
     code = "prompt_syntax"
 
 
+class TrainingConfigInvalid(HyperLoRAError):
+    """The training config cannot be used."""
+
+    code = "training_config_invalid"
+
+
+class TrainingMismatch(HyperLoRAError):
+    """Data, networks and stage of the training do not go together."""
+
+    code = "training_mismatch"
+
+
+class TrainingStateInvalid(HyperLoRAError):
+    """The training cannot go on from what lies in its folder."""
+
+    code = "training_state_invalid"
+
+
+class NonFiniteLoss(HyperLoRAError):
+    """The loss became NaN or infinite; lower the learning rate, or train in bfloat16 or float32."""
+
+    code = "non_finite_loss"
+
+
+class PackageMissing(HyperLoRAError):
+    """An optional package is asked for and not installed."""
+
+    code = "package_missing"
+
+
 class InvalidRequest(HyperLoRAError):
     """A picture was asked for in a way that cannot be drawn."""
 
@@ -114,6 +153,30 @@ class NonFinitePicture(HyperLoRAError):
     """The model gave NaN or infinity instead of a picture; draw in bfloat16 or float32, or lower the LoRA weight."""
 
     code = "non_finite_picture"
+
+
+class DatasetError(HyperLoRAError):
+    """The data set cannot be used."""
+
+    code = "dataset"
+
+
+class DatasetMissing(DatasetError):
+    """There is no data set, or no picture in it."""
+
+    code = "dataset_missing"
+
+
+class DatasetDamaged(DatasetError):
+    """The data set's files are not what its description says."""
+
+    code = "dataset_damaged"
+
+
+class DatasetConflict(DatasetError):
+    """The folder holds something else, or was begun with other inputs or settings."""
+
+    code = "dataset_conflict"
 
 
 class FaceError(HyperLoRAError):
