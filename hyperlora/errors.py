@@ -15,6 +15,7 @@ HyperLoRAError
 ├── TrainingConfigInvalid   a training config that cannot be used
 ├── TrainingMismatch        data, networks and stage of a training do not go together
 ├── TrainingStateInvalid    a checkpoint that a training cannot go on from
+├── TrainingInterrupted     a training was stopped by a signal, its checkpoint written
 ├── NonFiniteLoss           a training's loss became NaN or infinite
 ├── PackageMissing          an optional package is asked for and not installed
 ├── InvalidRequest          a picture was asked for in a way that cannot be drawn (size, steps, mixed guidance)
@@ -129,6 +130,13 @@ class TrainingStateInvalid(HyperLoRAError):
     """The training cannot go on from what lies in its folder."""
 
     code = "training_state_invalid"
+
+
+class TrainingInterrupted(HyperLoRAError):
+    """The training was stopped by a signal; its checkpoint is written."""
+
+    code = "training_interrupted"
+    retryable = True
 
 
 class NonFiniteLoss(HyperLoRAError):
