@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from worker.cli import changes, check, db, demo, doctor, enqueue, lora, results, status, watch, worker
+from worker.cli import changes, check, db, demo, doctor, enqueue, evaluate, lora, results, status, watch, worker
 from worker.cli.exits import Exit, epilog, exit_code_of
 from worker.cli.output import err, print_json, say
 from worker.errors import INTERNAL, code_of
@@ -135,6 +135,7 @@ def portraits(
 
 _ASKING, _LOOKING, _RUNNING = "Ask for pictures", "See and fetch them", "Run it"
 _FILES = "LoRA files"
+_LEARNING = "Train and measure"
 app.command("enqueue", rich_help_panel=_ASKING)(enqueue.enqueue)
 app.command("check", rich_help_panel=_ASKING)(check.check)
 app.command("cancel", rich_help_panel=_ASKING)(changes.cancel)
@@ -144,6 +145,7 @@ app.command("status", rich_help_panel=_LOOKING)(status.status)
 app.command("watch", rich_help_panel=_LOOKING)(watch.watch)
 app.command("results", rich_help_panel=_LOOKING)(results.results)
 app.add_typer(lora.commands, name="lora", rich_help_panel=_FILES)
+app.command("evaluate", rich_help_panel=_LEARNING)(evaluate.evaluate)
 app.command("worker", rich_help_panel=_RUNNING)(worker.worker)
 app.command("doctor", rich_help_panel=_RUNNING)(doctor.doctor)
 app.command("demo", rich_help_panel=_RUNNING)(demo.demo)

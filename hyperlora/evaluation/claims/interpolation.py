@@ -1,0 +1,74 @@
+"""The space is linear: on the way from one person to another, one likeness falls as the other grows.
+
+Shapes: M pairs of people, T places on the way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from hyperlora.coefficients import interpolate
+from hyperlora.evaluation.claims.outcome import Outcome
+from hyperlora.evaluation.grids import Grid
+from hyperlora.evaluation.people import prompt_of
+from hyperlora.evaluation.rows import measured, not_measured
+from hyperlora.evaluation.shots import KEPT_PEOPLE
+from hyperlora.evaluation.statistics import bootstrap
+from hyperlora.evaluation.study import MiniStudy
+
+PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
+PICTURES = 2
+
+
+def interpolation(study: MiniStudy) -> Outcome:
+    """ID similarity to A and to B at t = 0, 1/4, 1/2, 3/4 and 1, in pairs of neighbours."""
+    people = study.usable(study.extent.photos)
+    measure = "smallest step of both ID similarities between A and B"
+    if len(people) < 2:
+        return Outcome([not_measured("interpolation", measure, "two people with usable photos are needed")])
+    pairs = [(people[index], people[(index + 1) % len(people)]) for index in range(len(people))]
+    to_a_MT, to_b_MT, grid = _walk(study, pairs)
+    away_MS, near_MS = -np.diff(to_a_MT, axis=1), np.diff(to_b_MT, axis=1)
+
+    def smallest_step(chosen_M: npt.NDArray[np.intp]) -> float:
+        return float(min(away_MS[chosen_M].mean(axis=0).min(), near_MS[chosen_M].mean(axis=0).min()))
+
+    step = bootstrap(smallest_step, len(pairs))
+    middle = float((to_a_MT[:, 2] + to_b_MT[:, 2]).mean() / 2)
+    row = measured(
+        "interpolation", measure, "cosine", step,
+        baseline=0.0, baseline_is="no step", bar="monotone: every step above 0", reached=step.value > 0,
+        note=f"{len(pairs)} pairs; half way both are alike by {middle:.3f}",
+    )  # fmt: skip
+    series = {"t": list(PLACES), "to A": to_a_MT.mean(axis=0).tolist(), "to B": to_b_MT.mean(axis=0).tolist()}
+    return Outcome([row], series, {"interpolation": grid})
+
+
+def _walk(
+    study: MiniStudy, pairs: list[tuple[int, int]]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Grid]:
+    """Similarities to both ends (M, T) each, and the first pairs' pictures."""
+    model, photos = study.model, study.extent.photos
+    count = min(PICTURES, study.extent.prompts)
+    to_a_MT, to_b_MT = np.zeros((2, len(pairs), len(PLACES)))
+    rows: list[tuple[str, list[Image.Image | None]]] = []
+    for row, (a, b) in enumerate(pairs):
+        study.tell("walking between people", row, len(pairs))
+        ends = [model.coefficients(study.known(index, photos)) for index in (a, b)]
+        one = study.people[a]
+        prompts = [prompt_of(one.asked(place)) for place in range(count)]
+        seeds = [one.picture_seed(place) for place in range(count)]
+        shown: list[Image.Image | None] = [one.gallery()[0] if row < KEPT_PEOPLE else None]
+        for column, t in enumerate(PLACES):
+            lora = model.lora(interpolate(ends[0], ends[1], t))
+            images, _ = model.draw([(lora, model.setting.weight)], prompts, seeds)
+            seen = [embedding for embedding in study.judge.embed(images) if embedding is not None]
+            # A picture without a face is like nobody: it counts with 0.
+            to_a_MT[row, column] = sum(float(each @ study.gallery_NE[a]) for each in seen) / count
+            to_b_MT[row, column] = sum(float(each @ study.gallery_NE[b]) for each in seen) / count
+            shown.append(images[0])
+        if row < KEPT_PEOPLE:
+            rows.append((f"{one.seed}", [*shown, study.people[b].gallery()[0]]))
+    return to_a_MT, to_b_MT, Grid("From one person to another", ["A", *(f"t = {t:g}" for t in PLACES), "B"], rows)

@@ -1,0 +1,49 @@
+"""No cost at inference: a step with merged LoRAs takes as long as a plain one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hyperlora.evaluation.claims.outcome import Outcome
+from hyperlora.evaluation.rows import measured
+from hyperlora.evaluation.statistics import bootstrap
+from hyperlora.evaluation.study import MiniStudy
+from hyperlora.sample import Sample
+
+ROUNDS = 7
+PROMPT = "portrait photo of a person"
+
+
+def speed(study: MiniStudy) -> Outcome:
+    """Milliseconds per step of a full batch, plain and merged in turns, the medians compared; also of one merge."""
+    plain, merged, merges = [], [], []
+    loras = study.loras(study.usable(1)[0], 1)
+    for place in range(ROUNDS + 1):
+        study.tell("measuring steps", place, ROUNDS + 1)
+        study.model.pipeline.apply([])
+        without = _step_ms(study)
+        seconds = study.model.pipeline.apply(loras)
+        with_lora = _step_ms(study)
+        if place:  # the first round warms up
+            plain.append(without)
+            merged.append(with_lora)
+            merges.append(1000 * seconds)
+    study.model.pipeline.restore()
+    merged_R, plain_R = np.array(merged), np.array(plain)
+    step = bootstrap(lambda chosen_R: float(np.median(merged_R[chosen_R])), ROUNDS)
+    batch = study.model.setting.batch_size
+    row = measured(
+        "speed", f"ms per step of {batch} pictures, merged", "ms", step,
+        baseline=float(np.median(plain_R)), baseline_is="plain",
+        note=f"medians of {ROUNDS} rounds, interval over rounds; one merge takes {np.median(merges):.1f} ms",
+    )  # fmt: skip
+    return Outcome([row])
+
+
+def _step_ms(study: MiniStudy) -> float:
+    setting = study.model.setting
+    samples = [Sample(PROMPT, seed, guidance=setting.guidance) for seed in range(setting.batch_size)]
+    drawing = study.model.pipeline.draw(
+        samples, width=setting.size, height=setting.size, steps=setting.steps, scheduler=setting.scheduler
+    )
+    return 1000 * drawing.seconds["denoise"] / setting.steps

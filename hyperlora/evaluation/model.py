@@ -1,0 +1,225 @@
+"""What is evaluated: a base model with a HyperLoRA and the encoders that it looks through.
+
+Shapes: N photos of one person, E face embedding, T CLIP tokens of width C, Q tokens, K bases.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from hyperlora.batches import draw_all
+from hyperlora.clip import ClipVision
+from hyperlora.config import Branch
+from hyperlora.errors import NoUsablePhoto, WeightsMissing
+from hyperlora.faces.load import load_analyzer
+from hyperlora.faces.types import FaceAnalyzer
+from hyperlora.identity import prepare_identity
+from hyperlora.lora import LoRA
+from hyperlora.network import HyperLoRA
+from hyperlora.pipeline import PortraitPipeline
+from hyperlora.sample import Sample
+from hyperlora.schedulers import DEFAULT_SCHEDULER
+
+DEFAULT_WEIGHT = 0.8
+MARKER = "pack.json"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How pictures are drawn.
+
+    Parameters
+    ----------
+    size
+        Side of a picture in pixels.
+    steps, scheduler, guidance
+        As the pipeline knows them.
+    weight
+        Of the merged LoRAs.
+    batch_size
+        Pictures in one pass of the UNet.
+    """
+
+    size: int
+    steps: int = 20
+    scheduler: str = DEFAULT_SCHEDULER
+    guidance: float = 5.0
+    weight: float = DEFAULT_WEIGHT
+    batch_size: int = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """One person's photos as the hypernetwork reads them.
+
+    Parameters
+    ----------
+    face_embeddings_NE, clip_tokens_NTC, base_tokens_NTC
+        One row per usable photo, on the CPU.
+    used
+        (N,) the usable photos' places among those given.
+    """
+
+    face_embeddings_NE: torch.Tensor
+    clip_tokens_NTC: torch.Tensor
+    base_tokens_NTC: torch.Tensor
+    used: tuple[int, ...]
+
+    def first(self, count: int) -> Known:
+        """What is known from the first `count` photos given. Raises `NoUsablePhoto` where none of them is usable."""
+        rows = [row for row, place in enumerate(self.used) if place < count]
+        if not rows:
+            raise NoUsablePhoto(f"none of the first {count} photos shows a usable face")
+        return Known(
+            self.face_embeddings_NE[rows],
+            self.clip_tokens_NTC[rows],
+            self.base_tokens_NTC[rows],
+            tuple(self.used[row] for row in rows),
+        )
+
+
+class PortraitModel:
+    """A model pack, loaded: photos to LoRAs, prompts to pictures."""
+
+    def __init__(
+        self,
+        pipeline: PortraitPipeline,
+        network: HyperLoRA,
+        clip: ClipVision,
+        analyzer: FaceAnalyzer,
+        setting: Setting,
+        *,
+        name: str,
+        described: dict[str, Any] | None = None,
+    ) -> None:
+        network.require_face_encoder(analyzer.name, analyzer.embedding_size)
+        self.pipeline, self.network, self.clip, self.analyzer = pipeline, network, clip, analyzer
+        self.setting, self.name = setting, name
+        self.described = dict(described or {})
+
+    @classmethod
+    def from_pack(cls, folder: str | Path, *, device: torch.device | str = "cpu", **changes: Any) -> PortraitModel:
+        """Load a pack folder with its `pack.json`; `changes` replace single fields of its `Setting`.
+
+        Raises `WeightsMissing` where the folder is no pack or a part is not there, and what loading the parts raises.
+        """
+        place = Path(folder).expanduser()
+        try:
+            described = json.loads((place / MARKER).read_text(encoding="utf-8"))
+            parts = {part: place / described[part] for part in ("sdxl", "clip_vision", "hyperlora")}
+            setting = Setting(
+                size=int(described["size"]),
+                steps=int(described["steps"]),
+                scheduler=described["scheduler"],
+                guidance=float(described["guidance"]),
+                weight=float(described.get("weight", DEFAULT_WEIGHT)),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsMissing(
+                f"{place} is no model pack: its {MARKER} cannot be used ({error!r}); `python -m hyperlora.mini pack "
+                "FOLDER` makes one, and --profile evaluates weights that lie elsewhere"
+            ) from error
+        return cls.load(
+            base=parts["sdxl"],
+            hyperlora=parts["hyperlora"],
+            clip_vision=parts["clip_vision"],
+            faces=_in_pack(place, str(described.get("faces", "opencv"))),
+            setting=replace(setting, **changes),
+            name=str(described.get("name", place.name)),
+            device=device,
+            described=described,
+        )
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        base: str | Path,
+        hyperlora: str | Path,
+        clip_vision: str | Path,
+        faces: str,
+        setting: Setting,
+        name: str,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        described: dict[str, Any] | None = None,
+    ) -> PortraitModel:
+        """Load the four parts from folders or hub ids. Raises `WeightsMissing`, `CheckpointMismatch` and the like."""
+        network = HyperLoRA.from_pretrained(hyperlora, device=device, dtype=dtype)
+        pipeline = PortraitPipeline.from_pretrained(
+            base, device=device, dtype=dtype, revision=revision, trigger_words=network.config.trigger_words
+        )
+        clip = ClipVision.from_pretrained(clip_vision, device=device, dtype=dtype)
+        return cls(pipeline, network, clip, load_analyzer(faces), setting, name=name, described=described)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over base model, hypernetwork, encoders and setting, 64 hex digits: the same gives equal numbers."""
+        parts = {
+            "base": self.pipeline.fingerprint,
+            "hyperlora": self.network.fingerprint,
+            "clip": self.clip.fingerprint,
+            "faces": self.analyzer.name,
+            "setting": {name: value for name, value in asdict(self.setting).items() if name != "batch_size"},
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def read(self, photos: Sequence[Image.Image]) -> Known:
+        """Find and encode the faces of one person's photos. Raises `NoUsablePhoto`."""
+        found = prepare_identity(self.analyzer, self.clip, photos)
+        return Known(found.face_embeddings, found.clip_tokens.cpu(), found.base_tokens.cpu(), found.used)
+
+    def coefficients(self, known: Known, *, branch: Branch = "id", network: HyperLoRA | None = None) -> torch.Tensor:
+        """Unit coefficient vectors of one person, (1, Q, K); `network` may be another one for the same encoders."""
+        reader = network or self.network
+        device = reader.resampler.latents.device
+        if branch == "base":
+            return reader.coefficients(None, known.base_tokens_NTC.to(device), "base")
+        return reader.coefficients(known.face_embeddings_NE.to(device), known.clip_tokens_NTC.to(device))
+
+    def lora(self, coefficients: torch.Tensor, branch: Branch = "id", *, network: HyperLoRA | None = None) -> LoRA:
+        """Coefficients to a LoRA."""
+        return (network or self.network).lora(coefficients, branch)
+
+    def draw(
+        self,
+        loras: Sequence[tuple[LoRA, float]],
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        trigger_words: bool = True,
+    ) -> tuple[list[Image.Image], float]:
+        """A picture for each prompt with the seed of the same place, and the seconds with merging and decoding."""
+        setting = self.setting
+        samples = [
+            Sample(prompt, seed, guidance=setting.guidance, trigger_words=trigger_words)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        started = time.perf_counter()
+        self.pipeline.apply(loras)
+        images = draw_all(
+            self.pipeline,
+            samples,
+            setting.batch_size,
+            width=setting.size,
+            height=setting.size,
+            steps=setting.steps,
+            scheduler=setting.scheduler,
+        )
+        return images, time.perf_counter() - started
+
+
+def _in_pack(place: Path, faces: str) -> str:
+    """The face analyzer's setting with a folder inside the pack made absolute."""
+    kind, colon, folder = faces.partition(":")
+    return f"{kind}:{place / folder}" if colon and (place / folder).is_dir() else faces

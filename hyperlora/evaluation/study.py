@@ -1,0 +1,297 @@
+"""The mini world's evaluation: everything that several claims need, made once and kept in a folder.
+
+Shapes: N people, E numbers of the judge's embedding, P pictures of each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from hyperlora.config import Branch
+from hyperlora.errors import InvalidRequest, NoUsablePhoto
+from hyperlora.evaluation.judges import Judge, Labeller
+from hyperlora.evaluation.model import Known, PortraitModel
+from hyperlora.evaluation.people import PHOTO_SIZE, PHOTOS, HeldOut, held_out, prompt_of
+from hyperlora.evaluation.shots import Shots, judged, wanted_labels
+from hyperlora.faces.types import unit_length
+from hyperlora.lora import LoRA
+from hyperlora.network import HyperLoRA
+
+RECIPE = 1  # raise it when the same arguments measure something else: what is kept is then made anew
+FEW = 4
+
+Weighted = list[tuple[LoRA, float]]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured.
+
+    Parameters
+    ----------
+    people
+        Held-out persons, from seed 2,000,000 on.
+    prompts
+        Pictures of each for the claims about identity and text; the other claims take at most four of them.
+    photos
+        Photos of each that the model is given where a claim does not say otherwise.
+    refine_people
+        Persons for whom LoRAs are trained, which is slow.
+    refine_steps
+        Steps from our LoRA and from zero, and the many steps from zero.
+    """
+
+    people: int = 100
+    prompts: int = 8
+    photos: int = 4
+    refine_people: int = 4
+    refine_steps: tuple[int, int] = (50, 500)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.photos <= len(PHOTOS) or self.prompts < 1:
+            raise InvalidRequest(
+                f"1 to {len(PHOTOS)} photos and at least one prompt are wanted, found {self.photos} and {self.prompts}"
+            )
+
+
+@dataclass(eq=False)
+class MiniStudy:
+    """A model, a judge and the held-out people.
+
+    Parameters
+    ----------
+    model, judge
+        What is evaluated, and by whom.
+    extent
+        How much.
+    folder
+        Where judged pictures and read photos are kept, so that a study goes on where it was ended; None keeps nothing.
+    twin
+        A checkpoint trained without Base-LoRA for the same steps, for the claim about leaks.
+    on_progress
+        Called with (what, done, total).
+    """
+
+    model: PortraitModel
+    judge: Judge
+    extent: Extent = field(default_factory=Extent)
+    folder: Path | None = None
+    twin: HyperLoRA | None = None
+    on_progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        self._shots: dict[str, Shots] = {}
+        self._photos: dict[int, dict[str, torch.Tensor]] = {}
+
+    @cached_property
+    def key(self) -> str:
+        """What kept results rest on, 64 hex digits."""
+        parts = {
+            "recipe": RECIPE,
+            "model": self.model.fingerprint,
+            "judge": str(getattr(self.judge, "fingerprint", self.judge.name)),
+            "people": self.extent.people,
+            "prompts": self.extent.prompts,
+            "photos": self.extent.photos,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def people(self) -> list[HeldOut]:
+        """The held-out persons."""
+        photo_size = int(self.model.described.get("photo_size", PHOTO_SIZE))
+        return held_out(self.extent.people, self.model.setting.size, photo_size)
+
+    @property
+    def few(self) -> int:
+        """Prompts of the claims that need many pictures otherwise."""
+        return min(FEW, self.extent.prompts)
+
+    @property
+    def labels(self) -> bool:
+        """Whether the judge reads attributes."""
+        return isinstance(self.judge, Labeller)
+
+    @cached_property
+    def gallery_NE(self) -> npt.NDArray[np.float32]:
+        """By what the judge knows everybody: the mean of four drawn portraits, of unit length."""
+        shots = self._kept("gallery", len(self.people[0].gallery()), self._galleries)
+        mean_NE = np.nanmean(shots.embeddings_NPE, axis=1)
+        if np.isnan(mean_NE).any():
+            raise InvalidRequest(f"the judge {self.judge.name!r} finds no face in a drawn portrait; use another judge")
+        return np.stack([unit_length(mean_E) for mean_E in mean_NE])
+
+    def asked_NPA(self, prompts: int) -> npt.NDArray[np.int64]:
+        """What the first prompts of everybody ask for, as labels."""
+        return wanted_labels([[one.asked(place) for place in range(prompts)] for one in self.people])
+
+    def ideal_shots(self) -> Shots:
+        """Drawn portraits that show exactly what is asked for: the ceiling."""
+        return self._kept("drawn", self.extent.prompts, self._ideals)
+
+    def known(self, index: int, photos: int) -> Known:
+        """What the model reads from one person's first photos. Raises `NoUsablePhoto`."""
+        rows = [self._photo(place) for place in range(photos)]
+        used = tuple(place for place, row in enumerate(rows) if bool(row["usable"][index]))
+        if not used:
+            raise NoUsablePhoto(f"none of the first {photos} photos of person {self.people[index].seed} is usable")
+        face, clip, base = (torch.stack([rows[p][name][index] for p in used]) for name in ("face", "clip", "base"))
+        return Known(face, clip, base, used)
+
+    def usable(self, photos: int) -> list[int]:
+        """The people with a usable one among their first photos."""
+        usable = torch.stack([self._photo(place)["usable"] for place in range(photos)]).any(dim=0)
+        return [index for index, yes in enumerate(usable.tolist()) if yes]
+
+    def loras(
+        self, index: int, photos: int, branches: Sequence[Branch] = ("id",), network: HyperLoRA | None = None
+    ) -> Weighted:
+        """One person's LoRAs with the default weight. Raises `NoUsablePhoto`."""
+        known, model = self.known(index, photos), self.model
+        out: Weighted = []
+        for branch in branches:
+            coefficients = model.coefficients(known, branch=branch, network=network)
+            out.append((model.lora(coefficients, branch, network=network), model.setting.weight))
+        return out
+
+    def with_lora(
+        self, photos: int, prompts: int, branches: Sequence[Branch] = ("id",), network: HyperLoRA | None = None
+    ) -> Shots:
+        """Pictures of everybody's first prompts with their LoRAs."""
+        name = f"{'-'.join(branches)}-{photos}-photos"
+        return self.shots(name, prompts, lambda index: self.loras(index, photos, branches, network))
+
+    def without_lora(self, prompts: int) -> Shots:
+        """The same prompts and seeds drawn by the base model alone, without trigger words."""
+        return self.shots("plain", prompts, None)
+
+    def shots(
+        self,
+        name: str,
+        prompts: int,
+        loras_of: Callable[[int], Weighted] | None,
+        *,
+        prompt: Callable[[HeldOut, int], str] = lambda one, place: prompt_of(one.asked(place)),
+    ) -> Shots:
+        """Everybody's first prompts drawn and judged, under a name that says how; kept, and made once.
+
+        `loras_of` gives the LoRAs of a person by number, None draws without and without trigger words.
+        """
+        larger = self._shots.get(name)
+        if larger is not None and larger.embeddings_NPE.shape[1] >= prompts:
+            return larger.first(prompts)
+
+        def texts(one: HeldOut) -> list[str]:
+            return [prompt(one, place) for place in range(prompts)]
+
+        def seeds(one: HeldOut) -> list[int]:
+            return [one.picture_seed(place) for place in range(prompts)]
+
+        return self._kept(name, prompts, lambda: self.drawn(name, texts, seeds, loras_of))
+
+    def drawn(
+        self,
+        what: str,
+        prompts: Callable[[HeldOut], list[str]],
+        seeds: Callable[[HeldOut], list[int]],
+        loras_of: Callable[[int], Weighted] | None,
+        *,
+        trigger_words: bool | None = None,
+    ) -> Iterator[list[Image.Image] | None]:
+        """Everybody's pictures, one person after another; None for a person without a usable photo."""
+        words = loras_of is not None if trigger_words is None else trigger_words
+        # Without LoRAs pictures of several people share a batch.
+        at_once = 1 if loras_of is not None else max(1, self.model.setting.batch_size // len(prompts(self.people[0])))
+        for start in range(0, len(self.people), at_once):
+            group = self.people[start : start + at_once]
+            self.tell(f"drawing {what}", start, len(self.people))
+            try:
+                loras = [] if loras_of is None else loras_of(start)
+            except NoUsablePhoto:
+                yield None
+                continue
+            texts = [text for one in group for text in prompts(one)]
+            numbers = [seed for one in group for seed in seeds(one)]
+            images, _ = self.model.draw(loras, texts, numbers, trigger_words=words)
+            each = len(images) // len(group)
+            for place in range(len(group)):
+                yield images[place * each : (place + 1) * each]
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Report progress."""
+        if self.on_progress is not None:
+            self.on_progress(what, done, total)
+
+    def place(self, name: str) -> Path | None:
+        """Where something of this very study is kept."""
+        return None if self.folder is None else self.folder / self.key[:16] / name
+
+    def _kept(self, name: str, pictures: int, draw: Callable[[], Iterator[list[Image.Image] | None]]) -> Shots:
+        file = self.place(f"{name}-{pictures}.npz")
+        if file is not None and file.is_file():
+            shots = Shots.load(file)
+        else:
+            shots = judged(self.judge, draw(), pictures)
+            if file is not None:
+                shots.save(file)
+        self._shots[name] = shots
+        return shots
+
+    def _galleries(self) -> Iterator[list[Image.Image]]:
+        for index, one in enumerate(self.people):
+            self.tell("drawing the gallery", index, len(self.people))
+            yield one.gallery()
+
+    def _ideals(self) -> Iterator[list[Image.Image]]:
+        for index, one in enumerate(self.people):
+            self.tell("drawing what is asked for", index, len(self.people))
+            yield [one.ideal(place) for place in range(self.extent.prompts)]
+
+    def _photo(self, place: int) -> dict[str, torch.Tensor]:
+        """Everybody's photo of one place as the hypernetwork reads it, rows of unusable photos zero."""
+        if place not in self._photos:
+            file = self.place(f"photo-{place}.safetensors")
+            if file is not None and file.is_file():
+                self._photos[place] = load_file(file)
+            else:
+                self._photos[place] = self._read(place)
+                if file is not None:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    save_file(self._photos[place], file)
+        return self._photos[place]
+
+    def _read(self, place: int) -> dict[str, torch.Tensor]:
+        rows: list[Known | None] = []
+        for index, one in enumerate(self.people):
+            self.tell(f"reading photo {place + 1} of everybody", index, len(self.people))
+            try:
+                rows.append(self.model.read([one.photo(place)]))
+            except NoUsablePhoto:
+                rows.append(None)
+        if not any(rows):
+            raise NoUsablePhoto(
+                f"the face analyzer {self.model.analyzer.name!r} found a face in none of {len(rows)} drawn photos"
+            )
+        some = next(row for row in rows if row is not None)
+        nobody = (some.face_embeddings_NE * 0, some.clip_tokens_NTC * 0, some.base_tokens_NTC * 0)
+        columns = zip(
+            *((row.face_embeddings_NE, row.clip_tokens_NTC, row.base_tokens_NTC) if row else nobody for row in rows),
+            strict=True,
+        )
+        read = {
+            name: torch.cat(list(column)).float().contiguous()
+            for name, column in zip(("face", "clip", "base"), columns, strict=True)
+        }
+        return {**read, "usable": torch.tensor([row is not None for row in rows])}
