@@ -5,6 +5,8 @@ PYTHON ?= python3
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 TORCH_INDEX ?= $(if $(HAS_GPU),,https://download.pytorch.org/whl/cpu)
 CONSTRAINTS ?= constraints.txt
+# So many processes share the tests, each computing on one thread; 0 runs them in this one.
+TEST_PROCESSES ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
@@ -16,7 +18,7 @@ demo: .venv/.worker
 
 # Every test that can run on this machine; servers that are not reachable are skipped (in CI they must be there).
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 # Style, types and import directions.
 lint: .venv/.dev

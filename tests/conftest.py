@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,13 +19,69 @@ from services import fresh_postgres, missing
 from jobs.database import Database
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Which process runs which test."""
+    from sharing import Sharing
+
+    return Sharing(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Show what tests measured, wherever they ran: `record_property("measured", text)`."""
+    for report in terminalreporter.getreports("passed"):
+        for text in (value for name, value in report.user_properties if name == "measured" and report.when == "call"):
+            terminalreporter.write_line(f"measured: {text}")
+
+
+def pytest_collection_finish() -> None:
+    """What importing left behind stays for good: the garbage collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """No test of full size may run beside another."""
+    if item.get_closest_marker("large"):
+        from sharing import FULL_SIZE
+
+        if item.location[0] not in FULL_SIZE:
+            raise pytest.UsageError(f"{item.nodeid} is marked `large`; name its file in tests/sharing.py")
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file at the newest schema without a row: to copy, never to open."""
+    file = tmp_path_factory.mktemp("schema") / "portraits.db"
+    _migrate(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres() -> Iterator[str]:
+    """The same on PostgreSQL, for CREATE DATABASE ... TEMPLATE."""
+    with fresh_postgres() as url:
+        _migrate(url)
+        yield url
+
+
+def _migrate(url: str) -> None:
+    opened = Database(url)
+    opened.upgrade()
+    opened.dispose()
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database, once on SQLite and once on PostgreSQL."""
+    """The URL of a database, once on SQLite and once on PostgreSQL: empty, or migrated if the test takes `database`."""
+    migrated = "database" in request.fixturenames
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'portraits.db'}"
+        file = tmp_path / "portraits.db"
+        if migrated:
+            shutil.copy(request.getfixturevalue("migrated_file"), file)
+        yield f"sqlite:///{file}"
     else:
-        with fresh_postgres() as url:
+        with fresh_postgres(request.getfixturevalue("migrated_postgres") if migrated else None) as url:
             yield url
 
 
@@ -30,7 +89,6 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 def database(database_url: str) -> Iterator[Database]:
     """A migrated database."""
     opened = Database(database_url)
-    opened.upgrade()
     yield opened
     opened.dispose()
 

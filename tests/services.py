@@ -24,16 +24,20 @@ def missing(what: str) -> None:
 
 
 @contextmanager
-def fresh_postgres() -> Iterator[str]:
-    """A new, empty database on the test server; dropped afterwards. Yields its SQLAlchemy URL."""
+def fresh_postgres(template: str | None = None) -> Iterator[str]:
+    """A new database on the test server, dropped afterwards: empty, or a copy of `template`, a URL that this gave out.
+
+    Nobody may be connected to a template while it is copied. Yields the database's SQLAlchemy URL.
+    """
     try:
-        admin = psycopg.connect(POSTGRES_URL, autocommit=True, connect_timeout=3)
+        admin = psycopg.connect(POSTGRES_URL, autocommit=True, connect_timeout=20)
     except psycopg.OperationalError:
         missing("PostgreSQL (PORTRAITS_TEST_POSTGRES_URL)")
         raise
     name = f"portraits_test_{uuid.uuid4().hex[:12]}"
+    source = f' TEMPLATE "{template.rsplit("/", 1)[1]}"' if template else ""
     with admin:
-        admin.execute(f'CREATE DATABASE "{name}"')
+        admin.execute(f'CREATE DATABASE "{name}"{source}')
         try:
             yield POSTGRES_URL.replace("postgresql://", "postgresql+psycopg://").rsplit("/", 1)[0] + f"/{name}"
         finally:

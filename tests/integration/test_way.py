@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import select
-from stacks import PHOTOS, STACKS, Stack, kill_group, people_manifest
+from stacks import PATIENCE_SECONDS, PHOTOS, SHORT_LEASES, STACKS, Stack, kill_group, people_manifest
 
 from hyperlora import ClipVision, HyperLoRA, PortraitPipeline
 from hyperlora.faces import load_analyzer
@@ -109,7 +109,7 @@ def test_real_faces_and_a_real_network(stack: Stack, mini_pack: Path) -> None:
 def test_killed_in_the_middle_every_render_exactly_once(stack: Stack) -> None:
     # Given a worker that is killed, child and parent, while a slow job is being drawn
     enqueue(people_manifest(defaults={"size": 64, "steps": 2, "seeds": 10}), settings=stack.settings, base=PHOTOS)
-    slow = {"PORTRAITS_FAKE_STEP_SECONDS": "0.02", "PORTRAITS_RENDERS_PER_UNIT": "64"}
+    slow = {"PORTRAITS_FAKE_STEP_SECONDS": "0.02", "PORTRAITS_RENDERS_PER_UNIT": "64", **SHORT_LEASES}
     with stack.worker("first", **slow) as first:
         stack.wait(lambda found: found.job["done"] >= 3)
         kill_group(first)
@@ -134,7 +134,7 @@ def test_killed_in_the_middle_every_render_exactly_once(stack: Stack) -> None:
 def test_only_the_child_is_killed(stack: Stack) -> None:
     # Given a worker whose child dies in the middle of a batch
     enqueue(people_manifest(defaults={"size": 64, "steps": 2, "seeds": 10}), settings=stack.settings, base=PHOTOS)
-    with stack.worker("first", PORTRAITS_FAKE_STEP_SECONDS="0.02"):
+    with stack.worker("first", PORTRAITS_FAKE_STEP_SECONDS="0.02", **SHORT_LEASES):
         stack.wait(lambda found: found.job["done"] >= 1)
         with stack.database.reading() as tx:
             owner = tx.execute(select(Unit.lease_owner).where(Unit.state == "leased")).scalars().first()
@@ -185,7 +185,7 @@ def test_sigterm_hands_the_rest_back_at_once(stack: Stack, whole_group: bool) ->
             os.killpg(worker.pid, signal.SIGTERM)
         else:
             worker.send_signal(signal.SIGTERM)
-        worker.wait(timeout=30)
+        worker.wait(timeout=PATIENCE_SECONDS)
 
     # Then it ends well, holds nothing, and no attempt was lost
     assert worker.returncode == 0, stack.log()

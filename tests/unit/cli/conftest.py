@@ -12,7 +12,7 @@ from hyperlora.mini import build_untrained_pack
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cli_world.CliWorld:
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated_file: Path) -> cli_world.CliWorld:
     """A fresh folder as working folder, with its own home and no other settings."""
     for name in [name for name in os.environ if name.startswith("PORTRAITS_")]:
         monkeypatch.delenv(name)
@@ -21,7 +21,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cli_world.CliWorld:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PORTRAITS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PORTRAITS_PROFILES_FILE", str(profiles))
-    return cli_world.CliWorld(tmp_path, monkeypatch)
+    return cli_world.CliWorld(tmp_path, monkeypatch, migrated_file)
 
 
 @pytest.fixture(scope="session")

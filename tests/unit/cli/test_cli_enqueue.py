@@ -12,7 +12,7 @@ from worker.estimate import DECODE_TFLOP, UNET_TFLOP, hours_text, measured_pace
 
 def test_a_manifest_becomes_a_job(cli: CliWorld) -> None:
     # Given a migrated database and a manifest of two people with three pictures each
-    cli.run("db", "upgrade")
+    cli.migrate()
     manifest = cli.manifest()
 
     # When it is enqueued
@@ -26,7 +26,7 @@ def test_a_manifest_becomes_a_job(cli: CliWorld) -> None:
 
 
 def test_people_are_told_id_key_and_counts(cli: CliWorld) -> None:
-    cli.run("db", "upgrade")
+    cli.migrate()
     told = cli.run("enqueue", cli.manifest(), "--key", "first")
     assert "key       first" in told.stdout
     assert "people    2" in told.stdout
@@ -53,7 +53,7 @@ def test_a_key_with_other_content_is_a_conflict(cli: CliWorld) -> None:
 
 
 def test_overrides_win_over_the_manifest(cli: CliWorld) -> None:
-    cli.run("db", "upgrade")
+    cli.migrate()
     cli.run("enqueue", cli.manifest(priority=1), "--tenant", "acme", "--profile", "other", "--priority", 7)
     (job,) = cli.json("status", "--tenant", "acme")["jobs"]
     assert (job["profile"], job["priority"]) == ("other", 7)
@@ -66,7 +66,7 @@ def _faulty(cli: CliWorld, count: int) -> object:
 
 def test_faults_are_told_with_line_and_field_and_nothing_is_written(cli: CliWorld) -> None:
     # Given a manifest with 30 missing photos
-    cli.run("db", "upgrade")
+    cli.migrate()
     manifest = _faulty(cli, 30)
 
     # When it is enqueued for a program
@@ -82,7 +82,7 @@ def test_faults_are_told_with_line_and_field_and_nothing_is_written(cli: CliWorl
 
 
 def test_a_terminal_shows_twenty_faults_or_all(cli: CliWorld) -> None:
-    cli.run("db", "upgrade")
+    cli.migrate()
     manifest = _faulty(cli, 30)
     some, every = cli.run("enqueue", manifest, exit_code=2), cli.run("enqueue", manifest, "--all-faults", exit_code=2)
     assert some.stderr.count("nowhere") == 20
@@ -188,7 +188,7 @@ def test_a_database_that_is_away_is_unavailable(cli: CliWorld, monkeypatch: pyte
 
 
 def test_a_broker_that_is_away_leaves_the_job_and_warns(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    cli.run("db", "upgrade")
+    cli.migrate()
 
     def away(*_: object) -> int:
         raise BrokerUnavailable("the broker took 0 messages")

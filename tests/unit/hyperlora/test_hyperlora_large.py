@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hyperlora import HyperLoRA
 @pytest.mark.large
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_a_full_size_checkpoint_goes_to_disk_and_back_and_emits_a_lora(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     # Given a network of the released sizes in half precision (3.1 GB), its numbers cheap to make
     network = released_network(torch.float16)
@@ -45,8 +46,8 @@ def test_a_full_size_checkpoint_goes_to_disk_and_back_and_emits_a_lora(
     assert sum(layer.down.numel() + layer.up.numel() for layer in lora.layers.values()) == 11_612_160
     assert {(layer.rank, layer.alpha) for layer in lora.layers.values()} == {(8, 4.0)}
     assert lora.non_finite_layer is None
-    with capsys.disabled():
-        print(f"\nfull size, float16: save {saving}; load {loading}; fingerprint and LoRA {generating}")
+    told = f"full size, float16: save {saving}; load {loading}; fingerprint and LoRA {generating}"
+    record_property("measured", told)
     # pytest keeps the folders of the last runs; three gigabytes each are too much for that.
     for file in tmp_path.glob("*.safetensors"):
         file.unlink()

@@ -254,9 +254,10 @@ def test_escaped_brackets_are_text(encoder: PromptEncoder) -> None:
 )
 def test_a_nested_text_is_read_in_reasonable_time(encoder: PromptEncoder, text: str) -> None:
     # Without a memory the parser takes four times as long with every parenthesis: minutes for eight of them.
-    started = time.perf_counter()
+    # The processor's time: a busy machine is no fault of the parser.
+    started = time.process_time()
     encoder.chunks(text, weighted=True)
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
 
 
 TRIGGER = "fcsks fxhks fhyks"

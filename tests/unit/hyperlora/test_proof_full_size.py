@@ -6,6 +6,7 @@ In half precision, as they are used. Needs 12 GB of memory; seconds and memory a
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def look(unet: UNet2DConditionModel) -> torch.Tensor:
 
 @pytest.mark.large
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_a_full_size_lora_merged_into_a_full_size_unet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_size_lora_merged_into_a_full_size_unet(record_property: Callable[[str, object], None]) -> None:
     watches: dict[str, Watch] = {}
     began = anonymous_bytes()
     with watched() as watches["all"]:
@@ -91,7 +92,7 @@ def test_a_full_size_lora_merged_into_a_full_size_unet(capsys: pytest.CaptureFix
         assert all(torch.equal(weights[name], before) for name, before in pristine.items())
         assert torch.equal(look(unet), plain)
     # And all of it fits: 3.1 GB of network, 5.1 of UNet, 1.9 of pristine weights, and little beside
-    with capsys.disabled():
-        print("\nfull size, bfloat16, 128 px:", "; ".join(f"{what} {watch}" for what, watch in watches.items()))
+    told = "; ".join(f"{what} {watch}" for what, watch in watches.items())
+    record_property("measured", f"full size, bfloat16, 128 px: {told}")
     held = watches["all"].peak_bytes - began
     assert 10.0e9 < held < MOST_BYTES

@@ -15,7 +15,7 @@ from PIL import Image
 from jobs.settings import Settings
 
 # A busy machine is no fault of the code.
-hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
 
 
