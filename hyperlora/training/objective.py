@@ -81,14 +81,16 @@ class Objective:
             )
         self.unet, self.schedule, self.settings = unet, schedule, tuple(settings)
         self.frozen, self._autocast, self._gamma = frozen, autocast, min_snr_gamma
+        # Asked once: diffusers walks over all parameters for an answer.
+        self._dtype, self._device = unet.dtype, unet.device
         self._projections = attention_projections(unet)
         self._student_S2 = _table([each.student for each in settings], scale)
         self._teacher_S2 = _table([each.teacher or Switches(0, 0) for each in settings], scale)
         self._taught_S = torch.tensor([each.teacher is not None for each in settings])
         self._weight_S = torch.tensor([each.weight for each in settings])
-        self._time_ids_6 = torch.tensor([side, side, 0, 0, side, side], device=unet.device, dtype=unet.dtype)
+        self._time_ids_6 = torch.tensor([side, side, 0, 0, side, side], device=self._device, dtype=self._dtype)
         # Sums of betas are a float32 matter, whatever the UNet's dtype.
-        self._cumulative = schedule.alphas_cumprod.to(unet.device)
+        self._cumulative = schedule.alphas_cumprod.to(self._device)
 
     def losses(
         self,
@@ -177,12 +179,12 @@ class Objective:
     def _switched(
         self, id_factors: Factors | None, base: Factors | None, switches_B2: torch.Tensor
     ) -> list[tuple[Factors, Scale]]:
-        switches_B2 = switches_B2.to(self.unet.device)
+        switches_B2 = switches_B2.to(self._device)
         given = ((id_factors, switches_B2[:, 0]), (base, switches_B2[:, 1]))
         return [(factors, scale_B) for factors, scale_B in given if factors is not None]
 
     def _predict(self, noisy_BCHW: torch.Tensor, noised: Noised) -> torch.Tensor:
-        dtype = self.unet.dtype
+        dtype = self._dtype
         with self._autocast():
             predicted: torch.Tensor = self.unet(
                 noisy_BCHW.to(dtype),
