@@ -10,7 +10,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from worker.cli import changes, check, db, demo, doctor, enqueue, evaluate, lora, results, status, watch, worker
+from worker.cli import (
+    changes,
+    check,
+    dataset,
+    db,
+    demo,
+    doctor,
+    enqueue,
+    evaluate,
+    lora,
+    results,
+    status,
+    train,
+    watch,
+    worker,
+)
 from worker.cli.exits import Exit, epilog, exit_code_of
 from worker.cli.output import err, print_json, say
 from worker.errors import INTERNAL, code_of
@@ -145,6 +160,8 @@ app.command("status", rich_help_panel=_LOOKING)(status.status)
 app.command("watch", rich_help_panel=_LOOKING)(watch.watch)
 app.command("results", rich_help_panel=_LOOKING)(results.results)
 app.add_typer(lora.commands, name="lora", rich_help_panel=_FILES)
+app.add_typer(dataset.commands, name="dataset", rich_help_panel=_LEARNING)
+app.command("train", rich_help_panel=_LEARNING)(train.train)
 app.command("evaluate", rich_help_panel=_LEARNING)(evaluate.evaluate)
 app.command("worker", rich_help_panel=_RUNNING)(worker.worker)
 app.command("doctor", rich_help_panel=_RUNNING)(doctor.doctor)

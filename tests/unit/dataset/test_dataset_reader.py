@@ -125,6 +125,7 @@ def test_shards_are_webdataset(folder: Path) -> None:
     assert names == [f"00001{row:06d}.{part}" for row in range(2) for part in ("jpg", "txt", "face.json")]
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_the_package_webdataset_reads_them(folder: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     samples = list(webdataset.WebDataset(str(folder / "00000.tar"), shardshuffle=False).decode("pil"))
