@@ -1,9 +1,11 @@
-"""`python -m hyperlora.mini sheet|photos|pack`: see the mini world."""
+"""`python -m hyperlora.mini sheet|photos|pack|train`: see the mini world, and train it."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,6 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     three = commands.add_parser("pack", help="the untrained model pack")
     three.add_argument("folder", type=Path)
     three.add_argument("--seed", type=int, default=0)
+    _add_train(commands)
     given = parser.parse_args(arguments)
     if given.command == "sheet":
         from hyperlora.mini.sheet import people_sheet
@@ -33,10 +36,41 @@ def main(arguments: list[str] | None = None) -> None:
 
         for path in write_photos(given.folder):
             print(path)
+    elif given.command == "train":
+        _train(given)
     else:
         from hyperlora.mini.pack import build_untrained_pack
 
         print(build_untrained_pack(given.folder, given.seed))
+
+
+def _add_train(commands: Any) -> None:
+    four = commands.add_parser("train", help="train the whole pack from nothing, in slots")
+    four.add_argument("--size", choices=("tiny", "full"), default="tiny", help="for two CPU cores, or for a GPU")
+    four.add_argument("--work", type=Path, required=True, help="everything that is made on the way")
+    four.add_argument("--pack", type=Path, required=True, help="where the finished pack goes")
+    four.add_argument("--judge", type=Path, required=True, help="where the judge goes")
+    four.add_argument("--slot", action="append", help="only this slot (may be repeated); default: all that are left")
+    four.add_argument("--minutes", type=float, default=float("inf"), help="a slot's longest time; it is resumed later")
+    four.add_argument("--device", default="cpu")
+
+
+def _train(given: argparse.Namespace) -> None:
+    """Run the slots in order; one that is not finished in its time ends the run with exit code 1."""
+    from hyperlora.mini.learn.sizes import SIZES
+    from hyperlora.mini.learn.slots import Slots
+
+    slots = Slots(
+        SIZES[given.size], given.work, given.pack, given.judge, given.device, 60 * given.minutes,
+        tell=lambda line: print(line, flush=True),
+    )  # fmt: skip
+    wanted = given.slot or slots.names()
+    if unknown := sorted(set(wanted) - set(slots.names())):
+        sys.exit(f"no such slot: {', '.join(unknown)}; there are {', '.join(slots.names())}")
+    for name in wanted:
+        print(f"== {name}", flush=True)
+        if not slots.run(name):
+            sys.exit(f"{name} is not finished; run the same command again to go on")
 
 
 if __name__ == "__main__":
