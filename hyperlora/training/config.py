@@ -85,7 +85,9 @@ class TrainingConfig(_Part):
     beta_1: float = Field(0.9, ge=0, lt=1)
     beta_2: float = Field(0.999, ge=0, lt=1)
     gradient_limit: float = Field(1.0, gt=0, description="Norm at which gradients are clipped.")
-    ema_decay: float | None = Field(0.9999, gt=0, lt=1, description="None: the trained weights are written as they are.")
+    ema_decay: float | None = Field(
+        0.9999, gt=0, lt=1, description="None: the trained weights are written as they are."
+    )
 
     shares: PerSetting = Field(
         PerSetting(reconstruct=0.90, foundation=0.05, base=0.05),

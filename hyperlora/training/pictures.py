@@ -20,7 +20,9 @@ def latents_of(vae: Any, pixels_B3HW: torch.Tensor) -> torch.Tensor:
     """
     encoded = vae.encode(pixels_B3HW.to(vae.device, vae.dtype), return_dict=False)[0].mode().float()
     if not torch.isfinite(encoded).all():
-        raise NonFinitePicture("the VAE gave NaN or infinity for a picture of the dataset; train in bfloat16 or float32")
+        raise NonFinitePicture(
+            "the VAE gave NaN or infinity for a picture of the dataset; train in bfloat16 or float32"
+        )
     mean, std = getattr(vae.config, "latents_mean", None), getattr(vae.config, "latents_std", None)
     if mean is not None and std is not None:
         mean_1C11, std_1C11 = (torch.tensor(each, device=encoded.device).view(1, -1, 1, 1) for each in (mean, std))

@@ -117,6 +117,25 @@ class Trainer:
             self.ema.step(self.trained.values())
         return report
 
+    def conditions(self, batch: PortraitBatch) -> Conditions:
+        """What the stage's branches read of a batch, on the device; raises `TrainingMismatch` where it is not there."""
+        needs, device = self.needs, self.accelerator.device
+        return Conditions(
+            _moved(batch.face_embeddings_BE, device) if needs.face_embeddings else None,
+            _moved(batch.clip_tokens_BTC, device) if needs.clip_tokens else None,
+            _moved(batch.base_tokens_BTC, device) if needs.base_tokens else None,
+        )
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one picture's latents."""
+        info = self.dataset.info
+        if info.latents is not None:
+            return info.latents
+        config = self.components.vae.config
+        side = (info.image_size or 0) // 2 ** (len(config.block_out_channels) - 1)
+        return int(config.latent_channels), side, side
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The averaged weights in place of the trained ones; without EMA nothing changes."""
@@ -171,12 +190,7 @@ class Trainer:
             tokens_BTC,
             pooled_BP,
         )
-        needs = self.needs
-        conditions = Conditions(
-            _moved(batch.face_embeddings_BE, device) if needs.face_embeddings else None,
-            _moved(batch.clip_tokens_BTC, device) if needs.clip_tokens else None,
-            _moved(batch.base_tokens_BTC, device) if needs.base_tokens else None,
-        )
+        conditions = self.conditions(batch)
         return self.objective.losses(self.student, conditions, noised, settings_B, self.accelerator.backward)
 
     def _texts(self, draws: Draws, captions: list[str]) -> list[str]:
@@ -236,7 +250,7 @@ class Trainer:
         )
 
     def _make_feed(self) -> Feed:
-        config, info = self.config, self.dataset.info
+        config = self.config
         others = None
         if config.reference == "other":
             persons = self.dataset.persons
@@ -249,7 +263,7 @@ class Trainer:
             seed=config.seed,
             samples=self.samples_per_step,
             timesteps=int(self.objective.schedule.config.num_train_timesteps),
-            latents=info.latents or _latent_shape(self.components, info.image_size or 0),
+            latents=self.latent_shape,
             caption_dropout=config.caption_dropout,
             others=others,
         )
@@ -276,9 +290,3 @@ def _moved(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor:
     if tensor is None:
         raise TrainingMismatch("the dataset's batches lack a tensor that its description names")
     return tensor.to(device, torch.float32)
-
-
-def _latent_shape(components: SDXLComponents, side: int) -> tuple[int, int, int]:
-    config = components.vae.config
-    factor = 2 ** (len(config.block_out_channels) - 1)
-    return int(config.latent_channels), side // factor, side // factor

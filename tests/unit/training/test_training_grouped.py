@@ -91,7 +91,10 @@ def test_each_sample_is_drawn_with_its_own_lora(
     factors = network.id_bases.mix_batch(coefficients)
 
     # When the batch is drawn with a LoRA for each sample
-    with torch.no_grad(), grouped(components.unet, factors, scale * torch.tensor(weights) if per_sample else scale * 0.8):
+    with (
+        torch.no_grad(),
+        grouped(components.unet, factors, scale * torch.tensor(weights) if per_sample else scale * 0.8),
+    ):
         together = predict(components.unet, asked)
 
     # Then each row is what the UNet with that LoRA merged predicts, and not what the plain one does
@@ -181,16 +184,18 @@ def test_what_does_not_fit_is_told(
 ) -> None:
     factors = network.id_bases.mix_batch(coefficients)
     layer, (down, up) = next(iter(factors.items()))
-    with pytest.raises(LoRAMismatch, match="no layer lora_unet_elsewhere"), grouped(
-        components.unet, {"lora_unet_elsewhere": (down, up)}
+    with (
+        pytest.raises(LoRAMismatch, match="no layer lora_unet_elsewhere"),
+        grouped(components.unet, {"lora_unet_elsewhere": (down, up)}),
     ):
         pass
     with pytest.raises(LoRAMismatch, match="were wanted, found"), grouped(components.unet, {layer: (up, down)}):
         pass
     with pytest.raises(LoRAMismatch, match="one row per sample"), grouped(components.unet, factors, torch.ones(2)):
         pass
-    with pytest.raises(LoRAMismatch, match="LoRAs of 2 samples"), grouped(
-        components.unet, chosen(factors, torch.tensor([0, 1]))
+    with (
+        pytest.raises(LoRAMismatch, match="LoRAs of 2 samples"),
+        grouped(components.unet, chosen(factors, torch.tensor([0, 1]))),
     ):
         predict(components.unet, asked)
     with pytest.raises(LoRAMismatch, match="same layers"):

@@ -155,7 +155,7 @@ def test_a_run_is_not_begun_over_another_and_not_resumed_with_other_numbers(
     run(tiny_config("base", place, steps=2), components, portraits)
     with pytest.raises(InvalidRequest, match="holds a training at step 2"):
         run(tiny_config("base", place, steps=2), components, portraits)
-    with pytest.raises(TrainingStateInvalid, match="learning_rate was 0.01, is 0.5"):
+    with pytest.raises(TrainingStateInvalid, match=r"learning_rate was 0\.01, is 0\.5"):
         run(tiny_config("base", place, steps=4, learning_rate=0.5), components, portraits, resume=True)
     with pytest.raises(TrainingStateInvalid, match="samples was 24, is 6"):
         run(tiny_config("base", place, steps=4), components, TinyPortraits(2), resume=True)
@@ -164,7 +164,9 @@ def test_a_run_is_not_begun_over_another_and_not_resumed_with_other_numbers(
     with pytest.raises(TrainingStateInvalid, match="samples_per_step was 4, is 8"):
         run(tiny_config("base", place, steps=4, accumulation=2), components, portraits, resume=True)
     # More steps are no other numbers
-    assert [report.step for report in run(tiny_config("base", place, steps=3), components, portraits, resume=True)] == [3]
+    assert [report.step for report in run(tiny_config("base", place, steps=3), components, portraits, resume=True)] == [
+        3
+    ]
 
 
 @pytest.mark.parametrize("damage", ["state.json", "weights-00000.safetensors", "optimizer-00000.safetensors"])
@@ -188,7 +190,9 @@ def test_nan_is_refused_and_not_kept(components: SDXLComponents, portraits: Tiny
             asked.append(indices)
             made = poisoned.batch(indices, references=references, pixels=pixels)
             assert made.latents_BCHW is not None
-            return made if len(asked) < 3 else type(made)(**{**vars(made), "latents_BCHW": made.latents_BCHW * torch.nan})
+            return (
+                made if len(asked) < 3 else type(made)(**{**vars(made), "latents_BCHW": made.latents_BCHW * torch.nan})
+            )
 
     config = tiny_config("base", tmp_path / "run", steps=STEPS, checkpoint_every=2)
     with pytest.raises(NonFiniteLoss, match="step 3"):
