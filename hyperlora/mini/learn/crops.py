@@ -86,7 +86,7 @@ def aligned(rgb_HW3: RGBArray, five_52: FloatArray, dice: np.random.Generator | 
     if dice is not None:
         eyes = float(np.hypot(*(five_52[1] - five_52[0])))
         shared_12 = dice.normal(0, 0.02 * eyes, (1, 2))
-        five_52 = (five_52 + shared_12 + dice.normal(0, 0.03 * eyes, (5, 2))).astype(np.float32)
+        five_52 = (five_52 + shared_12 + dice.normal(0, 0.05 * eyes, (5, 2))).astype(np.float32)
     matrix_23 = similarity_transform(five_52, ALIGNED_POINTS_5_2)
     crop = cv2.warpAffine(rgb_HW3, matrix_23, (ALIGNED_SIDE, ALIGNED_SIDE), flags=cv2.INTER_LINEAR, borderValue=0)
     return np.asarray(crop, dtype=np.uint8)

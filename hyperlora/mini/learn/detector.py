@@ -1,6 +1,6 @@
 """The mini pack's face detector: one small network that looks at a picture in three sizes.
 
-Shapes: B canvases of S = 96 pixels, A = 2 anchors, h x w cells of 4 pixels, P positive cells.
+Shapes: B canvases of S = 64 pixels, A = 2 anchors, h x w cells of 4 pixels, P positive cells.
 
 The network finds faces of 10 to 52 pixels on a grid of 4 pixels. InsightFace wants scores, boxes and five points at
 strides of 8, 16 and 32; the ONNX file shrinks the picture by 2, 4 and 8 and runs the same network, with the same
@@ -29,13 +29,16 @@ from hyperlora.mini.learn.crops import MIRRORED_FIVE, carried, face_box, five_po
 from hyperlora.mini.learn.drawings import Drawings
 from hyperlora.mini.learn.onnx_files import GraphWriter
 
-CELL, SIDE, ANCHORS, SHRINKS = 4, 96, 2, (2, 4, 8)
+CELL, SIDE, ANCHORS, SHRINKS = 4, 64, 2, (2, 4, 8)
 MEAN, STD = 127.5, 128.0
 # Sizes (the longer side of the box, pixels of a canvas) that an anchor is for, and within which it may do as it likes.
 SIZES = ((10.0, 24.0), (20.0, 52.0))
 UNDECIDED = ((8.0, 30.0), (16.0, 64.0))
+_SCENE = 96
+_HUGE = 400.0  # the largest face of which a part is shown as none
+_CLOSEST = 6.0  # how much a scene without a face may be enlarged
 _VALUES = 14  # four distances, five points
-_EMPTY = 0.15  # share of canvases without a face
+_EMPTY = 0.2  # share of canvases without a face
 _WRONG = 0.25  # share of canvases with faces too large or lying on their side
 
 TINY = tuple(Size(*row) for row in ((16, 2), (32, 2), (32, 1), (32, 1, 2), (32, 1, 4), (32, 1, 2), (32, 1)))
@@ -157,7 +160,7 @@ class CanvasMaker:
     def _wrong(self, dice: np.random.Generator) -> tuple[float, float]:
         """Size and angle of what is to be no face."""
         if dice.random() < 0.5:
-            return dice.uniform(UNDECIDED[1][1] + 6, 190), dice.normal(0, 0.2)
+            return float(np.exp(dice.uniform(np.log(UNDECIDED[1][1] + 6), np.log(_HUGE)))), dice.normal(0, 0.2)
         return dice.uniform(12, 50), np.pi / 2 * int(dice.integers(1, 4)) + dice.normal(0, 0.1)
 
     def _ground(self, dice: np.random.Generator) -> RGBArray:
@@ -169,7 +172,12 @@ class CanvasMaker:
             canvas[:] = 127 if dice.random() < 0.4 else dice.integers(0, 256, 3)
             return canvas
         if kind < 0.9:
-            return self._empty[int(dice.integers(len(self._empty)))].copy()
+            scene = self._empty[int(dice.integers(len(self._empty)))]
+            scale = float(np.exp(dice.uniform(np.log(0.67), np.log(_CLOSEST))))
+            # As much of the scene as the canvas holds, from anywhere in it.
+            room = max(0.0, len(scene) - SIDE / scale)
+            corner_2 = dice.uniform(0, room, 2) if room else np.zeros(2)
+            return warped(scene, placed(corner_2, scale, 0.0, np.zeros(2, np.float32)), SIDE)
         return np.asarray(dice.integers(0, 256, (SIDE, SIDE, 3)), dtype=np.uint8)
 
     def _pasted(
@@ -213,8 +221,8 @@ def detector_loss(model: Detector, canvases: Canvases) -> torch.Tensor:
     b, a, row, column = cells_P4.unbind(1)
     told_PV = values_BAVhw[b, a, :, row, column]
     off_PV = (told_PV - canvases.values.to(device)) / canvases.sizes.to(device)[:, None]
-    where = nn.functional.smooth_l1_loss(off_PV, torch.zeros_like(off_PV), beta=0.02)
-    return surely + 20 * where
+    where = nn.functional.smooth_l1_loss(off_PV, torch.zeros_like(off_PV), beta=0.01)
+    return surely + 30 * where
 
 
 def _told(
@@ -245,7 +253,7 @@ def _told(
 
 
 def _background(name: str, seed: int) -> RGBArray:
-    canvas = Canvas(SIDE)
+    canvas = Canvas(_SCENE)
     paint_background(canvas, name, seed)
     return np.clip(np.rint(canvas.pixels()), 0, 255).astype(np.uint8)
 

@@ -49,7 +49,7 @@ class FaceRecipe:
 RECIPES: dict[PackSize, FaceRecipe] = {
     # Some ten minutes of one CPU core.
     "tiny": FaceRecipe(
-        Part(detector.TINY, Steps(900, 32, 3e-3, seed=1), 5_000),
+        Part(detector.TINY, Steps(1200, 32, 3e-3, seed=1), 5_000),
         Part(points.TINY, Steps(1200, 64, 3e-3, seed=2), 5_000),
         Part(embedding.TINY, Steps(800, 128, 3e-3, seed=3)),
     ),

@@ -78,6 +78,8 @@ def rank1(embeddings_LE: Sequence[FloatArray | None], persons_L: npt.NDArray[np.
     """
     people = np.unique(persons_L)
     has_L = np.array([row is not None for row in embeddings_LE])
+    if not has_L.any():
+        return 0.0
     width = next(len(row) for row in embeddings_LE if row is not None)
     rows_LE = np.stack([np.zeros(width, np.float32) if row is None else row for row in embeddings_LE])
     sums_PE = np.stack([rows_LE[persons_L == one].sum(axis=0) for one in people])
@@ -98,7 +100,7 @@ def _nearest(faces: list[Face], side: int) -> Face | None:
     )
 
 
-def _distance(faces: list[Face | None], drawings: Drawings, side: int, *, five: bool) -> float:
+def _distance(faces: list[Face | None], drawings: Drawings, side: int, *, five: bool) -> float | None:
     far: list[float] = []
     for face, landmarks_N2 in zip(faces, drawings.landmarks, strict=True):
         true_N2 = landmarks_N2 * side
@@ -107,7 +109,7 @@ def _distance(faces: list[Face | None], drawings: Drawings, side: int, *, five: 
             continue
         told, wanted = (face.points_5_2, five_points(true_N2)) if five else (face.points_106_2, true_N2)
         far.append(float(np.hypot(*(told - wanted).T).mean()) / eyes)
-    return round(float(np.mean(far)), 4) if far else float("inf")
+    return round(float(np.mean(far)), 4) if far else None
 
 
 def _in_a_corner(pixels_SS3: RGBArray) -> RGBArray:
@@ -122,11 +124,10 @@ def _scenes() -> list[RGBArray]:
     """Pictures without a person: every background, grey, black, white, noise."""
     scenes: list[RGBArray] = [np.full((128, 128, 3), value, np.uint8) for value in (0, 127, 255)]
     scenes.append(np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8))
-    for seed in (101, 102, 103):
-        for name in BACKGROUNDS:
-            canvas = Canvas(128)
-            paint_background(canvas, name, seed)
-            scenes.append(np.clip(np.rint(canvas.pixels()), 0, 255).astype(np.uint8))
+    for seed, name in enumerate(BACKGROUNDS, start=101):
+        canvas = Canvas(128)
+        paint_background(canvas, name, seed)
+        scenes.append(np.clip(np.rint(canvas.pixels()), 0, 255).astype(np.uint8))
     return scenes
 
 
