@@ -127,7 +127,10 @@ def optimizer_state(
     """The reverse of `optimizer_tensors`; `TrainingStateInvalid` for a parameter that is not trained now."""
     places = {name: index for index, name in enumerate(names)}
     state: dict[int, dict[str, Any]] = {}
-    entries = [(*name.rsplit("/", 1), value) for name, value in tensors.items()]
+    entries: list[tuple[str, str, Any]] = []
+    for path, tensor in tensors.items():
+        name, _, key = path.rpartition("/")
+        entries.append((name, key, tensor))
     entries += [(name, key, value) for name, keys in rest.items() for key, value in keys.items()]
     for name, key, value in entries:
         if name not in places:

@@ -40,9 +40,10 @@ def draw_grid(trainer: Trainer, step: int) -> Image.Image:
         drawn = [_draw(trainer, batch.captions, factors, words) for factors in _columns(trainer, batch)]
         plain = _draw(trainer, batch.captions, None, "")
     sheet = _sheet([_pictures(batch.pixels_B3HW), *drawn, plain])
-    folder = trainer.config.out / SAMPLES
-    folder.mkdir(parents=True, exist_ok=True)
-    sheet.save(folder / f"step-{step:08d}.png")
+    if trainer.accelerator.is_main_process:
+        folder = trainer.config.out / SAMPLES
+        folder.mkdir(parents=True, exist_ok=True)
+        sheet.save(folder / f"step-{step:08d}.png")
     return sheet
 
 

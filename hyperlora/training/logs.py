@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -82,7 +83,9 @@ class Logs:
                 self._losses.add({"step": report.step, **values})
             for sink in self._sinks:
                 sink.numbers(report.step, values)
-        if config.grids.every and report.step % config.grids.every == 0 and self._losses is not None:
+        # Where weights are split among processes, all of them must draw.
+        draws = self._losses is not None or self._trainer.accelerator.is_fsdp2
+        if config.grids.every and report.step % config.grids.every == 0 and draws:
             from hyperlora.training.grids import draw_grid
 
             grid = draw_grid(self._trainer, report.step)
@@ -114,7 +117,7 @@ class _TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         # What was written after the checkpoint is shown no more.
-        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         self._writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in config.items()))
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
@@ -133,11 +136,9 @@ class _TensorBoard:
 class _WandB:
     def __init__(self, folder: Path, step: int, config: dict[str, Any]) -> None:
         _need("wandb", "wandb")
-        import wandb
-
         del step
         folder.mkdir(parents=True, exist_ok=True)
-        self._module: Any = wandb
+        self._module: Any = import_module("wandb")
         self._run: Any = self._module.init(project="hyperlora", dir=str(folder), config=config)
 
     def numbers(self, step: int, values: dict[str, float]) -> None:

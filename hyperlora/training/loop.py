@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperlora.components import SDXLComponents
-from hyperlora.errors import InvalidRequest, TrainingInterrupted
+from hyperlora.errors import InvalidRequest, TrainingConfigInvalid, TrainingInterrupted
 from hyperlora.training.config import TrainingConfig
 from hyperlora.training.export import export_network
 from hyperlora.training.logs import open_logs
@@ -128,7 +128,7 @@ def _ends(accelerator: Accelerator, interrupted: Interruption, stop: Callable[[]
 def _accelerator(config: TrainingConfig) -> Iterator[Accelerator]:
     """accelerate, with what it was configured for; its process-wide state ends with the run, so that another may begin.
 
-    Multi-GPU, FSDP and DeepSpeed come from accelerate's own config or launcher.
+    Several GPUs and FSDP come from accelerate's own config or launcher.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -139,6 +139,19 @@ def _accelerator(config: TrainingConfig) -> Iterator[Accelerator]:
         gradient_accumulation_steps=config.accumulation,
     )
     try:
+        _check_distribution(accelerator)
         yield accelerator
     finally:
         AcceleratorState._reset_state()
+
+
+def _check_distribution(accelerator: Any) -> None:
+    """Raise `TrainingConfigInvalid` for ways of splitting that a checkpoint of ours could not hold."""
+    kind = str(accelerator.distributed_type.value)
+    if kind == "DEEPSPEED":
+        raise TrainingConfigInvalid(
+            "DeepSpeed keeps its optimizer in pickle files of its own, which are not written here; for the same split "
+            "of optimizer, gradients and weights use FSDP: `accelerate config`, fsdp_version: 2"
+        )
+    if kind == "FSDP" and not accelerator.is_fsdp2:
+        raise TrainingConfigInvalid("FSDP of version 1 hides the parameters' names; set fsdp_version: 2")

@@ -200,7 +200,7 @@ class Objective:
 
     def _snr_weight(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         """min(snr, gamma) / snr, over snr + 1 for velocities: Hang et al. 2023, https://arxiv.org/abs/2303.09556."""
-        cumulative_B = self._cumulative[timesteps_B]
+        cumulative_B: torch.Tensor = self._cumulative[timesteps_B]
         snr_B = cumulative_B / (1 - cumulative_B)
         capped_B = snr_B.clamp(max=self._gamma)
         return capped_B / (snr_B + 1 if self.prediction == "v_prediction" else snr_B)

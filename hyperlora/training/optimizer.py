@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,7 @@ def make_optimizer(config: TrainingConfig, parameters: Iterable[nn.Parameter], d
         raise PackageMissing("optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes, or use adamw")
     if device.type != "cuda":
         raise PackageMissing(f"optimizer adamw8bit needs a CUDA device, this run is on {device.type}; use adamw")
-    import bitsandbytes
-
-    return bitsandbytes.optim.AdamW8bit(parameters, **common)
+    return import_module("bitsandbytes.optim").AdamW8bit(parameters, **common)
 
 
 def rate_at(config: TrainingConfig, step: int) -> float:

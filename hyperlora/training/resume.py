@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hyperlora.errors import TrainingMismatch, TrainingStateInvalid
+from hyperlora.errors import TrainingStateInvalid
 from hyperlora.training.checkpoints import CheckpointFolder, Tensors, optimizer_state, optimizer_tensors, restore
 from hyperlora.training.record import versions
 from hyperlora.training.shards import as_split, own_part
@@ -44,12 +44,7 @@ class RunState:
 
     def __init__(self, trainer: Trainer) -> None:
         accelerator = trainer.accelerator
-        kind = str(accelerator.distributed_type.value)
-        if kind == "DEEPSPEED":
-            raise TrainingMismatch("checkpoints of DeepSpeed runs are not written; use FSDP of version 2, or plain DDP")
-        self._split = kind == "FSDP"
-        if self._split and not accelerator.is_fsdp2:
-            raise TrainingMismatch("FSDP of version 1 hides the parameters' names; set fsdp_version: 2")
+        self._split = bool(accelerator.is_fsdp2)
         self._trainer = trainer
         self._folder = CheckpointFolder(
             trainer.config.out,

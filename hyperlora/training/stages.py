@@ -140,4 +140,4 @@ def silence_faces(network: HyperLoRA) -> None:
     if network.config.streams == ("face", "clip"):
         for layer in network.resampler.layers:
             attention: nn.Module = layer.attn2  # type: ignore[assignment]
-            attention.to_out[0].weight.zero_()  # type: ignore[index,union-attr,operator]
+            attention.to_out[0].weight.zero_()  # type: ignore[index,union-attr]

@@ -27,6 +27,7 @@ from hyperlora.training.feed import Feed
 from hyperlora.training.objective import Conditions, Frozen, Noised, Objective
 from hyperlora.training.optimizer import make_optimizer, rate_at
 from hyperlora.training.pictures import latents_of
+from hyperlora.training.shards import own_part
 from hyperlora.training.stages import branch_of, freeze, settings_of
 from hyperlora.training.start import check_data, needs_of, start_network
 
@@ -96,7 +97,7 @@ class Trainer:
     @property
     def samples_per_step(self) -> int:
         """Over all processes and passes."""
-        return self.config.batch_size * self.config.accumulation * self.accelerator.num_processes
+        return self.config.batch_size * self.config.accumulation * int(self.accelerator.num_processes)
 
     def step(self, step: int) -> StepReport:
         """Do one step, counted from 0; raises `NonFiniteLoss` before the weights are changed."""
@@ -142,13 +143,15 @@ class Trainer:
         if self.ema is None:
             yield
             return
-        parameters = list(self.trained.values())
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
+        places = [own_part(parameter) for parameter in self.trained.values()]
+        kept = [place.to("cpu", copy=True) for place in places]
+        for place, shadow in zip(places, self.ema.shadow_params, strict=True):
+            place.copy_(own_part(shadow))
         try:
             yield
         finally:
-            self.ema.restore(parameters)
+            for place, before in zip(places, kept, strict=True):
+                place.copy_(before)
 
     def close(self) -> None:
         """End what runs beside."""
