@@ -92,7 +92,8 @@ def load_vae(folder_or_hub_id: str | Path, device: torch.device | str = "cpu") -
         vae: Any = maker.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError) as fault:
         raise WeightsMissing(f"no autoencoder in safetensors at {folder}: {fault}") from fault
-    return vae.to(device, torch.float32).eval().requires_grad_(False)
+    # Without a type it is loaded in float32, whatever its file holds.
+    return vae.to(device).eval().requires_grad_(False)
 
 
 def vae_folder(folder_or_hub_id: str | Path) -> Path:

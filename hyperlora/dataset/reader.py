@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 
 from hyperlora.dataset.archive import tar_entries
-from hyperlora.dataset.face_record import face_of
 from hyperlora.dataset.folder import folder_entries
 from hyperlora.dataset.info import FILE, DatasetInfo, read_info
 from hyperlora.dataset.picture import decode_picture
+from hyperlora.dataset.records import face_of
 from hyperlora.dataset.shards import Rows, ShardRows
 from hyperlora.errors import BadPhoto, DatasetDamaged, DatasetMissing, InvalidRequest
 from hyperlora.faces.photo import upright_rgb
@@ -166,8 +166,8 @@ class PortraitDataset:
         DatasetDamaged, DatasetMissing, BadPhoto
             Something cannot be read.
         """
-        rows_B = self._checked(indices, "indices")
-        faces_B = rows_B if references is None else self._checked(references, "references")
+        rows_B = checked_indices(indices, len(self), "indices")
+        faces_B = rows_B if references is None else checked_indices(references, len(self), "references")
         if len(faces_B) != len(rows_B):
             raise InvalidRequest(f"one reference for each sample: found {len(faces_B)} for {len(rows_B)}")
         latents = self._gather("latents", rows_B)
@@ -210,13 +210,6 @@ class PortraitDataset:
             if tensors:
                 self._memory[name] = torch.cat(tensors)
 
-    def _checked(self, indices: Indices, what: str) -> npt.NDArray[np.int64]:
-        numbers = indices.cpu().numpy() if isinstance(indices, torch.Tensor) else indices
-        rows_B = np.asarray(numbers, dtype=np.int64).reshape(-1)
-        if not len(rows_B) or int(rows_B.min()) < 0 or int(rows_B.max()) >= len(self):
-            raise InvalidRequest(f"{what} are numbers from 0 to {len(self) - 1}, at least one; found {rows_B.tolist()}")
-        return rows_B
-
     def _place(self, index: int) -> tuple[Rows, int]:
         if not 0 <= index < len(self):
             raise InvalidRequest(f"the set has the samples 0 to {len(self) - 1}, asked was {index}")
@@ -254,6 +247,15 @@ class PortraitDataset:
                     f"sample {row} of {self.folder}: wanted {size} pixels square, found {picture.size}"
                 )
         return pixels_of(pictures)
+
+
+def checked_indices(indices: Indices, count: int, what: str) -> npt.NDArray[np.int64]:
+    """(B,) numbers of samples. Raises `InvalidRequest` for none, and for one that is not below `count`."""
+    numbers = indices.cpu().numpy() if isinstance(indices, torch.Tensor) else indices
+    rows_B = np.asarray(numbers, dtype=np.int64).reshape(-1)
+    if not len(rows_B) or int(rows_B.min()) < 0 or int(rows_B.max()) >= count:
+        raise InvalidRequest(f"{what} are numbers from 0 to {count - 1}, at least one; found {rows_B.tolist()}")
+    return rows_B
 
 
 def pixels_of(pictures: Sequence[Image.Image]) -> torch.Tensor:

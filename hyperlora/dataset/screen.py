@@ -15,8 +15,8 @@ from PIL import Image
 
 from hyperlora.dataset.captions import DEFAULT_TEMPLATE, own_caption, templated
 from hyperlora.dataset.crop import Square, cut, face_in_cut, holds, stands_in, training_square
-from hyperlora.dataset.face_record import face_record, labels_of, person_number
 from hyperlora.dataset.picture import MOST_PICTURE_BYTES, decode_picture
+from hyperlora.dataset.records import face_record, labels_of, person_number
 from hyperlora.dataset.shards import read_caption, read_record
 from hyperlora.dataset.sources import Source
 from hyperlora.errors import BadPhoto, DatasetError, FaceError

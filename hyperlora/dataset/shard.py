@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from hyperlora.dataset.archive import PICTURE_ENDINGS, tar_entries
-from hyperlora.dataset.face_record import person_number
 from hyperlora.dataset.info import ShardInfo
+from hyperlora.dataset.records import person_number
 from hyperlora.errors import InvalidRequest
 from hyperlora.hub import file_sha256
 from hyperlora.tensorfile import tensor_bytes

@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hyperlora.dataset.archive import Entry, Span, tar_entries
-from hyperlora.dataset.face_record import MOST_JSON_BYTES, person_number, read_json
 from hyperlora.dataset.info import DatasetInfo, ShardInfo
 from hyperlora.dataset.picture import MOST_PICTURE_BYTES
+from hyperlora.dataset.records import MOST_JSON_BYTES, person_number, read_json
 from hyperlora.errors import DatasetDamaged
 
 MOST_CAPTION_BYTES = 16 * 1024

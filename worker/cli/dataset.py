@@ -17,7 +17,7 @@ from worker.cli.output import err, facts, hint, print_json, say, warn
 
 if TYPE_CHECKING:
     from hyperlora.dataset.info import DatasetInfo
-    from hyperlora.dataset.prepare import Prepared
+    from hyperlora.dataset.preparation import Prepared
 
 commands = typer.Typer(help="Sets of portraits to train on: prepare, inspect.", no_args_is_help=True)
 
@@ -79,8 +79,8 @@ def prepare(
     need_worker_extra("`portraits dataset prepare`")
     from hyperlora.dataset.captions import DEFAULT_TEMPLATE
     from hyperlora.dataset.encoders import EncoderNames
-    from hyperlora.dataset.prepare import Preparation
-    from hyperlora.dataset.prepare import prepare as make
+    from hyperlora.dataset.preparation import Preparation
+    from hyperlora.dataset.preparation import prepare as make
     from hyperlora.dataset.screen import REFUSED_FINDINGS, Rules
     from worker.quiet import quiet_libraries
 

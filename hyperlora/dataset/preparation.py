@@ -151,7 +151,10 @@ def _network_names(wanted: Preparation, encoders: Encoders) -> dict[str, str | N
     """What `dataset.json` says of the networks."""
     names: dict[str, str | None] = {"clip_vision": None, "clip_vision_fingerprint": None, "vae": None}
     if encoders.clip is not None:
-        names |= {"clip_vision": wanted.encoders.clip_vision, "clip_vision_fingerprint": encoders.clip.fingerprint}
+        given = Path(str(wanted.encoders.clip_vision)).expanduser()
+        # Where a folder lies is nobody's business; a hub id is a name by itself.
+        name = given.resolve().name if given.is_dir() else wanted.encoders.clip_vision
+        names |= {"clip_vision": name, "clip_vision_fingerprint": encoders.clip.fingerprint}
     if wanted.encoders.vae is not None:
         names["vae"] = vae_fingerprint(wanted.encoders.vae)
     return names

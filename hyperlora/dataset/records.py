@@ -27,8 +27,9 @@ from hyperlora.faces.types import Face, FloatArray
 MOST_JSON_BYTES = 256 * 1024
 MOST_LABELS = 200
 MOST_LABEL_CHARACTERS = 500
-# Numbers of people that were given are below this; those made of names are above.
+# Numbers that are made of names lie from here up to 2^63: given ones are hardly ever as large.
 NAMED_PEOPLE = 1 << 62
+_BEYOND = 1 << 63
 
 
 def read_json(data: bytes, what: str) -> dict[str, Any]:
@@ -81,12 +82,12 @@ def face_of(record: Mapping[str, Any], what: str = "face.json") -> Face | None:
 def person_number(person: object, what: str = "face.json") -> int | None:
     """A stable number for a person who was given as a number, a name or not at all.
 
-    A name becomes the first 62 bits of its SHA-256, above all numbers that may be given.
+    A name becomes the first 62 bits of its SHA-256, above 2^62; numbers, also such, stay as they are.
     Raises `DatasetDamaged` for anything else.
     """
     if person is None:
         return None
-    if isinstance(person, int) and not isinstance(person, bool) and 0 <= person < NAMED_PEOPLE:
+    if isinstance(person, int) and not isinstance(person, bool) and 0 <= person < _BEYOND:
         return person
     if isinstance(person, str) and 0 < len(person) <= MOST_LABEL_CHARACTERS:
         return NAMED_PEOPLE | int.from_bytes(hashlib.sha256(person.encode()).digest()[:8], "big") >> 2
