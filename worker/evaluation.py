@@ -56,10 +56,10 @@ def load_model(settings: Settings, *, pack: Path | None, profile: str | None, ch
         batch_size=found.batch_size,
         **{name: drawing[name] for name in ("steps", "scheduler", "guidance") if name in drawing},
     )
-    model = PortraitModel(
-        pipeline, maker.network, maker.clip, maker.analyzer, replace(setting, **changes), name=found.name
+    setting = replace(setting, **changes)
+    return PortraitModel(
+        pipeline, maker.network, maker.clip, maker.analyzer, setting, name=found.name, faces=place.profile.faces
     )
-    return model
 
 
 def is_mini(model: PortraitModel) -> bool:

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hyperlora.config import Branch
 from hyperlora.errors import NoUsablePhoto, WeightsMissing
 from hyperlora.faces.load import load_analyzer
 from hyperlora.faces.types import FaceAnalyzer
+from hyperlora.hub import files_fingerprint
 from hyperlora.identity import prepare_identity
 from hyperlora.lora import LoRA
 from hyperlora.network import HyperLoRA
@@ -88,7 +90,10 @@ class Known:
 
 
 class PortraitModel:
-    """A model pack, loaded: photos to LoRAs, prompts to pictures."""
+    """A model pack, loaded: photos to LoRAs, prompts to pictures.
+
+    `faces` is the setting that the analyzer was loaded by, `described` what the pack's `pack.json` says.
+    """
 
     def __init__(
         self,
@@ -99,11 +104,12 @@ class PortraitModel:
         setting: Setting,
         *,
         name: str,
+        faces: str = "",
         described: dict[str, Any] | None = None,
     ) -> None:
         network.require_face_encoder(analyzer.name, analyzer.embedding_size)
         self.pipeline, self.network, self.clip, self.analyzer = pipeline, network, clip, analyzer
-        self.setting, self.name = setting, name
+        self.setting, self.name, self._faces = setting, name, faces
         self.described = dict(described or {})
 
     @classmethod
@@ -160,7 +166,16 @@ class PortraitModel:
             base, device=device, dtype=dtype, revision=revision, trigger_words=network.config.trigger_words
         )
         clip = ClipVision.from_pretrained(clip_vision, device=device, dtype=dtype)
-        return cls(pipeline, network, clip, load_analyzer(faces), setting, name=name, described=described)
+        analyzer = load_analyzer(faces)
+        return cls(pipeline, network, clip, analyzer, setting, name=name, faces=faces, described=described)
+
+    @cached_property
+    def encoders(self) -> str:
+        """SHA-256 over the encoders that photos are read with; a face pack's ONNX files count, not only its name."""
+        _, _, folder = self._faces.partition(":")
+        files = {file.name: file for file in sorted(Path(folder).expanduser().glob("*.onnx"))} if folder else {}
+        parts = [self.clip.fingerprint, self.analyzer.name, files_fingerprint(files) if files else ""]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
     def fingerprint(self) -> str:
@@ -168,8 +183,7 @@ class PortraitModel:
         parts = {
             "base": self.pipeline.fingerprint,
             "hyperlora": self.network.fingerprint,
-            "clip": self.clip.fingerprint,
-            "faces": self.analyzer.name,
+            "encoders": self.encoders,
             "setting": {name: value for name, value in asdict(self.setting).items() if name != "batch_size"},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

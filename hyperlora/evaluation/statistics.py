@@ -38,7 +38,8 @@ def bootstrap(statistic: Callable[[npt.NDArray[np.intp]], float], people: int) -
     dice = np.random.Generator(np.random.PCG64(_SEED))
     draws = [statistic(dice.integers(people, size=people)) for _ in range(RESAMPLES)]
     tail = 50 * (1 - CONFIDENCE)
-    low, high = (float(each) for each in np.percentile(draws, [tail, 100 - tail]))
+    # Draws themselves, nothing between them: a ratio may be infinite.
+    low, high = (float(each) for each in np.percentile(draws, [tail, 100 - tail], method="inverted_cdf"))
     return Estimate(float(statistic(np.arange(people))), low, high, people)
 
 
@@ -61,6 +62,8 @@ def ratio_over_people(above_N: FloatArray, below_N: FloatArray) -> Estimate:
 
 def cosines(embeddings_NPE: FloatArray, gallery_GE: FloatArray) -> npt.NDArray[np.float64]:
     """(N, P, G) cosines of unit embeddings; NaN where a picture has no embedding."""
+    if np.isnan(embeddings_NPE).all():  # no face anywhere, so that nobody knows the embeddings' width
+        return np.full((*embeddings_NPE.shape[:2], len(gallery_GE)), np.nan)
     return np.asarray(embeddings_NPE, np.float64) @ np.asarray(gallery_GE, np.float64).T
 
 

@@ -22,7 +22,7 @@ from hyperlora.config import Branch
 from hyperlora.errors import InvalidRequest, NoUsablePhoto
 from hyperlora.evaluation.judges import Judge, Labeller
 from hyperlora.evaluation.model import Known, PortraitModel
-from hyperlora.evaluation.people import PHOTO_SIZE, PHOTOS, HeldOut, held_out, prompt_of
+from hyperlora.evaluation.people import GALLERY, PHOTO_SIZE, PHOTOS, HeldOut, held_out, prompt_of
 from hyperlora.evaluation.shots import Shots, judged, wanted_labels
 from hyperlora.faces.types import unit_length
 from hyperlora.lora import LoRA
@@ -98,15 +98,20 @@ class MiniStudy:
     @cached_property
     def key(self) -> str:
         """What kept results rest on, 64 hex digits."""
-        parts = {
-            "recipe": RECIPE,
-            "model": self.model.fingerprint,
-            "judge": str(getattr(self.judge, "fingerprint", self.judge.name)),
-            "people": self.extent.people,
-            "prompts": self.extent.prompts,
-            "photos": self.extent.photos,
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return _digest(self.model.fingerprint, self.drawn_key, self.read_key, str(self.extent.photos))
+
+    @cached_property
+    def drawn_key(self) -> str:
+        """What judged drawings rest on: not on the model, so that they serve the next one too."""
+        extent = self.extent
+        return _digest(
+            self.judge.name, *(str(each) for each in (self.model.setting.size, extent.people, extent.prompts))
+        )
+
+    @cached_property
+    def read_key(self) -> str:
+        """What photos that were read rest on: the encoders, so that they serve the next hypernetwork too."""
+        return _digest(self.model.encoders, str(self.people[0].photo_size), str(self.extent.people))
 
     @cached_property
     def people(self) -> list[HeldOut]:
@@ -127,7 +132,7 @@ class MiniStudy:
     @cached_property
     def gallery_NE(self) -> npt.NDArray[np.float32]:
         """By what the judge knows everybody: the mean of four drawn portraits, of unit length."""
-        shots = self._kept("gallery", len(self.people[0].gallery()), self._galleries)
+        shots = self._kept("gallery", len(GALLERY), self._galleries, self.drawn_key)
         mean_NE = np.nanmean(shots.embeddings_NPE, axis=1)
         if np.isnan(mean_NE).any():
             raise InvalidRequest(f"the judge {self.judge.name!r} finds no face in a drawn portrait; use another judge")
@@ -139,7 +144,7 @@ class MiniStudy:
 
     def ideal_shots(self) -> Shots:
         """Drawn portraits that show exactly what is asked for: the ceiling."""
-        return self._kept("drawn", self.extent.prompts, self._ideals)
+        return self._kept("drawn", self.extent.prompts, self._ideals, self.drawn_key)
 
     def known(self, index: int, photos: int) -> Known:
         """What the model reads from one person's first photos. Raises `NoUsablePhoto`."""
@@ -189,9 +194,11 @@ class MiniStudy:
 
         `loras_of` gives the LoRAs of a person by number, None draws without and without trigger words.
         """
-        larger = self._shots.get(name)
-        if larger is not None and larger.embeddings_NPE.shape[1] >= prompts:
-            return larger.first(prompts)
+        larger = self.place(f"{name}-{self.extent.prompts}.npz")
+        if name not in self._shots and larger is not None and larger.is_file():
+            self._shots[name] = Shots.load(larger)
+        if name in self._shots and self._shots[name].embeddings_NPE.shape[1] >= prompts:
+            return self._shots[name].first(prompts)
 
         def texts(one: HeldOut) -> list[str]:
             return [prompt(one, place) for place in range(prompts)]
@@ -234,12 +241,18 @@ class MiniStudy:
         if self.on_progress is not None:
             self.on_progress(what, done, total)
 
-    def place(self, name: str) -> Path | None:
-        """Where something of this very study is kept."""
-        return None if self.folder is None else self.folder / self.key[:16] / name
+    def place(self, name: str, key: str | None = None) -> Path | None:
+        """Where something is kept that rests on `key`; on the whole study unless given."""
+        return None if self.folder is None else self.folder / (key or self.key)[:16] / name
 
-    def _kept(self, name: str, pictures: int, draw: Callable[[], Iterator[list[Image.Image] | None]]) -> Shots:
-        file = self.place(f"{name}-{pictures}.npz")
+    def _kept(
+        self,
+        name: str,
+        pictures: int,
+        draw: Callable[[], Iterator[list[Image.Image] | None]],
+        key: str | None = None,
+    ) -> Shots:
+        file = self.place(f"{name}-{pictures}.npz", key)
         if file is not None and file.is_file():
             shots = Shots.load(file)
         else:
@@ -262,7 +275,7 @@ class MiniStudy:
     def _photo(self, place: int) -> dict[str, torch.Tensor]:
         """Everybody's photo of one place as the hypernetwork reads it, rows of unusable photos zero."""
         if place not in self._photos:
-            file = self.place(f"photo-{place}.safetensors")
+            file = self.place(f"photo-{place}.safetensors", self.read_key)
             if file is not None and file.is_file():
                 self._photos[place] = load_file(file)
             else:
@@ -295,3 +308,7 @@ class MiniStudy:
             for name, column in zip(("face", "clip", "base"), columns, strict=True)
         }
         return {**read, "usable": torch.tensor([row is not None for row in rows])}
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(json.dumps([RECIPE, *parts]).encode()).hexdigest()

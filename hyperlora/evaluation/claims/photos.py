@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hyperlora.evaluation.claims.outcome import Outcome
 from hyperlora.evaluation.rows import Row, measured
 from hyperlora.evaluation.statistics import cosines, mean_over_people, own_similarity, rank_one
@@ -22,10 +24,11 @@ def photos(study: MiniStudy) -> Outcome:
     rows: list[Row] = []
     for count in COUNTS:
         told = f"{count} photo{'s' if count > 1 else ''}"
+        against: dict[str, Any] = {"baseline": one, "baseline_is": "1 photo"} if count > 1 else {}
         rows.append(
             measured(
                 "photos", f"ID similarity with {told}", "cosine", mean_over_people(similar[count]),
-                baseline=one, baseline_is="1 photo", note=f"rank-1 {rank[count].mean():.1%}",
+                note=f"rank-1 {rank[count].mean():.1%}", **against,
             )
         )  # fmt: skip
     several = mean_over_people((similar[2] + similar[4] + similar[8]) / 3 - similar[1])
