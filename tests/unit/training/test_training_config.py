@@ -92,5 +92,5 @@ def test_the_learning_rate_rises_and_then_keeps_or_falls() -> None:
 
 def test_the_eight_bit_optimizer_says_what_it_lacks() -> None:
     config: Any = tiny_config("base", Path("run"), optimizer="adamw8bit")
-    with pytest.raises(PackageMissing, match="bitsandbytes|CUDA"):
+    with pytest.raises(PackageMissing, match=r"bitsandbytes|CUDA"):
         make_optimizer(config, [torch.nn.Parameter(torch.zeros(2))], torch.device("cpu"))

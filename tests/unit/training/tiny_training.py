@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline, U
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from hyperlora.components import SDXLComponents
-from hyperlora.dataset import DatasetInfo, PortraitBatch
+from hyperlora.dataset import DatasetInfo, PortraitBatch, ShardWriter
 from hyperlora.training import TrainingConfig
 
 SIDE = 32  # pixels; 8 x 8 latents
@@ -54,7 +54,12 @@ def tiny_unet() -> Any:
 
 
 def tiny_components(folder: Path, prediction: str = "epsilon") -> SDXLComponents:
-    """The base model from a fixed seed; `folder` keeps the tokenizer's files."""
+    """The base model in memory; `folder` keeps the tokenizer's files."""
+    return SDXLComponents.from_diffusers(tiny_pipeline(folder, prediction))
+
+
+def tiny_pipeline(folder: Path, prediction: str = "epsilon") -> Any:
+    """The base model from a fixed seed, as diffusers runs it."""
     text = CLIPTextConfig(
         vocab_size=200, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=77, projection_dim=16, bos_token_id=188, eos_token_id=189, pad_token_id=189,
@@ -88,7 +93,7 @@ def tiny_components(folder: Path, prediction: str = "epsilon") -> SDXLComponents
         for encoder in (pipe.text_encoder, pipe.text_encoder_2):
             for parameter in encoder.parameters():
                 torch.nn.init.normal_(parameter, std=0.3)
-    return SDXLComponents.from_diffusers(pipe)
+    return pipe
 
 
 class TinyPortraits:
@@ -140,3 +145,22 @@ def tiny_config(stage: str, out: Path, changes: Sequence[str] = (), **fields: An
         "shares": {"reconstruct": 0.5, "foundation": 0.25, "base": 0.25},
     }  # fmt: skip
     return TrainingConfig.checked({**content, **fields})
+
+
+def tiny_dataset(folder: Path, people: int = 3, each: int = 2) -> Path:
+    """The same kind of data as shards on the disk, with pictures to look at."""
+    from PIL import Image
+
+    source = TinyPortraits(people, each)
+    assert source.persons is not None and source.latents is not None
+    with ShardWriter(folder, image_size=SIDE, face_encoder="test-encoder", clip_vision="test-clip") as writer:
+        for row, person in enumerate(source.persons.tolist()):
+            picture = Image.new("RGB", (SIDE, SIDE), (40 * person, 90, 20 * row))
+            tensors = {
+                "clip_tokens": source.clip[row].half(),
+                "base_tokens": source.base[row].half(),
+                "face_embeddings": source.face[row],
+                "latents": source.latents[row].half(),
+            }
+            writer.add(picture, f"picture {row}", {"person": f"p{person}"}, tensors)
+    return folder
