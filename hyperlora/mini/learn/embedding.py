@@ -111,11 +111,10 @@ class PairMaker:
         return people, np.array(two, np.int64).T.reshape(-1)
 
 
-def aligned_crop(drawings: Drawings, row: int, dice: np.random.Generator | None, side: int | None = None) -> RGBArray:
-    """(56, 56, 3): the aligned square of a drawing at 64 pixels or its own size (by the dice, or as asked)."""
+def aligned_crop(drawings: Drawings, row: int, dice: np.random.Generator) -> RGBArray:
+    """(56, 56, 3): the aligned square of a drawing at 64 pixels or its own size."""
     pixels = drawings.pixels[row]
-    if side is None:
-        side = 64 if dice is not None and dice.random() < 0.5 else len(pixels)
+    side = 64 if dice.random() < 0.5 else len(pixels)
     picture = shrunk(pixels, side)
     return shrunk(aligned(picture, five_points(drawings.landmarks[row] * side), dice), SIDE)
 

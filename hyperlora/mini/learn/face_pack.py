@@ -25,6 +25,7 @@ from hyperlora.mini.learn.steps import OnStep, Steps, on_device, take_steps
 
 PackSize = Literal["tiny", "full"]
 DETECTOR, POINTS, RECOGNISER, METRICS = "det.onnx", "2d106det.onnx", "recogniser.onnx", "metrics.json"
+SIDES: dict[PackSize, int] = {"tiny": 64, "full": 128}  # of the pictures of either world
 _ARRAYS = ("pixels", "landmarks", "labels")
 
 
@@ -51,7 +52,7 @@ RECIPES: dict[PackSize, FaceRecipe] = {
     "tiny": FaceRecipe(
         Part(detector.TINY, Steps(1200, 32, 3e-3, seed=1), 5_000),
         Part(points.TINY, Steps(1200, 64, 3e-3, seed=2), 5_000),
-        Part(embedding.TINY, Steps(800, 128, 3e-3, seed=3)),
+        Part(embedding.TINY, Steps(700, 96, 3e-3, seed=3, keep_every=50)),
     ),
     # Some minutes of a GPU; drawing batches is what takes the time.
     "full": FaceRecipe(
@@ -78,9 +79,10 @@ def train_face_pack(
     Parameters
     ----------
     drawings
-        Holds the sets `train` and `validation`.
+        Holds the sets `train` and `validation`. What an unfinished training needs to go on lies beside it, in
+        `faces-training`.
     folder
-        Becomes the pack. What an unfinished training needs to go on lies beside it, in `FOLDER-training`.
+        Becomes the pack.
     size
         Which recipe, unless one is given.
     threads
@@ -95,11 +97,11 @@ def train_face_pack(
     FileNotFoundError
         A set is not drawn to its end.
     CheckpointMismatch
-        What lies beside the folder is of another recipe.
+        What lies beside the drawings is of another recipe.
     """
     until = None if seconds is None else time.monotonic() + seconds
     chosen = recipe or RECIPES[size]
-    state = folder.with_name(f"{folder.name}-training")
+    state = drawings.with_name("faces-training")
     began = time.monotonic()
 
     def trained(name: str, model: nn.Module, part: Part, maker: Callable[..., Any], loss: Callable[..., Any]) -> bool:
@@ -133,7 +135,7 @@ def train_face_pack(
         "size": size,
         "parts": {name: {"pictures": part.pictures, **asdict(part.steps)} for name, part in vars(chosen).items()},
         "seconds_of_last_call": round(time.monotonic() - began),
-        "validation": measure_pack(folder, Drawings.load(drawings / "validation")),
+        "validation": measure_pack(folder, Drawings.load(drawings / "validation"), SIDES[size]),
     }
     (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8", newline="\n")
     return metrics

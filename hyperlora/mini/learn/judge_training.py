@@ -28,7 +28,7 @@ from hyperlora.mini.learn.measures import measure_judge
 from hyperlora.mini.learn.steps import OnStep, Steps, on_device, take_steps
 
 RECIPES: dict[PackSize, Part] = {
-    "tiny": Part(TINY, Steps(1_000, 128, 3e-3, seed=4)),
+    "tiny": Part(TINY, Steps(800, 96, 3e-3, seed=4, keep_every=50)),
     "full": Part(FULL, Steps(8_000, 512, 3e-3, seed=4)),
 }
 _WORN = Wear(light=0.12, tint=0.04, blurred=0.5, radius=2.0, noisy=0.4, noise=6.0, packed=0.15)
@@ -47,7 +47,8 @@ def train_judge(
 ) -> dict[str, Any] | None:
     """Train, write and measure a judge; answers with its metrics, or with None if the time ran out first.
 
-    `drawings` holds the sets `judge` and `validation`; for the rest, and what is raised, see `train_face_pack`.
+    `drawings` holds the sets `judge` and `validation`, and `judge-training` beside it what an unfinished training needs
+    to go on; for the rest, and what is raised, see `train_face_pack`.
     """
     until = None if seconds is None else time.monotonic() + seconds
     chosen = recipe or RECIPES[size]
@@ -62,7 +63,7 @@ def train_judge(
             chosen.steps,
             PortraitMaker(seen).draw,
             lambda batch: judge_loss(network, batch),
-            folder.with_name(f"{folder.name}-training"),
+            drawings.with_name("judge-training"),
             threads=threads,
             until=until,
             on_step=on_step,

@@ -95,32 +95,40 @@ def test_a_pack_is_trained_interrupted_resumed_and_loaded_by_the_real_analysis(d
 
     halved = [Size(8, 2)] * 4
     recipe = FaceRecipe(part(*SMALL), part(*halved), part(*halved[:3]))
+    one, other = (_world(tmp_path / name, drawn) for name in ("one", "other"))
     # When it is trained without time, nothing is made
-    assert train_face_pack(drawn, tmp_path / "faces", recipe=recipe, seconds=0) is None
-    assert not (tmp_path / "faces").exists()
+    assert train_face_pack(one / "drawings", one / "faces", recipe=recipe, seconds=0) is None
+    assert not (one / "faces").exists()
     # And when it is trained at once, and elsewhere interrupted after every second step
-    metrics = train_face_pack(drawn, tmp_path / "faces", recipe=recipe)
+    metrics = train_face_pack(one / "drawings", one / "faces", recipe=recipe)
     calls = 0
-    while _cut_off(drawn, tmp_path / "again", recipe):
+    while _cut_off(other, recipe):
         calls += 1
     # Then both packs are equal, byte for byte
     assert calls == 6
     files = ["2d106det.onnx", "det.onnx", "recogniser.onnx"]
     for name in files:
-        assert (tmp_path / "faces" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+        assert (one / "faces" / name).read_bytes() == (other / "faces" / name).read_bytes()
     # And the real FaceAnalysis takes each file for what it is
-    analyzer = load_analyzer(f"insightface:{tmp_path / 'faces'}", providers=["CPUExecutionProvider"])
+    analyzer = load_analyzer(f"insightface:{one / 'faces'}", providers=["CPUExecutionProvider"])
     assert analyzer.embedding_size == 512 and analyzer.detect(np.zeros((64, 64, 3), np.uint8), 256) is not None
     # And the numbers lie beside it
     assert metrics is not None and metrics["validation"]["none"] == 1.0
-    assert json.loads((tmp_path / "faces" / "metrics.json").read_text()) == metrics
+    assert json.loads((one / "faces" / "metrics.json").read_text()) == metrics
 
 
 class _Cut(Exception):
     pass
 
 
-def _cut_off(drawn: Path, folder: Path, recipe: FaceRecipe) -> bool:
+def _world(place: Path, drawn: Path) -> Path:
+    """A folder in which a training leaves its files, with the same drawings."""
+    place.mkdir()
+    (place / "drawings").symlink_to(drawn)
+    return place
+
+
+def _cut_off(world: Path, recipe: FaceRecipe) -> bool:
     """Whether the training was cut off, after the second step that was taken and kept."""
     taken = 0
 
@@ -135,7 +143,7 @@ def _cut_off(drawn: Path, folder: Path, recipe: FaceRecipe) -> bool:
         for name, part in vars(recipe).items()
     }
     try:
-        train_face_pack(drawn, folder, recipe=FaceRecipe(**kept), on_step=two)
+        train_face_pack(world / "drawings", world / "faces", recipe=FaceRecipe(**kept), on_step=two)
     except _Cut:
         return True
     return False

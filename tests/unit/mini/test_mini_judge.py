@@ -49,10 +49,11 @@ def _pictures(count: int, side: int = 64) -> list[Image.Image]:
 def test_a_judge_is_trained_measured_saved_and_read(drawn: Path, tmp_path: Path) -> None:
     # Given a recipe of a few steps
     recipe = Part(SIZES, Steps(4, 12, 1e-3))
+    (tmp_path / "drawings").symlink_to(drawn)
     # When there is no time, nothing is made; the next call goes on
-    assert train_judge(drawn, tmp_path / "judge", recipe=recipe, seconds=0) is None
+    assert train_judge(tmp_path / "drawings", tmp_path / "judge", recipe=recipe, seconds=0) is None
     assert not (tmp_path / "judge").exists()
-    told = train_judge(drawn, tmp_path / "judge", recipe=recipe)
+    told = train_judge(tmp_path / "drawings", tmp_path / "judge", recipe=recipe)
     # Then the judge can be read, and what was measured lies beside its weights
     judge = MiniJudge.load(tmp_path / "judge")
     config = json.loads((tmp_path / "judge" / "judge.json").read_text())
