@@ -55,7 +55,7 @@ install: .venv/.worker
 
 .venv/.dev: pyproject.toml .venv/.torch
 	@echo "Installing the worker and the developers' tools ..."
-	$(PIP) install -c $(CONSTRAINTS) -e '.[worker,insightface,dev]'
+	$(PIP) install -c $(CONSTRAINTS) -e '.[worker,insightface,train,evaluate,dev]'
 	@# spandrel asks for torchvision, whose builds must match torch's; the upscaler does without it.
 	$(PIP) install -c $(CONSTRAINTS) --no-deps spandrel
 	@touch $@ .venv/.worker

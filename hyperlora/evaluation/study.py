@@ -5,8 +5,6 @@ Shapes: N people, E numbers of the judge's embedding, P pictures of each.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,21 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from hyperlora.config import Branch
 from hyperlora.errors import InvalidRequest, NoUsablePhoto
 from hyperlora.evaluation.judges import Judge, Labeller
-from hyperlora.evaluation.model import Known, PortraitModel
+from hyperlora.evaluation.model import PortraitModel
 from hyperlora.evaluation.people import GALLERY, PHOTO_SIZE, PHOTOS, HeldOut, held_out, prompt_of
+from hyperlora.evaluation.read_photos import ReadPhotos, digest
 from hyperlora.evaluation.shots import Shots, judged, wanted_labels
 from hyperlora.faces.types import unit_length
 from hyperlora.lora import LoRA
 from hyperlora.network import HyperLoRA
 
-RECIPE = 1  # raise it when the same arguments measure something else: what is kept is then made anew
 FEW = 4
 
 Weighted = list[tuple[LoRA, float]]
@@ -93,25 +89,19 @@ class MiniStudy:
 
     def __post_init__(self) -> None:
         self._shots: dict[str, Shots] = {}
-        self._photos: dict[int, dict[str, torch.Tensor]] = {}
 
     @cached_property
     def key(self) -> str:
         """What kept results rest on, 64 hex digits."""
-        return _digest(self.model.fingerprint, self.drawn_key, self.read_key, str(self.extent.photos))
+        return digest(self.model.fingerprint, self.drawn_key, self.photos.key, f"{self.extent.photos} photos")
 
     @cached_property
     def drawn_key(self) -> str:
         """What judged drawings rest on: not on the model, so that they serve the next one too."""
         extent = self.extent
-        return _digest(
+        return digest(
             self.judge.name, *(str(each) for each in (self.model.setting.size, extent.people, extent.prompts))
         )
-
-    @cached_property
-    def read_key(self) -> str:
-        """What photos that were read rest on: the encoders, so that they serve the next hypernetwork too."""
-        return _digest(self.model.encoders, str(self.people[0].photo_size), str(self.extent.people))
 
     @cached_property
     def people(self) -> list[HeldOut]:
@@ -146,25 +136,16 @@ class MiniStudy:
         """Drawn portraits that show exactly what is asked for: the ceiling."""
         return self._kept("drawn", self.extent.prompts, self._ideals, self.drawn_key)
 
-    def known(self, index: int, photos: int) -> Known:
-        """What the model reads from one person's first photos. Raises `NoUsablePhoto`."""
-        rows = [self._photo(place) for place in range(photos)]
-        used = tuple(place for place, row in enumerate(rows) if bool(row["usable"][index]))
-        if not used:
-            raise NoUsablePhoto(f"none of the first {photos} photos of person {self.people[index].seed} is usable")
-        face, clip, base = (torch.stack([rows[p][name][index] for p in used]) for name in ("face", "clip", "base"))
-        return Known(face, clip, base, used)
-
-    def usable(self, photos: int) -> list[int]:
-        """The people with a usable one among their first photos."""
-        usable = torch.stack([self._photo(place)["usable"] for place in range(photos)]).any(dim=0)
-        return [index for index, yes in enumerate(usable.tolist()) if yes]
+    @cached_property
+    def photos(self) -> ReadPhotos:
+        """Everybody's photos as the hypernetwork reads them."""
+        return ReadPhotos(self.model, self.people, self.place, self.tell)
 
     def loras(
         self, index: int, photos: int, branches: Sequence[Branch] = ("id",), network: HyperLoRA | None = None
     ) -> Weighted:
         """One person's LoRAs with the default weight. Raises `NoUsablePhoto`."""
-        known, model = self.known(index, photos), self.model
+        known, model = self.photos.known(index, photos), self.model
         out: Weighted = []
         for branch in branches:
             coefficients = model.coefficients(known, branch=branch, network=network)
@@ -271,44 +252,3 @@ class MiniStudy:
         for index, one in enumerate(self.people):
             self.tell("drawing what is asked for", index, len(self.people))
             yield [one.ideal(place) for place in range(self.extent.prompts)]
-
-    def _photo(self, place: int) -> dict[str, torch.Tensor]:
-        """Everybody's photo of one place as the hypernetwork reads it, rows of unusable photos zero."""
-        if place not in self._photos:
-            file = self.place(f"photo-{place}.safetensors", self.read_key)
-            if file is not None and file.is_file():
-                self._photos[place] = load_file(file)
-            else:
-                self._photos[place] = self._read(place)
-                if file is not None:
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    save_file(self._photos[place], file)
-        return self._photos[place]
-
-    def _read(self, place: int) -> dict[str, torch.Tensor]:
-        rows: list[Known | None] = []
-        for index, one in enumerate(self.people):
-            self.tell(f"reading photo {place + 1} of everybody", index, len(self.people))
-            try:
-                rows.append(self.model.read([one.photo(place)]))
-            except NoUsablePhoto:
-                rows.append(None)
-        if not any(rows):
-            raise NoUsablePhoto(
-                f"the face analyzer {self.model.analyzer.name!r} found a face in none of {len(rows)} drawn photos"
-            )
-        some = next(row for row in rows if row is not None)
-        nobody = (some.face_embeddings_NE * 0, some.clip_tokens_NTC * 0, some.base_tokens_NTC * 0)
-        columns = zip(
-            *((row.face_embeddings_NE, row.clip_tokens_NTC, row.base_tokens_NTC) if row else nobody for row in rows),
-            strict=True,
-        )
-        read = {
-            name: torch.cat(list(column)).float().contiguous()
-            for name, column in zip(("face", "clip", "base"), columns, strict=True)
-        }
-        return {**read, "usable": torch.tensor([row is not None for row in rows])}
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256(json.dumps([RECIPE, *parts]).encode()).hexdigest()

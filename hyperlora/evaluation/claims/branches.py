@@ -42,7 +42,7 @@ def branches(study: MiniStudy) -> Outcome:
         rows.append(not_measured("branches", editability, NO_LABELS.format(study.judge.name), unit="share"))
     pictures = [
         (str(study.people[row].seed), [study.people[row].photo(0), alone.picture(row, 0), full.picture(row, 0)])
-        for row in range(len(full.pictures_RPSS3))
+        for row in full.shown
     ]
     return Outcome(
         rows, grids={"branches": Grid("ID-LoRA alone, and with Base-LoRA", ["photo", "ID", "Full"], pictures)}

@@ -109,7 +109,7 @@ def _grid(study: MiniStudy, drawn: Shots, plain: Shots) -> Grid:
         columns += [f"asked {place + 1}: drawn", "without LoRA", "ID-LoRA"]
     ideal = study.ideal_shots()
     rows = []
-    for row in range(len(drawn.pictures_RPSS3)):
+    for row in drawn.shown:
         one = study.people[row]
         pictures = [one.photo(0), one.gallery()[0]]
         for place in range(shown):

@@ -14,17 +14,16 @@ from hyperlora.evaluation.claims.outcome import Outcome
 from hyperlora.evaluation.grids import Grid
 from hyperlora.evaluation.people import prompt_of
 from hyperlora.evaluation.rows import measured, not_measured
-from hyperlora.evaluation.shots import KEPT_PEOPLE
+from hyperlora.evaluation.shots import SHOWN_PEOPLE
 from hyperlora.evaluation.statistics import bootstrap
 from hyperlora.evaluation.study import MiniStudy
 
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
-PICTURES = 2
 
 
 def interpolation(study: MiniStudy) -> Outcome:
     """ID similarity to A and to B at t = 0, 1/4, 1/2, 3/4 and 1, in pairs of neighbours."""
-    people = study.usable(study.extent.photos)
+    people = study.photos.usable(study.extent.photos)
     measure = "smallest step of both ID similarities between A and B"
     if len(people) < 2:
         return Outcome([not_measured("interpolation", measure, "two people with usable photos are needed")])
@@ -51,24 +50,21 @@ def _walk(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Grid]:
     """Similarities to both ends (M, T) each, and the first pairs' pictures."""
     model, photos = study.model, study.extent.photos
-    count = min(PICTURES, study.extent.prompts)
     to_a_MT, to_b_MT = np.zeros((2, len(pairs), len(PLACES)))
     rows: list[tuple[str, list[Image.Image | None]]] = []
     for row, (a, b) in enumerate(pairs):
         study.tell("walking between people", row, len(pairs))
-        ends = [model.coefficients(study.known(index, photos)) for index in (a, b)]
+        ends = [model.coefficients(study.photos.known(index, photos)) for index in (a, b)]
         one = study.people[a]
-        prompts = [prompt_of(one.asked(place)) for place in range(count)]
-        seeds = [one.picture_seed(place) for place in range(count)]
-        shown: list[Image.Image | None] = [one.gallery()[0] if row < KEPT_PEOPLE else None]
+        shown: list[Image.Image | None] = [one.gallery()[0] if row < SHOWN_PEOPLE else None]
         for column, t in enumerate(PLACES):
             lora = model.lora(interpolate(ends[0], ends[1], t))
-            images, _ = model.draw([(lora, model.setting.weight)], prompts, seeds)
-            seen = [embedding for embedding in study.judge.embed(images) if embedding is not None]
+            images, _ = model.draw([(lora, model.setting.weight)], [prompt_of(one.asked(0))], [one.picture_seed(0)])
+            (seen,) = study.judge.embed(images)
             # A picture without a face is like nobody: it counts with 0.
-            to_a_MT[row, column] = sum(float(each @ study.gallery_NE[a]) for each in seen) / count
-            to_b_MT[row, column] = sum(float(each @ study.gallery_NE[b]) for each in seen) / count
+            if seen is not None:
+                to_a_MT[row, column], to_b_MT[row, column] = seen @ study.gallery_NE[a], seen @ study.gallery_NE[b]
             shown.append(images[0])
-        if row < KEPT_PEOPLE:
+        if row < SHOWN_PEOPLE:
             rows.append((f"{one.seed}", [*shown, study.people[b].gallery()[0]]))
     return to_a_MT, to_b_MT, Grid("From one person to another", ["A", *(f"t = {t:g}" for t in PLACES), "B"], rows)

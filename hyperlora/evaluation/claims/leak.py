@@ -17,7 +17,7 @@ from hyperlora.evaluation.shots import SLOTS, Shots, wanted_labels
 from hyperlora.evaluation.statistics import mean_over_people, ratio_over_people
 from hyperlora.evaluation.study import MiniStudy
 
-BARE_PICTURES = 2
+ASKED_PICTURES, BARE_PICTURES = 2, 1
 BAR, MOST = "at most half of the twin's", 0.5
 NO_TWIN = (
     "needs a twin checkpoint that was trained without Base-LoRA for the same steps: --twin FOLDER "
@@ -40,7 +40,7 @@ def leak(study: MiniStudy) -> Outcome:
     photo_NA = wanted_labels([[one.photo_says()] for one in study.people])[:, 0]
     rows: list[Row] = []
     grids = {}
-    for kind, prompts in (("asked", study.few), ("bare", BARE_PICTURES)):
+    for kind, prompts in (("asked", min(ASKED_PICTURES, study.extent.prompts)), ("bare", BARE_PICTURES)):
         drawn = _shots(study, kind, prompts, twin=False)
         plain = study.shots(f"leak-{kind}-plain", prompts, None, prompt=_PROMPTS[kind])
         twin = _shots(study, kind, prompts, twin=True) if study.twin is not None else None
@@ -91,7 +91,7 @@ def _rows(kind: str, drawn: Shots, plain: Shots, twin: Shots | None, photo_NA: n
 def _grid(study: MiniStudy, drawn: Shots, plain: Shots, twin: Shots | None) -> Grid:
     columns = ["photo", "without LoRA", "ID-LoRA"] + (["twin without Base"] if twin else [])
     rows = []
-    for row in range(len(drawn.pictures_RPSS3)):
+    for row in drawn.shown:
         one: HeldOut = study.people[row]
         sets = [plain, drawn, *([twin] if twin else [])]
         rows.append((str(one.seed), [one.photo(0), *(shots.picture(row, 0) for shots in sets)]))

@@ -33,7 +33,7 @@ def refining(study: MiniStudy) -> Outcome:
     """ID similarity after fine-tuning from our LoRA and from zero, on the same photos."""
     few, many = study.extent.refine_steps
     measure = f"ID similarity after {few} steps from our LoRA"
-    people = study.usable(study.extent.photos)[: study.extent.refine_people]
+    people = study.photos.usable(study.extent.photos)[: study.extent.refine_people]
     if not people:
         return Outcome([not_measured("refine", measure, "nobody was refined: --refine-people is 0")])
     similar = np.zeros((len(people), len(WAYS)))

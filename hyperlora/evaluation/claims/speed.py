@@ -17,7 +17,7 @@ PROMPT = "portrait photo of a person"
 def speed(study: MiniStudy) -> Outcome:
     """Milliseconds per step of a full batch, plain and merged in turns, the medians compared; also of one merge."""
     plain, merged, merges = [], [], []
-    loras = study.loras(study.usable(1)[0], 1)
+    loras = study.loras(study.photos.usable(1)[0], 1)
     for place in range(ROUNDS + 1):
         study.tell("measuring steps", place, ROUNDS + 1)
         study.model.pipeline.apply([])

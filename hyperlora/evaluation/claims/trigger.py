@@ -12,7 +12,6 @@ from hyperlora.evaluation.claims.outcome import Outcome
 from hyperlora.evaluation.grids import Grid
 from hyperlora.evaluation.people import HeldOut, prompt_of
 from hyperlora.evaluation.rows import measured
-from hyperlora.evaluation.shots import KEPT_PEOPLE
 from hyperlora.evaluation.statistics import ratio_over_people
 from hyperlora.evaluation.study import MiniStudy, Weighted
 
@@ -29,16 +28,18 @@ def pixel_distance(pictures: Sequence[Image.Image], others: Sequence[Image.Image
 
 def trigger(study: MiniStudy) -> Outcome:
     """How far the LoRA moves a picture without its trigger words, in units of the distance between two seeds."""
-    sets = _drawn(study)
+    count = min(PICTURES, study.extent.prompts)
+    plain, spoken = study.without_lora(study.extent.prompts), study.with_lora(study.extent.photos, study.extent.prompts)
     distances = []
     rows = []
-    for index, (plain, other, silent, spoken) in enumerate(zip(*sets, strict=True)):
+    for index, (silent, other) in enumerate(zip(*_drawn(study, count), strict=True)):
         # Without a usable photo there is no LoRA, and no effect of one to be measured.
-        if plain is None or other is None or silent is None or spoken is None:
+        if silent is None or other is None:
             continue
-        distances.append([pixel_distance(plain, each) for each in (silent, spoken, other)])
-        if index < KEPT_PEOPLE:
-            rows.append((str(study.people[index].seed), [plain[0], silent[0], spoken[0], other[0]]))
+        begun, called = ([shots.picture(index, place) for place in range(count)] for shots in (plain, spoken))
+        distances.append([pixel_distance(begun, each) for each in (silent, called, other)])
+        if index in plain.shown:
+            rows.append((str(study.people[index].seed), [begun[0], silent[0], called[0], other[0]]))
     silent_N, spoken_N, seeds_N = np.array(distances).T
     ratio = ratio_over_people(silent_N, seeds_N)
     spoken_ratio = ratio_over_people(spoken_N, seeds_N)
@@ -52,9 +53,8 @@ def trigger(study: MiniStudy) -> Outcome:
     return Outcome([row], grids={"trigger": Grid("The same prompt and seed", columns, rows)})
 
 
-def _drawn(study: MiniStudy) -> list[list[list[Image.Image] | None]]:
-    """Everybody's pictures without LoRA, the same with another seed, with the LoRA silent, and with it called."""
-    count = min(PICTURES, study.extent.prompts)
+def _drawn(study: MiniStudy, count: int) -> list[list[list[Image.Image] | None]]:
+    """Everybody's pictures with the LoRA but without trigger words, and without LoRA from another seed."""
 
     def texts(one: HeldOut) -> list[str]:
         return [prompt_of(one.asked(place)) for place in range(count)]
@@ -69,10 +69,8 @@ def _drawn(study: MiniStudy) -> list[list[list[Image.Image] | None]]:
         return study.loras(index, study.extent.photos)
 
     return [
-        list(study.drawn("without LoRA", texts, seeds, None)),
-        list(study.drawn("without LoRA, other seeds", texts, other_seeds, None)),
         list(study.drawn("without trigger words", texts, seeds, loras_of, trigger_words=False)),
-        list(study.drawn("with trigger words", texts, seeds, loras_of)),
+        list(study.drawn("with other seeds", texts, other_seeds, None)),
     ]
 
 
