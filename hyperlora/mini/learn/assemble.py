@@ -58,13 +58,14 @@ def write_clip_vision(folder: Path, tower: Any, side: int) -> None:
 
 
 def write_pack(
-    folder: Path, sizes: Sizes, *, sdxl: Path, clip_vision: Path, faces: Path, hyperlora: Path, card: str,
+    folder: Path, sizes: Sizes, *, vae: Any, sdxl: Path, clip_vision: Path, faces: Path, hyperlora: Path, card: str,
     made: Mapping[str, Any],
 ) -> Path:  # fmt: skip
     """Put the parts together; `pack.json` comes last. Raises `ValueError` for a pack beyond its budget."""
     shutil.rmtree(folder, ignore_errors=True)
     for name, part in (("sdxl", sdxl), ("clip_vision", clip_vision), (FACES, faces)):
         shutil.copytree(part, folder / name)
+    vae.half().save_pretrained(folder / "sdxl" / "vae")
     HyperLoRA.from_pretrained(hyperlora).half().save_pretrained(folder / "hyperlora")
     (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
     described = {

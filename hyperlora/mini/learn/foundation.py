@@ -89,7 +89,7 @@ def train_foundation(
     def loss(_: int, chance: torch.Generator) -> dict[str, torch.Tensor]:
         rows = torch.randint(len(latents_NCHW), (plan.batch,), generator=chance)
         said = [spoken(drawings.captions[row], int(drawings.persons[row]), chance) for row in rows.tolist()]
-        clean = latents_NCHW[rows].to(device)
+        clean = latents_NCHW[rows].to(device).float()
         noise = torch.randn(clean.shape, generator=chance).to(device)
         timesteps = torch.randint(schedule.config.num_train_timesteps, (plan.batch,), generator=chance)
         noisy = schedule.add_noise(clean, noise, timesteps.to(device))

@@ -23,7 +23,7 @@ from hyperlora.faces import load_analyzer
 from hyperlora.faces.types import FaceAnalyzer
 from hyperlora.mini.learn.drawings import Drawings
 from hyperlora.mini.learn.looks import FACES, SURROUNDINGS, face_of
-from hyperlora.mini.learn.vae import encode_all, small_pixels
+from hyperlora.mini.learn.vae import small_pixels
 from hyperlora.mini.learn.vision import tokens_of
 from hyperlora.mini.learn.words import general_subject
 from hyperlora.mini.person import person
@@ -37,7 +37,7 @@ def write_rows(
     looks: npt.NDArray[np.uint8],
     folder: Path,
     *,
-    vae: Any,
+    latents: torch.Tensor,
     tower: Any,
     faces: Path,
     side: int,
@@ -48,7 +48,6 @@ def write_rows(
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     pixels = small_pixels(drawings, side)
-    latents = encode_all(vae, pixels, device).half()
     clip_tokens = tokens_of(tower, looks[:, FACES], device)
     base_tokens = tokens_of(tower, looks[:, SURROUNDINGS], device)
     analyzer = load_analyzer(f"insightface:{faces}")

@@ -30,6 +30,8 @@ class Sizes:
         Share of portraits that are drawn in another style than the plain one.
     vae, unet
         Settings of AutoencoderKL and UNet2DConditionModel that differ from the classes' own.
+    encoder_learns
+        Whether the encoder learns on from its components, or only the decoder.
     vision_side, vision_patch, vision_width, vision_layers
         The CLIP vision tower.
     hyperlora
@@ -47,6 +49,7 @@ class Sizes:
     judge_people: int
     styles: float
     vae: dict[str, Any]
+    encoder_learns: bool
     unet: dict[str, Any]
     vision_side: int
     vision_patch: int
@@ -74,7 +77,7 @@ def _vae(widths: tuple[int, ...], channels: int, side: int) -> dict[str, Any]:
         "layers_per_block": 1,
         "down_block_types": ("DownEncoderBlock2D",) * len(widths),
         "up_block_types": ("UpDecoderBlock2D",) * len(widths),
-        "norm_num_groups": 8,
+        "norm_num_groups": 1,  # see codec
         "mid_block_add_attention": False,
         "sample_size": side,
         "force_upcast": False,
@@ -107,7 +110,8 @@ TINY = Sizes(
     each=3,
     judge_people=3_000,
     styles=0.0,
-    vae=_vae((8, 24, 48, 96), 16, 64),
+    vae=_vae((16, 48, 96, 128), 24, 64),
+    encoder_learns=False,
     unet=_unet((80, 128), (True, True), (4, 4), 1),
     vision_side=64,
     vision_patch=8,
@@ -123,10 +127,10 @@ TINY = Sizes(
         "id_tokens": 8,
         "id_token_width": 128,
     },
-    vae_plan=Plan(steps=3_000, batch=8, rate=2e-3),
-    foundation_plan=Plan(steps=4_000, batch=32, rate=1.5e-3),
+    vae_plan=Plan(steps=3_000, batch=8, rate=2e-3, average=0.995),
+    foundation_plan=Plan(steps=1_700, batch=32, rate=1.5e-3),
     vision_plan=Plan(steps=1_000, batch=32, rate=1e-3),
-    stages={"base": 400, "id-clip": 1_200, "id-face": 800},
+    stages={"base": 250, "id-clip": 800, "id-face": 700},
     batch=32,
     rate=1e-3,
 )
@@ -138,7 +142,8 @@ FULL = Sizes(
     each=4,
     judge_people=20_000,
     styles=0.25,
-    vae=_vae((32, 48, 96, 128), 16, 128),
+    vae=_vae((32, 64, 128, 192), 24, 128),
+    encoder_learns=True,
     unet=_unet((64, 128, 192), (False, True, True), (2, 4, 6), 1),
     vision_side=112,
     vision_patch=14,

@@ -24,6 +24,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from hyperlora.mini.learn import assemble
 from hyperlora.mini.learn.card import card_of
 from hyperlora.mini.learn.drawings import Drawings, DrawingSet, draw_set
@@ -120,14 +123,12 @@ class Slots:
 
     def _foundation(self) -> dict[str, Any]:
         from hyperlora.mini.learn.foundation import train_foundation
-        from hyperlora.mini.learn.vae import encode_all, small_pixels
 
-        vae = self._trained_vae()
-        latents = encode_all(vae, small_pixels(self.drawings, self.sizes.side), self.device)
         foundation, outcome = train_foundation(
-            self.drawings, latents, self._tokenizer, self.sizes, self.work, **self._options()
+            self.drawings, self._latents(), self._tokenizer, self.sizes, self.work, **self._options()
         )
         if outcome.finished:
+            vae = self._trained_vae()
             assemble.write_sdxl(self.work / "sdxl", foundation.cpu(), vae.cpu(), self._tokenizer)
         return asdict(outcome)
 
@@ -156,7 +157,7 @@ class Slots:
 
         tower = ClipVision.from_pretrained(self.work / "clip_vision", device=self.device).model
         folder = write_rows(
-            self.drawings, self._cut(), self.work / "rows", vae=self._trained_vae(), tower=tower,
+            self.drawings, self._cut(), self.work / "rows", latents=self._latents(), tower=tower,
             faces=self.work / assemble.FACES, side=self.sizes.side, device=self.device,
         )  # fmt: skip
         return {"folder": folder.name}
@@ -179,6 +180,7 @@ class Slots:
         folder = assemble.write_pack(
             self.pack,
             self.sizes,
+            vae=self._trained_vae(decodes=True).cpu(),
             sdxl=self.work / "sdxl",
             clip_vision=self.work / "clip_vision",
             faces=self.work / assemble.FACES,
@@ -191,13 +193,24 @@ class Slots:
     def _cut(self) -> Any:
         return cut_looks(self.drawings, self.work / "looks" / str(self.sizes.vision_side), self.sizes.vision_side)
 
-    def _trained_vae(self) -> Any:
+    def _trained_vae(self, *, decodes: bool = False) -> Any:
+        """The autoencoder; one whose encoder does not learn can encode before its decoder is finished."""
         from hyperlora.mini.learn.vae import train_vae
 
         vae, outcome = train_vae(self.drawings, self.sizes, self.work, device=self.device, max_seconds=0)
-        if not outcome.finished:
+        if not outcome.finished and (decodes or self.sizes.encoder_learns):
             raise FileNotFoundError(f"the slot vae is at step {outcome.steps}; run it to its end first")
         return vae
+
+    def _latents(self) -> torch.Tensor:
+        """(N, c, h, w) of the training set, half precision; encoded once for all slots."""
+        from hyperlora.mini.learn.vae import encode_all, small_pixels
+
+        file = self.work / "latents.safetensors"
+        if not file.exists():
+            latents = encode_all(self._trained_vae(), small_pixels(self.drawings, self.sizes.side), self.device)
+            save_file({"latents": latents.half().contiguous()}, file)
+        return load_file(file)["latents"]
 
     @cached_property
     def _tokenizer(self) -> Any:

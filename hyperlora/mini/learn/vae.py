@@ -2,9 +2,9 @@
 
 Shapes: B pictures (B, 3, S, S) in -1..1, latents (B, c, h, w).
 
-The loss is the absolute error of pixels and of their differences to the right and downwards (edges are what a face is
-known by), and a very small KL term. After training every latent channel is brought to mean 0 and deviation 1 by the
-1 x 1 convolutions that stand before and behind the latents, so `scaling_factor` is 1.
+The encoder begins as the main components of patches (see `codec`). In the tiny configuration it stays so and the
+decoder alone learns, from latents that are computed once; in the full one both learn. The loss is the absolute error of
+pixels and of their differences to the right and downwards (edges are what a face is known by).
 """
 
 from __future__ import annotations
@@ -18,21 +18,27 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from hyperlora.mini.learn.codec import set_encoder
 from hyperlora.mini.learn.drawings import Drawings
 from hyperlora.mini.learn.fit import Outcome, fit
 from hyperlora.mini.learn.sizes import Sizes
 
-KL = 1e-6
 EDGES = 1.0
+NOISE = 0.08  # of the latents that the decoder learns from: what is drawn later is not exact either
+KL = 1e-7
 
 
-def new_vae(sizes: Sizes, seed: int = 0) -> Any:
-    """An AutoencoderKL of this size with fresh weights."""
+def new_vae(sizes: Sizes, pixels_NSS3: torch.Tensor, seed: int = 0) -> Any:
+    """An AutoencoderKL of this size: the encoder of these pictures' components, a decoder with fresh weights."""
     from diffusers import AutoencoderKL
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return cast(Any, AutoencoderKL)(scaling_factor=1.0, **sizes.vae)
+        vae = cast(Any, AutoencoderKL)(scaling_factor=1.0, **sizes.vae)
+    set_encoder(vae, pixels_NSS3)
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(sizes.encoder_learns)
+    return vae
 
 
 def train_vae(
@@ -45,26 +51,28 @@ def train_vae(
     tell: Callable[[str], None] = print,
 ) -> tuple[Any, Outcome]:
     """Train, or go on training, the autoencoder; its state lies in `work`."""
-    vae = new_vae(sizes).to(device, memory_format=torch.channels_last)
     pixels = small_pixels(drawings, sizes.side)
+    vae = new_vae(sizes, pixels).to(device, memory_format=torch.channels_last)
+    known = None if sizes.encoder_learns or max_seconds == 0 else encode_all(vae, pixels, device)
 
     def loss(_: int, chance: torch.Generator) -> dict[str, torch.Tensor]:
         rows = torch.randint(len(pixels), (sizes.vae_plan.batch,), generator=chance)
         images = as_images(pixels[rows], device)
-        if torch.rand((), generator=chance) < 0.5:
-            images = images.flip(-1)
-        posterior = vae.encode(images).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=chance).to(device)
-        drawn = vae.decode(posterior.mean + posterior.std * noise).sample
-        return {
-            "pixels": functional.l1_loss(drawn, images),
-            "edges": EDGES * sum((_step(drawn, d) - _step(images, d)).abs().mean() for d in (-1, -2)),
-            "kl": KL * posterior.kl().mean(),
-        }
+        parts = {}
+        if known is None:
+            posterior = vae.encode(images).latent_dist
+            latents, parts["kl"] = posterior.mode(), KL * posterior.kl().mean()
+        else:
+            latents = known[rows].to(device)
+        noise = NOISE * torch.randn(latents.shape, generator=chance).to(device)
+        drawn = vae.decode(latents + noise).sample
+        parts["pixels"] = functional.l1_loss(drawn, images)
+        parts["edges"] = (
+            EDGES * torch.stack([(_step(drawn, d) - _step(images, d)).abs().mean() for d in (-1, -2)]).sum()
+        )
+        return parts
 
     outcome = fit(vae, loss, sizes.vae_plan, work / "vae.safetensors", max_seconds=max_seconds, tell=tell)
-    if outcome.finished:
-        _standardise(vae, pixels, device)
     return vae, outcome
 
 
@@ -111,19 +119,3 @@ def psnr(vae: Any, pixels: torch.Tensor, device: str) -> float:
 
 def _step(images: torch.Tensor, dim: int) -> torch.Tensor:
     return images.narrow(dim, 1, images.shape[dim] - 1) - images.narrow(dim, 0, images.shape[dim] - 1)
-
-
-@torch.no_grad()
-def _standardise(vae: Any, pixels: torch.Tensor, device: str) -> None:
-    """Fold mean and deviation of each latent channel into the convolutions around the latents."""
-    latents = encode_all(vae, pixels[:: max(1, len(pixels) // 2_000)], device)
-    middle = latents.mean(dim=(0, 2, 3)).to(device)
-    spread = latents.std(dim=(0, 2, 3)).to(device)
-    channels = len(middle)
-    before, after = vae.quant_conv, vae.post_quant_conv
-    before.bias[:channels].sub_(middle)
-    before.bias[:channels].div_(spread)
-    before.weight[:channels].div_(spread[:, None, None, None])
-    before.bias[channels:].sub_(2 * spread.log())  # the posterior's log variance shrinks along
-    after.bias.add_(after.weight[:, :, 0, 0] @ middle)
-    after.weight.mul_(spread[None, :, None, None])
