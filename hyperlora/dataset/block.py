@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hyperlora.dataset.encoders import Encoders
 from hyperlora.dataset.info import ShardInfo, write_whole
-from hyperlora.dataset.screen import Dropped, Rules, Sample, screen
+from hyperlora.dataset.screen import Dropped, Rules, Sample, picture_of, screen
 from hyperlora.dataset.shard import ShardFile
 from hyperlora.dataset.sources import Source, sources_fingerprint
 from hyperlora.dataset.writer import jpeg_bytes
@@ -157,12 +157,12 @@ class _Tally:
 
     def drop(self, source: Source, dropped: Dropped) -> None:
         self.dropped[dropped.code] = self.dropped.get(dropped.code, 0) + 1
-        self._example(dropped.code, source.name, str(dropped), dropped.picture)
+        self._example(dropped.code, source, str(dropped), dropped.picture)
         if dropped.face_pixels is not None and dropped.sharpness is not None:
             self._measured(dropped.face_pixels, dropped.sharpness, kept=False)
 
     def keep(self, source: Source, sample: Sample) -> None:
-        self._example("kept", source.name, sample.caption, sample.picture)
+        self._example("kept", source, sample.caption, sample.picture)
         self._measured(sample.face_pixels, sample.sharpness, kept=True)
         person = sample.record["person"]
         if person is not None:
@@ -173,10 +173,11 @@ class _Tally:
         self.measures.sharpness.append(round(sharpness, 1))
         self.measures.kept.append(kept)
 
-    def _example(self, code: str, name: str, message: str, picture: Image.Image | None) -> None:
+    def _example(self, code: str, source: Source, message: str, picture: Image.Image | None) -> None:
         kept = self.examples.setdefault(code, [])
         if len(kept) < MOST_EXAMPLES:
-            kept.append(Example(name=name, message=message, thumbnail=thumbnail(picture)))
+            shown = thumbnail(picture_of(source) if picture is None else picture)
+            kept.append(Example(name=source.name, message=message, thumbnail=shown))
 
 
 def _looked_at(source: Source, encoders: Encoders, rules: Rules, tally: _Tally) -> Sample | None:

@@ -36,13 +36,13 @@ def own_caption(written: str, facts: Mapping[str, Any]) -> str:
     return tidy(written) or (tidy(told) if isinstance(told, str) else "")
 
 
-def templated(templates: Sequence[str], labels: Mapping[str, object], key: str) -> str | None:
+def templated(templates: Sequence[str], labels: Mapping[str, object], key: str) -> str:
     """One of the templates, the same for the same key, filled with labels.
 
-    Templates that ask for labels which the picture does not have are left out; None where none remains.
+    Templates that ask for labels which the picture does not have are left out; empty where none remains.
     """
     fitting = [template for template in templates if all(slot in labels for slot in _SLOT.findall(template))]
     if not fitting:
-        return None
+        return ""
     chosen = fitting[int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % len(fitting)]
     return tidy(_SLOT.sub(lambda slot: str(labels[slot[1]]), chosen))

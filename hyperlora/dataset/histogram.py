@@ -8,6 +8,7 @@ from html import escape
 
 WIDTH, HEIGHT, FOOT, HEAD = 560, 200, 34, 22
 _STEPS = 2  # bars for each doubling
+_MOST_LABELS = 8
 KEPT, DROPPED, INK, SOFT, RULE = "#3f7d5a", "#d9a08f", "#1f2328", "#6b7280", "#9f2b23"
 
 
@@ -22,7 +23,7 @@ def histogram(values: Sequence[float], kept: Sequence[bool], limit: float, unit:
     tallest = max(1, *(sum(pair) for pair in counts))
     bar, room = WIDTH / len(counts), HEIGHT - FOOT - HEAD
     parts = [_bar(index * bar, bar, pair, room / tallest) for index, pair in enumerate(counts)]
-    for index in range(0, len(counts) + 1, _STEPS):
+    for index in range(0, len(counts) + 1, _STEPS * -(-len(counts) // (_STEPS * _MOST_LABELS))):
         anchor = "start" if index == 0 else "end" if index == len(counts) else "middle"
         label = f"{2 ** ((first + index) / _STEPS):,.0f}"
         parts.append(_text(index * bar, HEIGHT - FOOT + 16, label, SOFT, anchor))

@@ -6,6 +6,7 @@ photo, so any number of processes may look at any part of a set.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -132,6 +133,14 @@ def screen(source: Source, analyzer: FaceAnalyzer, rules: Rules) -> Sample:
     return Sample(picture, texts.caption, record, conditions, square, face_pixels, sharpness)
 
 
+def picture_of(source: Source) -> Image.Image | None:
+    """A photo that was dropped before it was decoded, for the report; None where it cannot be read."""
+    try:
+        return upright_rgb(decode_picture(source.entry.picture.read(MOST_PICTURE_BYTES, "picture"))).image
+    except (BadPhoto, DatasetError):
+        return None
+
+
 def face_sharpness(photo: Image.Image, face: Face) -> float:
     """Variance of the Laplacian in the middle of the aligned 112 pixel face, in grey levels squared."""
     aligned = aligned_crop(np.asarray(photo, dtype=np.uint8), face.points_5_2, smooth=True)
@@ -149,14 +158,12 @@ def _texts(source: Source, rules: Rules) -> _Texts:
         written = read_caption(entry.caption, "caption") if rules.captions == "file" else ""
         person = person_number(named)
     except DatasetError as fault:
-        raise Dropped("bad_text", str(fault)) from fault
-    caption: str | None = ""
-    if rules.captions == "file":
-        caption = own_caption(written, facts) or None
-    elif rules.captions == "template":
-        caption = templated(rules.templates, labels, source.name)
-    if caption is None:
-        raise Dropped("no_caption", "no caption: no text beside it, or no label that the templates ask for")
+        raise Dropped("bad_text", _without_folder(fault, source)) from fault
+    caption = ""
+    if rules.captions == "file" and not (caption := own_caption(written, facts)):
+        raise Dropped("no_caption", "no words in a .txt beside it, nor a caption in a .json")
+    if rules.captions == "template" and not (caption := templated(rules.templates, labels, source.name)):
+        raise Dropped("no_caption", "it does not have the labels that any template asks for")
     # What an earlier preparation wrote stays the origin.
     origin = record.get("source")
     return _Texts(caption, labels, person, origin if isinstance(origin, str) and origin else source.name)
@@ -166,7 +173,7 @@ def _photo(source: Source, rules: Rules) -> Image.Image:
     try:
         photo = decode_picture(source.entry.picture.read(MOST_PICTURE_BYTES, "picture"))
     except (BadPhoto, DatasetError) as fault:
-        raise Dropped("bad_picture", str(fault)) from fault
+        raise Dropped("bad_picture", _without_folder(fault, source)) from fault
     least = rules.size // 2 if rules.min_side is None else rules.min_side
     if min(photo.size) < least:
         raise Dropped(
@@ -201,6 +208,11 @@ def _reason(
     if sharpness < rules.min_sharpness:
         return "blurred_face", f"the face may be blurred (sharpness {sharpness:.1f}, wanted {rules.min_sharpness:.1f})"
     return None
+
+
+def _without_folder(fault: Exception, source: Source) -> str:
+    """What went wrong, without where on this machine the photo lies."""
+    return str(fault).replace(f"{os.path.dirname(source.entry.picture.path)}{os.sep}", "")
 
 
 def _shown(photo: Image.Image) -> Image.Image | None:

@@ -36,7 +36,8 @@ def good(who: int, number: int) -> Image.Image:
 
 
 def _beside(image: Image.Image) -> Image.Image:
-    return Image.fromarray(np.hstack([np.asarray(image), np.asarray(good(5, 1))]))
+    pair = np.hstack([np.asarray(each.resize((130, 130), Image.Resampling.LANCZOS)) for each in (image, good(5, 1))])
+    return Image.fromarray(np.pad(pair, ((65, 65), (0, 0), (0, 0)), mode="edge"))
 
 
 def _far(image: Image.Image) -> Image.Image:

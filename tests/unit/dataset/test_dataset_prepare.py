@@ -126,7 +126,8 @@ def test_the_report_shows_everything_and_runs_nothing(made: Made) -> None:
     assert "4 portraits to train on, out of 13 photos" in page
     for code, count in made.prepared.dropped.items():
         assert f"<code>{code} · {count}</code>" in page
-    assert page.count("data:image/jpeg;base64,") == len(GOOD) + len(FAULTS)
+    assert page.count("data:image/jpeg;base64,") == len(GOOD) + len(FAULTS) + 2
+    assert page.count("no picture</div>") == 1
     # What came with the photos is text
     assert "<img src=x" not in page and "&lt;img src=x onerror=alert(1)&gt;" in page
     # And nothing is loaded from anywhere: no script, no link, no address but the thumbnails'
