@@ -10,7 +10,7 @@ TEST_PROCESSES ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint format coverage gpu clean install
+.PHONY: demo test lint format coverage mini-pack gpu clean install
 
 # From a fresh clone to pictures: install, then the main job on SQLite, a serverless broker, a folder and a tiny model.
 demo: .venv/.worker
@@ -59,6 +59,13 @@ install: .venv/.worker
 	@# spandrel asks for torchvision, whose builds must match torch's; the upscaler does without it.
 	$(PIP) install -c $(CONSTRAINTS) --no-deps spandrel
 	@touch $@ .venv/.worker
+
+# Train the mini pack from nothing; run again to go on. With a GPU: make mini-pack MINI_SIZE=full MINI_DEVICE=cuda
+MINI_SIZE ?= tiny
+MINI_DEVICE ?= cpu
+mini-pack: .venv/.dev
+	$(BIN)/python -m hyperlora.mini train --size $(MINI_SIZE) --device $(MINI_DEVICE) --work .portraits/mini-$(MINI_SIZE) \
+		--pack packs/mini-$(MINI_SIZE) --judge tests/assets/mini-judge $(MINI_OPTIONS)
 
 # On a machine with a GPU: the tests that need one.
 gpu: .venv/.dev
