@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -62,12 +62,24 @@ class Grids(_Part):
     prompt: str | None = Field(None, description="None: each photo's caption.")
 
 
+class Live(_Part):
+    """How photos that are not prepared become conditions: a plain folder or plain webdataset shards as `dataset`."""
+
+    faces: str = Field(description="Face analyzer: opencv, or insightface:FOLDER.")
+    clip_vision: str = Field(description="CLIP's vision tower: a transformers folder or a hub id.")
+    clip_vision_name: str | None = Field(None, description="Its name in the checkpoint; None: as given.")
+    image_size: int = Field(1024, ge=8, description="Pixels of a side.")
+    min_face: float | None = Field(None, ge=0, description="Pixels of the face's shorter side; None: as `prepare`.")
+    min_sharpness: float | None = Field(None, ge=0, description="As `prepare`'s --min-sharpness.")
+
+
 class TrainingConfig(_Part):
     """A run of one stage. Paths are read from where the program runs."""
 
     stage: Stage
     base_model: str = Field(description="SDXL: a diffusers folder, a .safetensors file or a hub id.")
     dataset: Path = Field(description="A folder that `portraits dataset prepare` made.")
+    live: Live | None = Field(None, description="Train on photos that are not prepared; slower.")
     out: Path = Field(description="The run's folder: network/, checkpoints/, logs/, samples/.")
     init: str | None = Field(None, description="Checkpoint to begin with: a run's folder, a network's, or a hub id.")
     network: NetworkSizes = Field(NetworkSizes(), description="Sizes where `init` is not given.")
@@ -130,6 +142,8 @@ class TrainingConfig(_Part):
     def from_file(cls, path: str | Path, *, changes: Sequence[str] = (), **fields: Any) -> TrainingConfig:
         """Read YAML; `fields` and then `changes` (`key=value`, dots for parts: `grids.every=500`) replace what it says.
 
+        One file may serve all stages: keys under `stages`, `base` for example, count for that stage alone.
+
         Raises `TrainingConfigInvalid` naming the key, with what was wanted.
         """
         path = Path(path)
@@ -141,7 +155,7 @@ class TrainingConfig(_Part):
             raise TrainingConfigInvalid(f"{path}: no YAML: {' '.join(str(error).split())}") from error
         if not isinstance(read, dict):
             raise TrainingConfigInvalid(f"{path}: keys and values were wanted, found {type(read).__name__}")
-        content = {**read, **fields}
+        content = _of_stage({**read, **fields}, str(path))
         for change in changes:
             _set(content, change)
         return cls.checked(content, str(path))
@@ -161,6 +175,18 @@ class TrainingConfig(_Part):
     def as_data(self) -> dict[str, Any]:
         """Keys and values as JSON knows them."""
         return self.model_dump(mode="json")
+
+
+def _of_stage(content: dict[str, Any], source: str) -> dict[str, Any]:
+    """The content with what stands under `stages` for its own stage laid over it."""
+    stages = content.pop("stages", {})
+    known = get_args(Stage)
+    if not isinstance(stages, dict) or not all(isinstance(each, dict) for each in stages.values()):
+        raise TrainingConfigInvalid(f"{source}: stages: keys and values of each stage were wanted")
+    unknown = sorted(map(str, stages.keys() - set(known)))
+    if unknown:
+        raise TrainingConfigInvalid(f"{source}: stages: unknown {', '.join(unknown)}; known are {', '.join(known)}")
+    return {**content, **stages.get(content.get("stage"), {})}
 
 
 def _set(content: dict[str, Any], change: str) -> None:

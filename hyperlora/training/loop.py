@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hyperlora.components import SDXLComponents
 from hyperlora.errors import InvalidRequest, TrainingConfigInvalid, TrainingInterrupted
 from hyperlora.training.config import TrainingConfig
+from hyperlora.training.data import open_data
 from hyperlora.training.export import export_network
 from hyperlora.training.logs import open_logs
 from hyperlora.training.resume import RunState
@@ -104,11 +105,7 @@ def _material(
 ) -> tuple[SDXLComponents, Portraits]:
     if components is None:
         components = SDXLComponents.load(config.base_model, device=accelerator.device, dtype=weight_dtype(config))
-    if dataset is None:
-        from hyperlora.dataset import PortraitDataset
-
-        dataset = PortraitDataset.open(config.dataset, in_memory=config.in_memory)
-    return components, dataset
+    return components, open_data(config, accelerator.device) if dataset is None else dataset
 
 
 def _ends(accelerator: Accelerator, interrupted: Interruption, stop: Callable[[], bool] | None) -> bool:

@@ -292,4 +292,5 @@ def _trained(branch: nn.Module) -> dict[str, nn.Parameter]:
 def _moved(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor:
     if tensor is None:
         raise TrainingMismatch("the dataset's batches lack a tensor that its description names")
-    return tensor.to(device, torch.float32)
+    # A tensor that was made for inference alone, as a live CLIP tower's, passes no gradient: hence the copy.
+    return tensor.to(device, torch.float32, copy=tensor.is_inference())

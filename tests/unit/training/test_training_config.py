@@ -76,10 +76,27 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         TrainingConfig.from_file(tmp_path / "nowhere.yaml", stage="base")
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "examples" / "training").glob("*.yaml")), ids=lambda path: path.name)
-def test_the_examples_are_read(file: Path) -> None:
-    stage = next(stage for stage in ("id-clip", "id-face", "distill", "base") if stage in file.name)
-    assert TrainingConfig.from_file(file, stage=stage).stage == stage
+def test_one_file_for_all_stages(tmp_path: Path) -> None:
+    text = TEXT + "stages:\n  base: {steps: 3}\n  id-clip: {steps: 5, init: runs/base, out: runs/id-clip}\n"
+    base, clip = read(tmp_path, text), read(tmp_path, text, "steps=6", stage="id-clip")
+    assert (base.steps, base.init, base.out.name) == (3, None, "base")
+    assert (clip.steps, clip.init, clip.out.name) == (6, "runs/base", "id-clip")
+    for wrong in ("stages: {bass: {steps: 3}}", "stages: [base]", "stages: {base: 3}"):
+        with pytest.raises(TrainingConfigInvalid, match="stages"):
+            read(tmp_path, f"{TEXT}\n{wrong}\n")
+
+
+@pytest.mark.parametrize("name", ["1x80gb.yaml", "8x80gb.yaml"])
+def test_the_examples_pass_every_stage_on_to_the_next(name: str) -> None:
+    # Given a config of the examples, read for every stage
+    stages = ("base", "id-clip", "id-face", "distill")
+    configs = [TrainingConfig.from_file(ROOT / "examples" / "training" / name, stage=stage) for stage in stages]
+
+    # Then each begins with the one before, in a folder of its own, with 32 samples a step
+    assert [config.init for config in configs] == [None, *(str(config.out) for config in configs[:-1])]
+    assert len({config.out for config in configs}) == 4
+    assert {config.batch_size * config.accumulation * int(name[0]) for config in configs} == {32}
+    assert [config.steps for config in configs[:3]] == [20_000, 15_000, 55_000]
 
 
 def test_the_learning_rate_rises_and_then_keeps_or_falls() -> None:
