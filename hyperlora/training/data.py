@@ -23,11 +23,14 @@ def open_data(config: TrainingConfig, device: torch.device) -> Portraits:
 def _live(config: TrainingConfig, live: Live, device: torch.device) -> Portraits:
     from hyperlora.clip import ClipVision
     from hyperlora.dataset.live import LivePortraits
-    from hyperlora.dataset.screen import Rules
+    from hyperlora.dataset.screen import MIN_FACE_PIXELS, MIN_SHARPNESS, Rules
     from hyperlora.faces import load_analyzer
 
-    given = {"min_face": live.min_face, "min_sharpness": live.min_sharpness}
-    rules = Rules(size=live.image_size, **{name: value for name, value in given.items() if value is not None})
+    rules = Rules(
+        size=live.image_size,
+        min_face=MIN_FACE_PIXELS if live.min_face is None else live.min_face,
+        min_sharpness=MIN_SHARPNESS if live.min_sharpness is None else live.min_sharpness,
+    )
     return LivePortraits(
         config.dataset,
         load_analyzer(live.faces),

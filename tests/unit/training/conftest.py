@@ -13,7 +13,6 @@ from tiny_training import TinyPortraits, tiny_components, tiny_config
 from hyperlora.components import SDXLComponents
 from hyperlora.training import train
 
-
 # Programs that a test calls as modules.
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "bench")]
