@@ -13,6 +13,7 @@ Faces that lie on their side are taught as none: the turn of a photo is found by
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,9 @@ UNDECIDED = ((8.0, 30.0), (16.0, 64.0))
 _SCENE = 96
 _HUGE = 400.0  # the largest face of which a part is shown as none
 _CLOSEST = 6.0  # how much a scene without a face may be enlarged
+# A face scores 5 and more before the sigmoid, a blot in the background or half a face up to 2; InsightFace's threshold,
+# one half, is laid between the two.
+CAUTION = 2.5
 _VALUES = 14  # four distances, five points
 _EMPTY = 0.2  # share of canvases without a face
 _WRONG = 0.25  # share of canvases with faces too large or lying on their side
@@ -72,11 +76,15 @@ class Detector(nn.Module):
 def write_detector(model: Detector, path: Path) -> None:
     """The nine outputs that InsightFace takes for SCRFD: scores, boxes, points, each at strides 8, 16, 32."""
     graph = GraphWriter("mini_detector", None)
+    scorer = copy.deepcopy(model.score)
+    with torch.no_grad():
+        assert scorer.bias is not None
+        scorer.bias -= CAUTION
     outputs: dict[str, dict[str, tuple[str | int, ...]]] = {"score": {}, "bbox": {}, "kps": {}}
     for shrink in SHRINKS:
         stride = shrink * CELL
         seen = model.stack.write(graph, graph.pooled(graph.source, shrink))
-        score = graph.node("Sigmoid", graph.conv(seen, model.score))
+        score = graph.node("Sigmoid", graph.conv(seen, scorer))
         box, five = graph.conv(seen, model.box), graph.conv(seen, model.points)
         parts = (("score", score, 1), ("bbox", box, 4), ("kps", five, 10))
         for kind, value, width in parts:
