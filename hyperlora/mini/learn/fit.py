@@ -157,6 +157,8 @@ class _Run:
             for name, each in self.named.items():
                 each.copy_(tensors[f"weight.{name}"])
                 self.average[name].copy_(tensors[f"average.{name}"])
+                if f"step.{name}" not in tensors:
+                    continue  # nothing ever reached it: the layer behind the one that is read
                 self.optimiser.state[each] = {
                     "step": tensors[f"step.{name}"],
                     "exp_avg": tensors[f"exp_avg.{name}"].to(each),

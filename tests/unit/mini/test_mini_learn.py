@@ -94,7 +94,10 @@ def _line(step: int, chance: torch.Generator, model: nn.Linear) -> dict[str, tor
 def _model() -> nn.Linear:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return nn.Linear(2, 1)
+        model = nn.Linear(2, 1)
+    # The layer behind the one that is read, as in SDXL's first text encoder: no gradient ever reaches it.
+    model.register_parameter("idle", nn.Parameter(torch.ones(3)))
+    return model
 
 
 def test_a_training_that_was_interrupted_ends_as_one_that_was_not(tmp_path: Path) -> None:
