@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,16 +14,14 @@ from hyperlora.dataset.encoders import EncoderNames, Encoders, vae_fingerprint
 from hyperlora.dataset.info import FILE, DatasetInfo, write_info, write_whole
 from hyperlora.dataset.report import write_report
 from hyperlora.dataset.screen import Rules
-from hyperlora.dataset.sources import Source, list_sources
+from hyperlora.dataset.sources import list_sources
+from hyperlora.dataset.workers import OnPhoto, Progress, make_together
 from hyperlora.dataset.writer import described
-from hyperlora.errors import DatasetConflict, DatasetError, DatasetMissing, InvalidRequest
+from hyperlora.errors import DatasetConflict, DatasetMissing, InvalidRequest
 
 SHARD_SIZE = 1000
 PLAN = "plan.json"
 RECIPE = 1  # raise it when the same photos and settings make other samples
-_POLL_SECONDS = 0.5
-
-OnPhoto = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ def prepare(wanted: Preparation, *, workers: int = 1, on_photo: OnPhoto | None =
     }
     resumed = len(records)
     missing = [number for number in range(len(blocks)) if number not in records]
-    told = _Progress(on_photo, sum(record.looked_at for record in records.values()), len(sources))
+    told = Progress(on_photo, sum(record.looked_at for record in records.values()), len(sources))
     # 4. What is missing, each block into a shard of its own.
     if workers == 1 or len(missing) <= 1:
         records |= {
@@ -111,7 +105,9 @@ def prepare(wanted: Preparation, *, workers: int = 1, on_photo: OnPhoto | None =
     else:
         # Each process loads its own, so these would only hold memory.
         del encoders
-        records |= _together(wanted, blocks, missing, min(workers, len(missing)), told)
+        records |= make_together(
+            wanted.out, blocks, missing, wanted.encoders, wanted.rules, min(workers, len(missing)), told
+        )
     ordered = [records[number] for number in range(len(blocks))]
     # 5. The report, which also says why nothing is kept.
     report = write_report(wanted.out, ordered, _settings(wanted, names))
@@ -201,79 +197,3 @@ def _info(wanted: Preparation, names: dict[str, str | None], records: Sequence[B
         made=_settings(wanted, names) | {"looked_at": sum(record.looked_at for record in records)},
         **names,
     )
-
-
-class _Progress:
-    """Tells how many photos are done, those of earlier calls included."""
-
-    def __init__(self, on_photo: OnPhoto | None, before: int, total: int) -> None:
-        self._on_photo, self._before, self._total = on_photo, before, total
-        self._done = 0
-
-    def one(self) -> None:
-        self.now(self._done + 1)
-
-    def now(self, done: int) -> None:
-        """So many of this call are done."""
-        self._done = done
-        if self._on_photo is not None:
-            self._on_photo(self._before + done, self._total)
-
-
-def _together(
-    wanted: Preparation,
-    blocks: Sequence[Sequence[Source]],
-    missing: Sequence[int],
-    workers: int,
-    told: _Progress,
-) -> dict[int, BlockRecord]:
-    """Blocks in processes of their own; each loads the networks once. An error in one ends all.
-
-    Raises `DatasetError` where a process dies.
-    """
-    # A process that is forked would inherit the locks of torch's and OpenCV's threads.
-    spawn = multiprocessing.get_context("spawn")
-    counter = spawn.Value("q", 0)
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    pool = ProcessPoolExecutor(workers, spawn, _start_worker, (wanted.encoders, threads, counter))
-    try:
-        waiting: set[Future[BlockRecord]] = {
-            pool.submit(_block_in_worker, wanted.out, number, blocks[number], wanted.rules) for number in missing
-        }
-        records: dict[int, BlockRecord] = {}
-        while waiting:
-            done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED")
-            for future in done:
-                record = future.result()
-                records[record.block] = record
-            told.now(int(counter.value))
-        return records
-    except BrokenProcessPool as fault:
-        raise DatasetError(
-            "a process ended in the middle of its block, most often for want of memory; the same command with fewer "
-            "workers goes on with what is missing"
-        ) from fault
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(names: EncoderNames, threads: int, counter: Any) -> None:
-    import cv2
-    import torch
-
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    _worker["encoders"], _worker["counter"] = Encoders.load(names), counter
-
-
-def _block_in_worker(folder: Path, number: int, sources: Sequence[Source], rules: Rules) -> BlockRecord:
-    counter = _worker["counter"]
-
-    def count() -> None:
-        with counter.get_lock():
-            counter.value += 1
-
-    return make_block(folder, number, sources, _worker["encoders"], rules, count)
