@@ -26,7 +26,10 @@ def export_network(trainer: Trainer, step: int) -> Path:
     """
     config = trainer.config
     with trainer.averaged():
-        tensors = {name: whole(parameter).cpu() for name, parameter in trainer.network.named_parameters()}
+        # Copies: what shares memory with the parameters is the trained weights again when this context ends.
+        tensors = {
+            name: whole(parameter).to("cpu", copy=True) for name, parameter in trainer.network.named_parameters()
+        }
     place = config.out / NETWORK
     if trainer.accelerator.is_main_process:
         network = _copy(trainer.network, tensors, getattr(torch, config.export_dtype))

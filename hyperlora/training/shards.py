@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def own_part(tensor: torch.Tensor) -> torch.Tensor:
@@ -32,8 +33,18 @@ def as_split(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     from torch.distributed.tensor import DTensor
 
     known: Any = like
-    split: torch.Tensor = DTensor.from_local(part.to(known.device), known.device_mesh, known.placements)
+    # The whole shape is told: it cannot be seen from a part where a dimension does not divide evenly.
+    split: torch.Tensor = DTensor.from_local(
+        part.to(known.device), known.device_mesh, known.placements, shape=known.shape, stride=known.stride()
+    )
     return split
+
+
+def reshard(module: nn.Module) -> None:
+    """Let go of the whole weights that FSDP's forward pass gathered; nothing to do without FSDP."""
+    for each in module.modules():
+        if hasattr(each, "reshard"):
+            each.reshard()  # type: ignore[operator]
 
 
 def _is_split(tensor: torch.Tensor) -> bool:

@@ -27,7 +27,7 @@ from hyperlora.training.feed import Feed
 from hyperlora.training.objective import Conditions, Frozen, Noised, Objective
 from hyperlora.training.optimizer import make_optimizer, rate_at
 from hyperlora.training.pictures import latents_of
-from hyperlora.training.shards import own_part
+from hyperlora.training.shards import own_part, reshard
 from hyperlora.training.stages import branch_of, freeze, settings_of
 from hyperlora.training.start import check_data, needs_of, start_network
 
@@ -140,8 +140,11 @@ class Trainer:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The averaged weights in place of the trained ones; without EMA nothing changes."""
+        # A forward pass may have left whole weights in place of the parts, which would be read instead of them.
+        reshard(self.student)
         if self.ema is None:
             yield
+            reshard(self.student)
             return
         places = [own_part(parameter) for parameter in self.trained.values()]
         kept = [place.to("cpu", copy=True) for place in places]
@@ -150,6 +153,7 @@ class Trainer:
         try:
             yield
         finally:
+            reshard(self.student)
             for place, before in zip(places, kept, strict=True):
                 place.copy_(before)
 

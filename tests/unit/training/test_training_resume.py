@@ -148,6 +148,29 @@ def test_only_the_latest_checkpoints_stay_and_parts_of_one_are_none(
     assert network_bytes(tmp_path / "run") == before
 
 
+def test_the_network_has_the_averaged_weights(
+    components: SDXLComponents, portraits: TinyPortraits, tmp_path: Path
+) -> None:
+    # Given a run with averaging and one without
+    for name, decay in (("mean", 0.9), ("plain", None)):
+        run(tiny_config("base", tmp_path / name, ema_decay=decay), components, portraits)
+
+    # Then both trained the same, and the first one's network is the mean and not what was trained
+    parts = {
+        (name, part): load_file(tmp_path / name / "checkpoints" / "step-00000004" / f"{part}-00000.safetensors")
+        for name, part in (("mean", "weights"), ("mean", "ema"), ("plain", "weights"))
+    }
+    key = "base_resampler.proj_out.weight"
+    networks = {
+        name: load_file(tmp_path / name / "network" / "base_resampler.safetensors")["proj_out.weight"]
+        for name in ("mean", "plain")
+    }
+    assert torch.equal(parts["mean", "weights"][key], parts["plain", "weights"][key])
+    assert torch.equal(networks["plain"], parts["plain", "weights"][key])
+    assert torch.equal(networks["mean"], parts["mean", "ema"][key])
+    assert not torch.equal(networks["mean"], networks["plain"])
+
+
 def test_a_run_is_not_begun_over_another_and_not_resumed_with_other_numbers(
     components: SDXLComponents, portraits: TinyPortraits, runs: dict[str, Path], tmp_path: Path
 ) -> None:
