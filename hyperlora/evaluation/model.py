@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hyperlora.batches import draw_all
+from hyperlora.batches import batches, draw_all
 from hyperlora.clip import ClipVision
 from hyperlora.config import Branch
 from hyperlora.errors import NoUsablePhoto, WeightsMissing
 from hyperlora.faces.load import load_analyzer
 from hyperlora.faces.types import FaceAnalyzer
+from hyperlora.grouped import Factors, grouped
 from hyperlora.hub import files_fingerprint
 from hyperlora.identity import prepare_identity
 from hyperlora.lora import LoRA
@@ -32,6 +33,7 @@ from hyperlora.sample import Sample
 from hyperlora.schedulers import DEFAULT_SCHEDULER
 
 DEFAULT_WEIGHT = 0.8
+PACK_BATCH = 32  # a pack's networks are small: larger batches cost little memory and save much time
 MARKER = "pack.json"
 
 
@@ -128,6 +130,7 @@ class PortraitModel:
                 scheduler=described["scheduler"],
                 guidance=float(described["guidance"]),
                 weight=float(described.get("weight", DEFAULT_WEIGHT)),
+                batch_size=PACK_BATCH,
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsMissing(
@@ -214,23 +217,66 @@ class PortraitModel:
         trigger_words: bool = True,
     ) -> tuple[list[Image.Image], float]:
         """A picture for each prompt with the seed of the same place, and the seconds with merging and decoding."""
-        setting = self.setting
-        samples = [
-            Sample(prompt, seed, guidance=setting.guidance, trigger_words=trigger_words)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
+        samples = self._samples(prompts, seeds, trigger_words)
         started = time.perf_counter()
         self.pipeline.apply(loras)
-        images = draw_all(
-            self.pipeline,
-            samples,
-            setting.batch_size,
-            width=setting.size,
-            height=setting.size,
-            steps=setting.steps,
-            scheduler=setting.scheduler,
-        )
+        images = draw_all(self.pipeline, samples, self.setting.batch_size, **self._drawn_as)
         return images, time.perf_counter() - started
+
+    def draw_each(
+        self,
+        loras: Sequence[Sequence[tuple[LoRA, float]]],
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        trigger_words: bool = True,
+    ) -> list[Image.Image]:
+        """Like `draw`, with LoRAs of its own for each picture: several people share a batch.
+
+        The pictures are those that merging draws, but for rounding. All need LoRAs of the same layers and ranks.
+        """
+        samples = self._samples(prompts, seeds, trigger_words)
+        self.pipeline.apply([])
+        images: dict[int, Image.Image] = {}
+        for indices in batches(self.pipeline, samples, self.setting.batch_size):
+            # With guidance the UNet sees every sample twice, the negative prompts first.
+            rows = indices * 2 if samples[indices[0]].guided else indices
+            with torch.inference_mode(), grouped(self.pipeline.components.unet, _factors([loras[row] for row in rows])):
+                drawing = self.pipeline.draw([samples[index] for index in indices], **self._drawn_as)
+            images.update(zip(indices, drawing.images, strict=True))
+        return [images[index] for index in range(len(samples))]
+
+    def _samples(self, prompts: Sequence[str], seeds: Sequence[int], trigger_words: bool) -> list[Sample]:
+        return [
+            Sample(prompt, seed, guidance=self.setting.guidance, trigger_words=trigger_words)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+
+    @property
+    def _drawn_as(self) -> dict[str, Any]:
+        setting = self.setting
+        return {
+            "width": setting.size,
+            "height": setting.size,
+            "steps": setting.steps,
+            "scheduler": setting.scheduler,
+        }
+
+
+def _factors(loras: Sequence[Sequence[tuple[LoRA, float]]]) -> Factors:
+    """The LoRAs of every row as one set of factors, with weight and alpha / rank inside: (B, I, R) and (B, R, O)."""
+    return {
+        layer: (
+            torch.stack([torch.cat([lora.layers[layer].down for lora, _ in each]).T for each in loras]),
+            torch.stack(
+                [
+                    torch.cat([weight * lora.layers[layer].scale * lora.layers[layer].up for lora, weight in each], 1).T
+                    for each in loras
+                ]
+            ),
+        )
+        for layer in loras[0][0][0].layers
+    }
 
 
 def _in_pack(place: Path, faces: str) -> str:

@@ -123,10 +123,13 @@ class MiniStudy:
     def gallery_NE(self) -> npt.NDArray[np.float32]:
         """By what the judge knows everybody: the mean of four drawn portraits, of unit length."""
         shots = self._kept("gallery", len(GALLERY), self._galleries, self.drawn_key)
-        mean_NE = np.nanmean(shots.embeddings_NPE, axis=1)
-        if np.isnan(mean_NE).any():
-            raise InvalidRequest(f"the judge {self.judge.name!r} finds no face in a drawn portrait; use another judge")
-        return np.stack([unit_length(mean_E) for mean_E in mean_NE])
+        seen_N = (~np.isnan(shots.embeddings_NPE)).any(axis=(1, 2))
+        if not seen_N.all():
+            unseen = self.people[int(np.argmin(seen_N))].seed
+            raise InvalidRequest(
+                f"the judge {self.judge.name!r} finds no face in any drawn portrait of person {unseen}; use another one"
+            )
+        return np.stack([unit_length(np.nanmean(each_PE, axis=0)) for each_PE in shots.embeddings_NPE])
 
     def asked_NPA(self, prompts: int) -> npt.NDArray[np.int64]:
         """What the first prompts of everybody ask for, as labels."""
@@ -198,24 +201,29 @@ class MiniStudy:
         *,
         trigger_words: bool | None = None,
     ) -> Iterator[list[Image.Image] | None]:
-        """Everybody's pictures, one person after another; None for a person without a usable photo."""
+        """Everybody's pictures, one person after another; None for a person without a usable photo.
+
+        Several people share a batch, each picture with its person's LoRAs.
+        """
         words = loras_of is not None if trigger_words is None else trigger_words
-        # Without LoRAs pictures of several people share a batch.
-        at_once = 1 if loras_of is not None else max(1, self.model.setting.batch_size // len(prompts(self.people[0])))
+        at_once = max(1, self.model.setting.batch_size // len(prompts(self.people[0])))
         for start in range(0, len(self.people), at_once):
-            group = self.people[start : start + at_once]
             self.tell(f"drawing {what}", start, len(self.people))
-            try:
-                loras = [] if loras_of is None else loras_of(start)
-            except NoUsablePhoto:
-                yield None
-                continue
-            texts = [text for one in group for text in prompts(one)]
-            numbers = [seed for one in group for seed in seeds(one)]
-            images, _ = self.model.draw(loras, texts, numbers, trigger_words=words)
-            each = len(images) // len(group)
-            for place in range(len(group)):
-                yield images[place * each : (place + 1) * each]
+            group = list(range(start, min(start + at_once, len(self.people))))
+            loras = {index: [] if loras_of is None else _or_none(loras_of, index) for index in group}
+            able = [index for index in group if loras[index] is not None]
+            texts = [text for index in able for text in prompts(self.people[index])]
+            numbers = [seed for index in able for seed in seeds(self.people[index])]
+            images: list[Image.Image] = []
+            if loras_of is None:
+                images, _ = self.model.draw([], texts, numbers, trigger_words=words)
+            elif able:
+                each = [loras[index] or [] for index in able for _ in prompts(self.people[index])]
+                images = self.model.draw_each(each, texts, numbers, trigger_words=words)
+            pictures = iter(images)
+            for index in group:
+                count = len(prompts(self.people[index]))
+                yield [next(pictures) for _ in range(count)] if index in able else None
 
     def tell(self, what: str, done: int, total: int) -> None:
         """Report progress."""
@@ -252,3 +260,10 @@ class MiniStudy:
         for index, one in enumerate(self.people):
             self.tell("drawing what is asked for", index, len(self.people))
             yield [one.ideal(place) for place in range(self.extent.prompts)]
+
+
+def _or_none(loras_of: Callable[[int], Weighted], index: int) -> Weighted | None:
+    try:
+        return loras_of(index)
+    except NoUsablePhoto:
+        return None

@@ -48,23 +48,33 @@ def interpolation(study: MiniStudy) -> Outcome:
 def _walk(
     study: MiniStudy, pairs: list[tuple[int, int]]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Grid]:
-    """Similarities to both ends (M, T) each, and the first pairs' pictures."""
-    model, photos = study.model, study.extent.photos
+    """Similarities to both ends (M, T) each, and the first pairs' pictures; several pairs share a batch."""
     to_a_MT, to_b_MT = np.zeros((2, len(pairs), len(PLACES)))
     rows: list[tuple[str, list[Image.Image | None]]] = []
-    for row, (a, b) in enumerate(pairs):
-        study.tell("walking between people", row, len(pairs))
-        ends = [model.coefficients(study.photos.known(index, photos)) for index in (a, b)]
-        one = study.people[a]
-        shown: list[Image.Image | None] = [one.gallery()[0] if row < SHOWN_PEOPLE else None]
-        for column, t in enumerate(PLACES):
-            lora = model.lora(interpolate(ends[0], ends[1], t))
-            images, _ = model.draw([(lora, model.setting.weight)], [prompt_of(one.asked(0))], [one.picture_seed(0)])
-            (seen,) = study.judge.embed(images)
-            # A picture without a face is like nobody: it counts with 0.
-            if seen is not None:
-                to_a_MT[row, column], to_b_MT[row, column] = seen @ study.gallery_NE[a], seen @ study.gallery_NE[b]
-            shown.append(images[0])
-        if row < SHOWN_PEOPLE:
-            rows.append((f"{one.seed}", [*shown, study.people[b].gallery()[0]]))
+    at_once = max(1, study.model.setting.batch_size // len(PLACES))
+    for start in range(0, len(pairs), at_once):
+        study.tell("walking between people", start, len(pairs))
+        group = pairs[start : start + at_once]
+        images = _between(study, group)
+        for row, (a, b) in enumerate(group, start):
+            own = images[(row - start) * len(PLACES) : (row - start + 1) * len(PLACES)]
+            for column, seen in enumerate(study.judge.embed(own)):
+                # A picture without a face is like nobody: it counts with 0.
+                if seen is not None:
+                    to_a_MT[row, column], to_b_MT[row, column] = seen @ study.gallery_NE[a], seen @ study.gallery_NE[b]
+            if row < SHOWN_PEOPLE:
+                ends = [study.people[index].gallery()[0] for index in (a, b)]
+                rows.append((str(study.people[a].seed), [ends[0], *own, ends[1]]))
     return to_a_MT, to_b_MT, Grid("From one person to another", ["A", *(f"t = {t:g}" for t in PLACES), "B"], rows)
+
+
+def _between(study: MiniStudy, pairs: list[tuple[int, int]]) -> list[Image.Image]:
+    """For each pair a picture at each place on the way, all with the prompt and the seed of A."""
+    model = study.model
+    loras, prompts, seeds = [], [], []
+    for a, b in pairs:
+        first, last = (model.coefficients(study.photos.known(index, study.extent.photos)) for index in (a, b))
+        loras += [[(model.lora(interpolate(first, last, t)), model.setting.weight)] for t in PLACES]
+        prompts += [prompt_of(study.people[a].asked(0))] * len(PLACES)
+        seeds += [study.people[a].picture_seed(0)] * len(PLACES)
+    return model.draw_each(loras, prompts, seeds)

@@ -144,6 +144,10 @@ class CodedModel:
                 images.append(coded(code["shares"], labels, seed + 1))
         return images, 0.25 * len(prompts)
 
+    def draw_each(self, loras: Any, prompts: Sequence[str], seeds: Sequence[int], **options: Any) -> list[Image.Image]:
+        pairs = zip(loras, prompts, seeds, strict=True)
+        return [self.draw(own, [prompt], [seed], **options)[0][0] for own, prompt, seed in pairs]
+
 
 def code_portraits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every drawn portrait be a code, too."""
