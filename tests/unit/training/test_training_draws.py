@@ -100,3 +100,14 @@ def test_processes_and_passes_share_a_step_without_gaps() -> None:
         assert sorted(np.concatenate([each.indices for each in drawn])) == sorted(whole.step(step).indices)
     draws, batch = parts[1][1][0]
     assert batch.captions == [f"picture {index}" for index in draws.indices]
+
+
+def test_face_conditions_come_from_the_reference_and_the_rest_from_the_picture() -> None:
+    portraits = TinyPortraits()
+    feed = Feed(portraits, dice(6, people=8, others=True), batch_size=6, passes=1)
+    ((draws, batch),) = list(feed.passes(0))
+    feed.close()
+    assert draws.references is not None and (draws.references != draws.indices).all()
+    assert batch.clip_tokens_BTC is not None and batch.base_tokens_BTC is not None
+    assert torch.equal(batch.clip_tokens_BTC, portraits.clip[draws.references])
+    assert torch.equal(batch.base_tokens_BTC, portraits.base[draws.indices])

@@ -15,6 +15,8 @@ from hyperlora import HyperLoRA
 from hyperlora.components import SDXLComponents
 from hyperlora.errors import CheckpointMismatch, FaceEncoderMismatch, TrainingMismatch
 from hyperlora.training import train
+from hyperlora.training.captions import Captions
+from hyperlora.training.draws import Dice
 from hyperlora.training.stages import is_trained, settings_of
 
 STAGES = ("base", "id-clip", "id-face", "distill")
@@ -125,6 +127,47 @@ def test_the_settings_are_those_of_the_method() -> None:
     distil = settings_of(tiny_config("distill", Path("run"), **default))[0]
     assert distil.teacher is not None
     assert (distil.student.base, distil.teacher.id, distil.teacher.base) == (0, 1, 0.25)
+
+
+@pytest.mark.parametrize("stage", ["base", "id-face"])
+def test_trigger_words_stand_where_the_setting_says_and_stay_without_a_caption(
+    stage: str,
+    components: SDXLComponents,
+    portraits: TinyPortraits,
+    runs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given a run that drops half of the captions, and an ear at the text encoders
+    heard: list[str] = []
+    real = Captions.encode
+    monkeypatch.setattr(Captions, "encode", lambda self, texts: heard.extend(texts) or real(self, texts))
+    drawn: list[Any] = []
+    step = Dice.step
+    monkeypatch.setattr(Dice, "step", lambda self, number: drawn.append((number, step(self, number))) or drawn[-1][1])
+
+    # When it does three steps of eight
+    config = tiny_config(
+        stage,
+        tmp_path / "run",
+        init=BEFORE[stage] and str(runs[BEFORE[stage]]),
+        steps=3,
+        caption_dropout=0.5,
+        batch_size=8,
+    )
+    train(config, components=components, dataset=portraits)
+
+    # Then each sample was told what its setting says
+    draws = [draws for number, draws in sorted(drawn, key=lambda each: each[0]) if number < 3]
+    words = "fcsks fxhks fhyks"
+    expected = []
+    for each in draws:
+        for index, dropped, setting in zip(each.indices, each.dropped, each.settings, strict=True):
+            caption = "" if dropped else f"picture {index}"
+            begin = words if stage != "base" and setting == 0 else ""
+            expected.append(f"{begin}, {caption}" if begin and caption else begin or caption)
+    assert heard == expected
+    assert len(set(heard) & {"", words}) == (1 if stage == "base" else 2)
 
 
 def test_the_record_says_what_was_trained(runs: dict[str, Path], components: SDXLComponents) -> None:
