@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from hyperlora.mini.learn.foundation import Foundation
 from hyperlora.mini.learn.looks import write_processor
 from hyperlora.mini.learn.sizes import Sizes
@@ -42,11 +44,11 @@ def write_sdxl(folder: Path, foundation: Foundation, vae: Any, tokenizer: Any) -
         scheduler=cast(Any, DPMSolverMultistepScheduler)(**SCHEDULER_CONFIG, use_karras_sigmas=True),
         add_watermarker=False,
     )
-    pipeline.half().save_pretrained(folder)
+    pipeline.to(torch.float16).save_pretrained(folder)
     for name in ("tokenizer", "tokenizer_2"):
         shutil.rmtree(folder / name)
         write_tokenizer(folder / name)
-    pipeline.to("cpu").float()
+    pipeline.to(torch.float32)
 
 
 def write_clip_vision(folder: Path, tower: Any, side: int) -> None:
