@@ -46,7 +46,7 @@ def runs(
     made: dict[str, Path] = {}
     begin = None
     for stage in ("base", "id-clip", "id-face", "distill"):
-        config = tiny_config(stage, folder / stage, init=begin, steps=6)
+        config = tiny_config(stage, folder / stage, init=begin, steps=3)
         train(config, components=components, dataset=portraits)
         made[stage] = folder / stage
         begin = str(folder / stage)

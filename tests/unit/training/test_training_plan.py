@@ -46,12 +46,11 @@ def test_activations_and_operations_of_a_small_model() -> None:
     assert 2 < four.kept_plain / one.kept_plain < 5
 
 
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_the_full_size_step_runs_small(device: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert full_size_step.main(["--small", "--device", device, "--batch", "2", "--steps", "1", "--warm-up", "0"]) == 0
+def test_the_full_size_step_runs_small(capsys: pytest.CaptureFixture[str]) -> None:
+    assert full_size_step.main(["--small", "--device", "cpu", "--batch", "2", "--steps", "1", "--warm-up", "0"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["device"], told["stage"], told["batch"]) == (device, "id-face", 2)
-    assert (told["seconds_per_step"] is None) == (device == "meta")
+    assert (told["device"], told["stage"], told["batch"]) == ("cpu", "id-face", 2)
+    assert told["seconds_per_step"] > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure on")

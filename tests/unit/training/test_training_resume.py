@@ -49,18 +49,18 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_never_stopped(
 
     def config(name: str, **more: Any) -> Any:
         return tiny_config(
-            stage, tmp_path / name, init=init, steps=STEPS, accumulation=2, reference="other", schedule="cosine", **more
+            stage, tmp_path / name, init=init, steps=3, accumulation=2, reference="other", schedule="cosine", **more
         )
 
     whole = run(config("whole"), components, portraits)
 
     # When another is stopped twice and resumed
-    first = run(config("parts"), components, portraits, stop=after(2))
+    first = run(config("parts"), components, portraits, stop=after(1))
     second = run(config("parts"), components, portraits, stop=after(1), resume=True)
     third = run(config("parts"), components, portraits, resume=True)
 
     # Then losses and weights are the same, and nothing was done twice
-    assert [report.step for report in first + second + third] == list(range(1, STEPS + 1))
+    assert [report.step for report in first + second + third] == [1, 2, 3]
     assert first + second + third == whole
     assert network_bytes(tmp_path / "parts") == network_bytes(tmp_path / "whole")
     losses = [(tmp_path / name / "losses.jsonl").read_text() for name in ("parts", "whole")]

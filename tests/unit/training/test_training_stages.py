@@ -173,14 +173,14 @@ def test_trigger_words_stand_where_the_setting_says_and_stay_without_a_caption(
 def test_the_record_says_what_was_trained(runs: dict[str, Path], components: SDXLComponents) -> None:
     records = {stage: json.loads((runs[stage] / "network" / "training.json").read_text()) for stage in STAGES}
     for stage, record in records.items():
-        assert (record["stage"], record["step"], record["finished"]) == (stage, 6, True)
+        assert (record["stage"], record["step"], record["finished"]) == (stage, 3, True)
         assert record["config"]["caption_dropout"] == 0.1
         assert record["base_model"] == components.fingerprint()
-        assert [entry["step"] for entry in record["losses"]] == [1, 2, 3, 4, 5, 6]
+        assert [entry["step"] for entry in record["losses"]] == [1, 2, 3]
         network = HyperLoRA.from_pretrained(runs[stage] / "network")
         assert network.fingerprint == record["fingerprint"]
     assert records["id-face"]["began_with"] == records["id-clip"]["fingerprint"]
-    assert records["id-clip"]["samples_seen"] == 24
+    assert records["id-clip"]["samples_seen"] == 12
 
 
 def test_a_network_without_base_is_trained_as_a_twin(
