@@ -58,7 +58,6 @@ class BlockRecord(BaseModel):
     kept: int
     shard: ShardInfo | None
     shapes: dict[str, tuple[int, ...]]
-    encoder: str
     dropped: dict[str, int]
     examples: dict[str, list[Example]]
     measures: Measures
@@ -99,7 +98,6 @@ def make_block(
         kept=shard.count,
         shard=written,
         shapes=shard.shapes,
-        encoder=encoders.analyzer.name,
         dropped=tally.dropped,
         examples=tally.examples,
         measures=tally.measures,

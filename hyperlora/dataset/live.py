@@ -87,7 +87,7 @@ class LivePortraits:
             try:
                 self._photos.append(_Usable(source, screen(source, analyzer, rules)))
             except Dropped as dropped:
-                logger.warning("not trained on %s: %s (%s)", source.name, dropped, dropped.code)
+                logger.warning("not trained on %r: %s (%s)", source.name, dropped, dropped.code)
         if not self._photos:
             raise DatasetMissing(f"no photo of {folder} can be trained on; the log names each one's reason")
         tokens = clip.tokens([Image.new("RGB", (rules.size, rules.size))]) if clip is not None else None

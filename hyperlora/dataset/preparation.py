@@ -145,7 +145,12 @@ def _check(wanted: Preparation, workers: int) -> None:
 
 def _network_names(wanted: Preparation, encoders: Encoders) -> dict[str, str | None]:
     """What `dataset.json` says of the networks."""
-    names: dict[str, str | None] = {"clip_vision": None, "clip_vision_fingerprint": None, "vae": None}
+    names: dict[str, str | None] = {
+        "face_encoder": encoders.analyzer.name,
+        "clip_vision": None,
+        "clip_vision_fingerprint": None,
+        "vae": None,
+    }
     if encoders.clip is not None:
         given = Path(str(wanted.encoders.clip_vision)).expanduser()
         # Where a folder lies is nobody's business; a hub id is a name by itself.
@@ -161,7 +166,6 @@ def _settings(wanted: Preparation, names: dict[str, str | None]) -> dict[str, An
     return {
         "recipe": RECIPE,
         **asdict(wanted.rules),
-        "faces": wanted.encoders.faces,
         **names,
         "shard_size": wanted.shard_size,
         "people": wanted.people,
@@ -193,7 +197,6 @@ def _info(wanted: Preparation, names: dict[str, str | None], records: Sequence[B
         [record.shard for record in records if record.shard is not None],
         shapes,
         image_size=wanted.rules.size,
-        face_encoder=records[0].encoder,
         made=_settings(wanted, names) | {"looked_at": sum(record.looked_at for record in records)},
         **names,
     )
