@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from hyperlora.errors import NoUsablePhoto
+from hyperlora.errors import InvalidRequest, NoUsablePhoto
 from hyperlora.evaluation.model import Known, PortraitModel
 from hyperlora.evaluation.people import HeldOut
 
@@ -80,7 +80,8 @@ class ReadPhotos:
             except NoUsablePhoto:
                 rows.append(None)
         if not any(rows):
-            raise NoUsablePhoto(
+            # One person without a usable photo is a failure that counts; everybody is a wrong analyzer.
+            raise InvalidRequest(
                 f"the face analyzer {self._model.analyzer.name!r} found a face in none of {len(rows)} drawn photos"
             )
         some = next(row for row in rows if row is not None)

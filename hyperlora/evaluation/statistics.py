@@ -1,7 +1,8 @@
 """Means over people with intervals, from a bootstrap over people.
 
-Shapes: N people, P pictures of each, E numbers of an embedding. People are resampled whole, never their single
-pictures: eight pictures of one person are not eight independent trials.
+Shapes: N people, P pictures of each, E numbers of an embedding, D draws of a bootstrap.
+
+People are resampled whole, never their single pictures: eight pictures of one person are not eight independent trials.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ CONFIDENCE = 0.95
 _SEED = 20250610  # of the resampling: the same numbers give the same interval
 
 FloatArray = npt.NDArray[np.floating]
+Chosen = npt.NDArray[np.intp]
+"""(D, N): places of people, drawn D times."""
 
 
 @dataclass(frozen=True)
@@ -31,33 +34,36 @@ class Estimate:
     people: int
 
 
-def bootstrap(statistic: Callable[[npt.NDArray[np.intp]], float], people: int) -> Estimate:
-    """A statistic of chosen people (N,) with its percentile interval; `InvalidRequest` without people."""
+def bootstrap(statistic: Callable[[Chosen], npt.NDArray[np.float64]], people: int) -> Estimate:
+    """A statistic with its percentile interval; `InvalidRequest` without people.
+
+    `statistic` turns chosen people (D, N), D draws at once, into D numbers.
+    """
     if people < 1:
         raise InvalidRequest("an interval needs at least one person, found none")
     dice = np.random.Generator(np.random.PCG64(_SEED))
-    draws = [statistic(dice.integers(people, size=people)) for _ in range(RESAMPLES)]
+    draws_D = statistic(dice.integers(people, size=(RESAMPLES, people)))
     tail = 50 * (1 - CONFIDENCE)
     # Draws themselves, nothing between them: a ratio may be infinite.
-    low, high = (float(each) for each in np.percentile(draws, [tail, 100 - tail], method="inverted_cdf"))
-    return Estimate(float(statistic(np.arange(people))), low, high, people)
+    low, high = (float(each) for each in np.percentile(draws_D, [tail, 100 - tail], method="inverted_cdf"))
+    return Estimate(float(statistic(np.arange(people)[None])[0]), low, high, people)
 
 
 def mean_over_people(values_N: FloatArray) -> Estimate:
     """The mean of one number per person. Raises `InvalidRequest` for no people or a NaN."""
-    values_N = _checked(values_N)
-    return bootstrap(lambda chosen_N: float(values_N[chosen_N].mean()), len(values_N))
+    values = _checked(values_N)
+    return bootstrap(lambda chosen_DN: np.asarray(values[chosen_DN].mean(axis=1)), len(values))
 
 
 def ratio_over_people(above_N: FloatArray, below_N: FloatArray) -> Estimate:
     """The ratio of two means over the same people; infinite where the lower one is zero."""
-    above_N, below_N = _checked(above_N), _checked(below_N)
+    above, below = _checked(above_N), _checked(below_N)
 
-    def ratio(chosen_N: npt.NDArray[np.intp]) -> float:
-        below = float(below_N[chosen_N].mean())
-        return float(above_N[chosen_N].mean()) / below if below else float("inf")
+    def ratio(chosen_DN: Chosen) -> npt.NDArray[np.float64]:
+        tops_D, bottoms_D = above[chosen_DN].mean(axis=1), below[chosen_DN].mean(axis=1)
+        return np.divide(tops_D, bottoms_D, out=np.full(len(tops_D), np.inf), where=bottoms_D != 0)
 
-    return bootstrap(ratio, len(above_N))
+    return bootstrap(ratio, len(above))
 
 
 def cosines(embeddings_NPE: FloatArray, gallery_GE: FloatArray) -> npt.NDArray[np.float64]:

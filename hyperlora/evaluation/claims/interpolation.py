@@ -15,7 +15,7 @@ from hyperlora.evaluation.grids import Grid
 from hyperlora.evaluation.people import prompt_of
 from hyperlora.evaluation.rows import measured, not_measured
 from hyperlora.evaluation.shots import SHOWN_PEOPLE
-from hyperlora.evaluation.statistics import bootstrap
+from hyperlora.evaluation.statistics import Chosen, bootstrap
 from hyperlora.evaluation.study import MiniStudy
 
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -31,8 +31,9 @@ def interpolation(study: MiniStudy) -> Outcome:
     to_a_MT, to_b_MT, grid = _walk(study, pairs)
     away_MS, near_MS = -np.diff(to_a_MT, axis=1), np.diff(to_b_MT, axis=1)
 
-    def smallest_step(chosen_M: npt.NDArray[np.intp]) -> float:
-        return float(min(away_MS[chosen_M].mean(axis=0).min(), near_MS[chosen_M].mean(axis=0).min()))
+    def smallest_step(chosen_DM: Chosen) -> npt.NDArray[np.float64]:
+        steps_D2S = np.stack([away_MS[chosen_DM].mean(axis=1), near_MS[chosen_DM].mean(axis=1)], axis=1)
+        return np.asarray(steps_D2S.min(axis=(1, 2)))
 
     step = bootstrap(smallest_step, len(pairs))
     middle = float((to_a_MT[:, 2] + to_b_MT[:, 2]).mean() / 2)

@@ -30,7 +30,7 @@ def speed(study: MiniStudy) -> Outcome:
             merges.append(1000 * seconds)
     study.model.pipeline.restore()
     merged_R, plain_R = np.array(merged), np.array(plain)
-    step = bootstrap(lambda chosen_R: float(np.median(merged_R[chosen_R])), ROUNDS)
+    step = bootstrap(lambda chosen_DR: np.median(merged_R[chosen_DR], axis=1), ROUNDS)
     batch = study.model.setting.batch_size
     row = measured(
         "speed", f"ms per step of {batch} pictures, merged", "ms", step,

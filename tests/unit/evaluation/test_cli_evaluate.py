@@ -109,7 +109,7 @@ def test_a_folder_of_people_is_compared(cli: Cli, tmp_path: Path) -> None:
         (("--method", "magic", "--judge", "j"), "no method is called 'magic'"),
         (("--claims", "identity", "--method", "sdxl", "--judge", "j"), "leave --claims away"),
         (("--photos", "nowhere",), "a subfolder for each person"),
-        (("--judge", "j", "--photos-each", 9), "9"),
+        (("--judge", "j", "--photos-each", 9), "less than or equal to 8"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(cli: Cli, arguments: tuple[object, ...], message: str) -> None:

@@ -23,7 +23,9 @@ PROMPTS, SEEDS = ["a portrait", "a portrait at night"], [3, 4]
 
 
 class Brightness(CodedJudge):
-    """Knows people by their picture's colours: an embedding for any picture."""
+    """Knows people by their picture's colours: an embedding for any picture, and no labels."""
+
+    labels = None  # type: ignore[assignment]
 
     def embed(self, images: list[Image.Image]) -> list[np.ndarray]:  # type: ignore[override]
         rows = [np.asarray(image.resize((2, 2)), np.float32).ravel() + 1 for image in images]

@@ -99,7 +99,7 @@ def test_nobody_usable_is_an_error_and_a_blind_judge_too() -> None:
         def embed(self, images: object) -> list[None]:
             return [None] * len(list(images))  # type: ignore[call-overload]
 
-    with pytest.raises(Exception, match="a face in none of 3 drawn photos"):
+    with pytest.raises(InvalidRequest, match="a face in none of 3 drawn photos"):
         run_claims(coded_study(_with_analyzer(CodedModel(unusable=(0, 1, 2))), **FEW), ["identity"])
     with pytest.raises(InvalidRequest, match="no face in any drawn portrait of person 2000000"):
         run_claims(coded_study(CodedModel(), judge=Blind(), **FEW), ["ceiling"])
