@@ -3,8 +3,9 @@
 Shapes: B pictures of S = 64 pixels, E = 256, F traits, A labels.
 
 It is trained apart from the face encoder: on other people, on the whole small picture instead of an aligned face, with
-a network of its own. So a picture that pleases the encoder which conditions the model need not please the judge. A face
-is not looked for: pictures of the mini world are portraits.
+a network of its own, which looks twice: at the picture, and at every pixel of the window in which a portrait has its
+head, since a mouth is ten pixels wide. So a picture that pleases the encoder which conditions the model need not please
+the judge. A face is not looked for: pictures of the mini world are portraits.
 """
 
 from __future__ import annotations
@@ -34,30 +35,53 @@ LABELS = ("clothing", "clothing_colour", "background", "accessory", "expression"
 WEIGHTS, CONFIG = "judge.safetensors", "judge.json"
 _AT_ONCE = 64
 
-TINY = tuple(Size(*row) for row in ((32, 2), (64, 2), (64, 1), (96, 2), (96, 1), (96, 1)))
-FULL = tuple(Size(*row) for row in ((48, 2), (96, 2), (96, 1), (160, 2), (160, 1), (160, 1), (160, 1)))
+# Left, top, right, bottom of the window with the head.
+_HEAD = (12, 10, 52, 50)
+_SPOTS = (_HEAD[2] - _HEAD[0]) // 4
+
+
+@dataclass(frozen=True)
+class Looks:
+    """The layers of the look at the picture (to 8 x 8) and of the look at the head (to 10 x 10)."""
+
+    picture: tuple[Size, ...]
+    head: tuple[Size, ...]
+
+
+TINY = Looks(
+    tuple(Size(*row) for row in ((24, 2), (48, 2), (64, 1), (96, 2), (96, 1))),
+    tuple(Size(*row) for row in ((16, 1), (32, 2), (48, 1), (48, 1), (80, 2), (80, 1))),
+)
+FULL = Looks(
+    tuple(Size(*row) for row in ((32, 2), (64, 2), (96, 1), (128, 2), (128, 1), (128, 1))),
+    tuple(Size(*row) for row in ((24, 1), (48, 2), (64, 1), (64, 1), (112, 2), (112, 1), (112, 1))),
+)
 
 
 class JudgeNetwork(nn.Module):
     """(B, 3, 64, 64), scaled by `MEAN` and `STD`, to (B, E) and a list of (B, words) scores, one a label."""
 
-    def __init__(self, sizes: tuple[Size, ...] = TINY) -> None:
+    def __init__(self, looks: Looks = TINY) -> None:
         super().__init__()
-        self.sizes = sizes
-        self.stack = Stack(sizes)
-        spots = (SIDE // 8) ** 2
-        self.who = nn.Conv2d(self.stack.width, 12, 1)
-        self.embed = nn.Linear(12 * spots, WIDTH)
-        self.what = nn.Conv2d(self.stack.width, 16, 1)
-        self.words = nn.ModuleList(nn.Linear(16 * spots + self.stack.width, len(VOCABULARY[name])) for name in LABELS)
+        self.looks = looks
+        self.picture, self.head = Stack(looks.picture), Stack(looks.head)
+        self.who = nn.Conv2d(self.head.width, 12, 1)
+        self.embed = nn.Linear(12 * _SPOTS**2, WIDTH)
+        self.what = nn.Conv2d(self.picture.width, 16, 1)
+        self.how = nn.Conv2d(self.head.width, 12, 1)
+        read = 16 * (SIDE // 8) ** 2 + self.picture.width + 12 * _SPOTS**2
+        self.words = nn.ModuleList(nn.Linear(read, len(VOCABULARY[name])) for name in LABELS)
         self.tell = nn.Linear(WIDTH, traits.count())
 
     def forward(self, x_BCHW: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Embeddings of any length, and scores before the softmax."""
-        seen_BCHW = self.stack(x_BCHW)
-        embedding_BE = self.embed(nn.functional.relu(self.who(seen_BCHW)).flatten(1))
-        placed_BN = nn.functional.relu(self.what(seen_BCHW)).flatten(1)
-        read_BN = torch.cat([placed_BN, seen_BCHW.mean((2, 3))], 1)
+        left, top, right, bottom = _HEAD
+        seen_BCHW = self.picture(x_BCHW)
+        head_BCHW = self.head(x_BCHW[:, :, top:bottom, left:right])
+        embedding_BE = self.embed(nn.functional.relu(self.who(head_BCHW)).flatten(1))
+        what_BN = nn.functional.relu(self.what(seen_BCHW)).flatten(1)
+        how_BN = nn.functional.relu(self.how(head_BCHW)).flatten(1)
+        read_BN = torch.cat([what_BN, seen_BCHW.mean((2, 3)), how_BN], 1)
         read_BN = nn.functional.dropout(read_BN, 0.2, self.training)
         return embedding_BE, [head(read_BN) for head in self.words]
 
@@ -92,7 +116,8 @@ class MiniJudge:
         known = {name: list(VOCABULARY[name]) for name in LABELS}
         if config.get("labels") != known:
             raise CheckpointMismatch(f"{place / CONFIG} knows other words than the vocabulary; train the judge anew")
-        network = JudgeNetwork(tuple(Size(**size) for size in config["sizes"]))
+        layers = {look: tuple(Size(**size) for size in sizes) for look, sizes in config["looks"].items()}
+        network = JudgeNetwork(Looks(**layers))
         weights = {key: value.float() for key, value in load_file(place / WEIGHTS).items()}
         wanted = {key: tuple(value.shape) for key, value in network.state_dict().items() if "num_batches" not in key}
         found = {key: tuple(value.shape) for key, value in weights.items()}

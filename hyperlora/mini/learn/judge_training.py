@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,38 @@ from hyperlora.mini.learn.convnet import batch_of
 from hyperlora.mini.learn.crops import Wear, shrunk, worn
 from hyperlora.mini.learn.drawings import Drawings
 from hyperlora.mini.learn.embedding import PairMaker, Pairs, knowing_loss
-from hyperlora.mini.learn.face_pack import PackSize, Part
-from hyperlora.mini.learn.judge import CONFIG, FULL, LABELS, MEAN, SIDE, STD, TINY, WEIGHTS, JudgeNetwork, MiniJudge
+from hyperlora.mini.learn.face_pack import PackSize
+from hyperlora.mini.learn.judge import (
+    CONFIG,
+    FULL,
+    LABELS,
+    MEAN,
+    SIDE,
+    STD,
+    TINY,
+    WEIGHTS,
+    JudgeNetwork,
+    Looks,
+    MiniJudge,
+)
 from hyperlora.mini.learn.measures import measure_judge
 from hyperlora.mini.learn.steps import OnStep, Steps, on_device, take_steps
 
-RECIPES: dict[PackSize, Part] = {
-    "tiny": Part(TINY, Steps(800, 96, 3e-3, seed=4, keep_every=50)),
-    "full": Part(FULL, Steps(8_000, 512, 3e-3, seed=4)),
+
+@dataclass(frozen=True)
+class JudgeRecipe:
+    """The network's layers and its steps."""
+
+    looks: Looks
+    steps: Steps
+
+
+RECIPES: dict[PackSize, JudgeRecipe] = {
+    "tiny": JudgeRecipe(TINY, Steps(1_000, 96, 3e-3, seed=4, keep_every=50)),
+    "full": JudgeRecipe(FULL, Steps(8_000, 512, 3e-3, seed=4)),
 }
+# An expression is a line of a few pixels: it has to be asked for louder than what fills half the picture.
+_LOUDNESS = {"expression": 1.5}
 _WORN = Wear(light=0.12, tint=0.04, blurred=0.5, radius=2.0, noisy=0.4, noise=6.0, packed=0.15)
 
 
@@ -42,7 +65,7 @@ def train_judge(
     device: str = "cpu",
     threads: int = 0,
     seconds: float | None = None,
-    recipe: Part | None = None,
+    recipe: JudgeRecipe | None = None,
     on_step: OnStep | None = None,
 ) -> dict[str, Any] | None:
     """Train, write and measure a judge; answers with its metrics, or with None if the time ran out first.
@@ -55,7 +78,7 @@ def train_judge(
     seen = Drawings.load(drawings / "judge")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(chosen.steps.seed)
-        network = JudgeNetwork(chosen.sizes)
+        network = JudgeNetwork(chosen.looks)
         on_device(network, device)
         done = take_steps(
             "judge",
@@ -100,7 +123,7 @@ def judge_loss(model: JudgeNetwork, pairs: Pairs) -> torch.Tensor:
     labels_BA = pairs.labels.to(device)
     for name, scores_BW in zip(LABELS, words, strict=True):
         right_B = labels_BA[:, places.index(name)]
-        loss = loss + 0.5 * nn.functional.cross_entropy(scores_BW, right_B, label_smoothing=0.02)
+        loss = loss + _LOUDNESS.get(name, 0.5) * nn.functional.cross_entropy(scores_BW, right_B, label_smoothing=0.02)
     return loss
 
 
@@ -115,7 +138,7 @@ def save_judge(network: JudgeNetwork, folder: Path, told: dict[str, Any]) -> Pat
     save_file(weights, folder / WEIGHTS)
     config = {
         "side": SIDE,
-        "sizes": [asdict(size) for size in network.sizes],
+        "looks": asdict(network.looks),
         "labels": {name: list(VOCABULARY[name]) for name in LABELS},
         **told,
     }

@@ -15,13 +15,12 @@ from hyperlora.errors import CheckpointMismatch, InvalidRequest, WeightsMissing
 from hyperlora.mini.attributes import VOCABULARY
 from hyperlora.mini.learn.convnet import Size
 from hyperlora.mini.learn.drawings import Drawings, DrawingSet, draw_set
-from hyperlora.mini.learn.face_pack import Part
-from hyperlora.mini.learn.judge import LABELS, JudgeNetwork, MiniJudge, small
-from hyperlora.mini.learn.judge_training import PortraitMaker, judge_loss, save_judge, train_judge
+from hyperlora.mini.learn.judge import LABELS, JudgeNetwork, Looks, MiniJudge, small
+from hyperlora.mini.learn.judge_training import JudgeRecipe, PortraitMaker, judge_loss, save_judge, train_judge
 from hyperlora.mini.learn.measures import measure_judge
 from hyperlora.mini.learn.steps import Steps
 
-SIZES = (Size(8, 2), Size(16, 2), Size(16, 2))
+LOOKS = Looks((Size(8, 2), Size(16, 2), Size(16, 2)), (Size(8, 2), Size(8, 2)))
 COMMITTED = Path(__file__).parents[2] / "assets" / "mini-judge"
 
 
@@ -38,7 +37,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained judge."""
     torch.manual_seed(0)
-    return save_judge(JudgeNetwork(SIZES), tmp_path_factory.mktemp("judge"), {})
+    return save_judge(JudgeNetwork(LOOKS), tmp_path_factory.mktemp("judge"), {})
 
 
 def _pictures(count: int, side: int = 64) -> list[Image.Image]:
@@ -48,7 +47,7 @@ def _pictures(count: int, side: int = 64) -> list[Image.Image]:
 
 def test_a_judge_is_trained_measured_saved_and_read(drawn: Path, tmp_path: Path) -> None:
     # Given a recipe of a few steps
-    recipe = Part(SIZES, Steps(4, 12, 1e-3))
+    recipe = JudgeRecipe(LOOKS, Steps(4, 12, 1e-3))
     (tmp_path / "drawings").symlink_to(drawn)
     # When there is no time, nothing is made; the next call goes on
     assert train_judge(tmp_path / "drawings", tmp_path / "judge", recipe=recipe, seconds=0) is None
@@ -122,7 +121,7 @@ def test_what_is_no_judge_is_refused(folder: Path, tmp_path: Path) -> None:
 def test_every_label_has_a_part_in_the_loss(drawn: Path) -> None:
     # Given a batch
     torch.manual_seed(0)
-    network = JudgeNetwork(SIZES).eval()
+    network = JudgeNetwork(LOOKS).eval()
     pairs = PortraitMaker(Drawings.load(drawn / "judge")).draw(np.random.default_rng(0), 12)
     # When its loss is taken
     judge_loss(network, pairs).backward()  # type: ignore[no-untyped-call]
