@@ -61,7 +61,7 @@ def ratio_over_people(above_N: FloatArray, below_N: FloatArray) -> Estimate:
 
     def ratio(chosen_DN: Chosen) -> npt.NDArray[np.float64]:
         tops_D, bottoms_D = above[chosen_DN].mean(axis=1), below[chosen_DN].mean(axis=1)
-        return np.divide(tops_D, bottoms_D, out=np.full(len(tops_D), np.inf), where=bottoms_D != 0)
+        return np.asarray(np.divide(tops_D, bottoms_D, out=np.full(len(tops_D), np.inf), where=bottoms_D != 0))
 
     return bootstrap(ratio, len(above))
 

@@ -76,7 +76,7 @@ class CodedJudge:
 
 @dataclass(eq=False)
 class CodedModel:
-    """Draws codes.
+    """Draws codes; Base-LoRA brings along what the first photo shows.
 
     `blur` mixes everybody into a face that one photo gives, and less with more photos; `plain` is whom the base model
     draws; `deaf` draws no attribute as asked with a LoRA; `loud` has an effect without trigger words too; `unusable`
@@ -128,24 +128,28 @@ class CodedModel:
 
     def lora(self, coefficients: torch.Tensor, branch: str = "id", *, network: Any = None) -> LoRA:
         del network
-        told = {"shares": coefficients.flatten().tolist(), "photo": self._photo if self._leaks else None}
+        told = {
+            "shares": coefficients.flatten().tolist(),
+            "photo": self._photo if self._leaks or branch == "base" else None,
+        }
         return LoRA({}, {"branch": branch, "code": json.dumps(told)})
 
     def draw(
         self, loras: Any, prompts: Sequence[str], seeds: Sequence[int], *, trigger_words: bool = True
     ) -> tuple[list[Image.Image], float]:
         self.drawn += len(prompts)
-        code = json.loads(loras[0][0].metadata["code"]) if loras and (trigger_words or self.loud) else None
+        codes = [json.loads(lora.metadata["code"]) for lora, _ in loras] if trigger_words or self.loud else []
+        photo = next((code["photo"] for code in codes if code["photo"]), None)
         images = []
         for prompt, seed in zip(prompts, seeds, strict=True):
             asked = labels_asked(prompt)
-            if code is None:
+            if not codes:
                 # The base model draws somebody, in another colour for every seed.
                 shares = [float(who == self.plain) for who in range(PEOPLE)]
                 images.append(coded(shares, asked, seed))
             else:
-                labels = code["photo"] or ([0] * len(SLOTS) if self.deaf else asked)
-                images.append(coded(code["shares"], labels, seed + 1))
+                labels = photo or ([0] * len(SLOTS) if self.deaf else asked)
+                images.append(coded(codes[0]["shares"], labels, seed + 1))
         return images, 0.25 * len(prompts)
 
     def draw_each(self, loras: Any, prompts: Sequence[str], seeds: Sequence[int], **options: Any) -> list[Image.Image]:

@@ -141,9 +141,12 @@ def test_who_has_no_lora_says_nothing_about_trigger_words() -> None:
 
 
 def test_full_and_id_are_compared() -> None:
+    # Given a Base-LoRA that brings the photo's clothes and background along
     fidelity, editability = rows(coded_study(CodedModel()), "branches")
+
+    # Then Full is as alike as ID, and obeys less
     assert fidelity.value == fidelity.baseline == pytest.approx(1.0)
-    assert editability.value == editability.baseline == 1.0
+    assert editability.value is not None and editability.value < 0.5 and editability.baseline == 1.0
 
 
 def test_a_checkpoint_without_base_has_no_full() -> None:
