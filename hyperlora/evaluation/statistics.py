@@ -56,12 +56,12 @@ def mean_over_people(values_N: FloatArray) -> Estimate:
 
 
 def ratio_over_people(above_N: FloatArray, below_N: FloatArray) -> Estimate:
-    """The ratio of two means over the same people; infinite where the lower one is zero."""
+    """The ratio of two means over the same people; infinite where the lower one is not above zero."""
     above, below = _checked(above_N), _checked(below_N)
 
     def ratio(chosen_DN: Chosen) -> npt.NDArray[np.float64]:
         tops_D, bottoms_D = above[chosen_DN].mean(axis=1), below[chosen_DN].mean(axis=1)
-        return np.asarray(np.divide(tops_D, bottoms_D, out=np.full(len(tops_D), np.inf), where=bottoms_D != 0))
+        return np.asarray(np.divide(tops_D, bottoms_D, out=np.full(len(tops_D), np.inf), where=bottoms_D > 0))
 
     return bootstrap(ratio, len(above))
 

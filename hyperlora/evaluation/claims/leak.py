@@ -77,15 +77,16 @@ def _rows(kind: str, drawn: Shots, plain: Shots, twin: Shots | None, photo_NA: n
     against = "  against the twin without Base-LoRA"
     if twin is None:
         return [*rows, not_measured("leak", against, NO_TWIN, unit="ratio", bar=BAR if kind == "asked" else "")]
+    # By chance, a picture shows the photo's words without any LoRA; only what comes beyond that is a leak.
     twin_N = leaked(twin, photo_NA)
-    ratio = ratio_over_people(ours_N, twin_N)
-    judged = {"bar": BAR, "reached": ratio.value <= MOST} if kind == "asked" else {}
-    rows.append(
-        measured(
-            "leak", against, "ratio", ratio, baseline=float(twin_N.mean()), baseline_is="the twin's leak", **judged
-        )
-    )
-    return rows
+    theirs = float((twin_N - chance_N).mean())
+    if theirs <= 0:
+        why = f"the twin leaks no more than chance ({twin_N.mean():.1%}), so there is nothing to compare"
+        return [*rows, not_measured("leak", against, why, unit="ratio", bar=BAR if kind == "asked" else "")]
+    ratio = ratio_over_people(ours_N - chance_N, twin_N - chance_N)
+    bar = {"bar": BAR, "reached": ratio.value <= MOST} if kind == "asked" else {}
+    note = f"beyond chance; the twin's pictures show the photo's words in {twin_N.mean():.1%}"
+    return [*rows, measured("leak", against, "ratio", ratio, baseline=1.0, baseline_is="the twin", note=note, **bar)]
 
 
 def _grid(study: MiniStudy, drawn: Shots, plain: Shots, twin: Shots | None) -> Grid:

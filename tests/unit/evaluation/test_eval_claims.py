@@ -113,13 +113,18 @@ def test_a_leak_is_measured_against_a_twin() -> None:
     ours, ratio, bare, _ = rows(study, "leak")
 
     # Then ours is none, the twin's is whole
-    assert ours.value == 0.0 and ratio.value == 0.0 and ratio.baseline == 1.0 and ratio.reached is True
+    assert ours.value == 0.0 and ratio.value == 0.0 and ratio.reached is True and "in 100.0%" in ratio.note
     assert bare.measure.startswith("leak into a prompt that says nothing")
 
 
 def test_a_model_as_leaky_as_its_twin_misses_the_bar() -> None:
     ours, ratio, *_ = rows(coded_study(CodedModel(leaky=True), twin=CodedModel(leaky=True)), "leak")
     assert ours.value == 1.0 and ratio.value == 1.0 and ratio.reached is False
+
+
+def test_a_twin_that_does_not_leak_is_no_measure() -> None:
+    _, ratio, *_ = rows(coded_study(CodedModel(), twin=CodedModel()), "leak")
+    assert ratio.value is None and ratio.reached is None and "no more than chance (0.0%)" in ratio.note
 
 
 def test_without_a_twin_the_row_says_why() -> None:
