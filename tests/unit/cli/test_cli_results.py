@@ -424,8 +424,9 @@ def test_a_contact_sheet_can_be_asked_for(cli: CliWorld) -> None:
     assert cli.json("results", "--sheet", exit_code=2)["error"]["code"] == "usage"
 
 
+@pytest.mark.usefixtures("database")
 def test_the_whole_way_on_every_database(cli: CliWorld, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a database of each kind
+    # Given a migrated database of each kind
     monkeypatch.setenv("PORTRAITS_DATABASE_URL", database_url)
 
     # When people are enqueued, drawn and fetched with a sheet, and the next job is estimated
