@@ -7,10 +7,32 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from worker.cli.evaluate_options import (
+    BatchSize,
+    Claims,
+    Clip,
+    Grid,
+    JudgeSpec,
+    Method,
+    Out,
+    Pack,
+    People,
+    Photos,
+    PhotosEach,
+    Profile,
+    Prompts,
+    PromptsEach,
+    RefinePeople,
+    Seeds,
+    Steps,
+    Strict,
+    Twin,
+    Weight,
+)
 from worker.cli.exits import Exit
 from worker.cli.extras import missing_modules, need_worker_extra
 from worker.cli.options import AsJson, load_settings
@@ -25,87 +47,39 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 Progress = Callable[[str, int, int], None]
-_EXTENT, _WHAT, _WHO = "How much", "What is evaluated", "Who judges"
 PLOTS_HINT = "plots need matplotlib: pip install 'hyperlora-portraits[evaluate]'"
 COMPARED_PEOPLE = 4
 SECONDS_BETWEEN_LINES = 30.0
 
 
 def evaluate(
-    pack: Annotated[
-        Path | None, typer.Option("--pack", help="A model pack with pack.json.", rich_help_panel=_WHAT)
-    ] = None,
-    profile: Annotated[
-        str | None, typer.Option("--profile", help="Else a profile's weights.", rich_help_panel=_WHAT)
-    ] = None,
-    photos: Annotated[
-        Path | None,
-        typer.Option("--photos", help="A folder of people, a subfolder each; else drawn.", rich_help_panel=_WHAT),
-    ] = None,
-    prompts: Annotated[
-        Path | None, typer.Option("--prompts", help="With --photos: a prompt per line.", rich_help_panel=_WHAT)
-    ] = None,
-    claims: Annotated[
-        str | None,
-        typer.Option("--claims", help="Only these, with commas, of the mini world's claims.", rich_help_panel=_WHAT),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method", help="Compare methods, with commas: hyperlora-id, hyperlora-full, sdxl.", rich_help_panel=_WHAT
-        ),
-    ] = None,
-    grid: Annotated[
-        bool, typer.Option("--grid", help="Write the methods' pictures side by side.", rich_help_panel=_WHAT)
-    ] = False,
-    twin: Annotated[
-        Path | None,
-        typer.Option("--twin", help="A checkpoint trained without Base-LoRA, for the leak.", rich_help_panel=_WHAT),
-    ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option("--judge", help="sface, insightface:FOLDER, or a mini judge's folder.", rich_help_panel=_WHO),
-    ] = None,
-    clip: Annotated[
-        str | None,
-        typer.Option("--clip", help="A CLIP model with both towers, for CLIP-I and CLIP-T.", rich_help_panel=_WHO),
-    ] = None,
-    people: Annotated[
-        int | None,
-        typer.Option(
-            "--people",
-            min=1,
-            help="How many persons; default: 100 for claims, all of a folder, 4 drawn ones for methods.",
-            rich_help_panel=_EXTENT,
-        ),
-    ] = None,
-    prompts_each: Annotated[
-        int, typer.Option("--prompts-each", min=1, help="Pictures of each drawn person.", rich_help_panel=_EXTENT)
-    ] = 8,
-    photos_each: Annotated[
-        int,
-        typer.Option("--photos-each", min=1, max=8, help="Photos given of each drawn person.", rich_help_panel=_EXTENT),
-    ] = 4,
-    seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="With --photos: pictures for each prompt.", rich_help_panel=_EXTENT)
-    ] = 1,
-    refine_people: Annotated[
-        int, typer.Option("--refine-people", min=0, help="Persons to fine-tune for; slow.", rich_help_panel=_EXTENT)
-    ] = 4,
-    weight: Annotated[float | None, typer.Option("--weight", help="Of the LoRA; default 0.8.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of sampling; default: the pack's.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures at once.")] = None,
-    folder: Annotated[
-        Path, typer.Option("--out", "-o", help="For tables, plots and pictures; what is finished is kept there.")
-    ] = Path("portraits-evaluation"),
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where a bar is missed.")] = False,
+    pack: Pack = None,
+    profile: Profile = None,
+    photos: Photos = None,
+    prompts: Prompts = None,
+    claims: Claims = None,
+    method: Method = None,
+    grid: Grid = False,
+    twin: Twin = None,
+    judge: JudgeSpec = None,
+    clip: Clip = None,
+    people: People = None,
+    prompts_each: PromptsEach = 8,
+    photos_each: PhotosEach = 4,
+    seeds: Seeds = 1,
+    refine_people: RefinePeople = 4,
+    weight: Weight = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    folder: Out = Path("portraits-evaluation"),
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on people it has never seen, by a recogniser that has no part in it.
 
     A mini pack is measured on drawn people, claim by claim. Any other model is measured on a folder of photos. With
     --method the methods are compared side by side, with their milliseconds.
-    """  # fmt: skip
+    """
     need_worker_extra("`portraits evaluate`")
     settings = load_settings()
     from worker.quiet import quiet_libraries
