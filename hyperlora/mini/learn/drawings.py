@@ -13,7 +13,6 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperlora.mini.attributes import VOCABULARY, Attributes, caption, draw_attributes
+from hyperlora.mini.learn.pieces import each_piece
 from hyperlora.mini.person import person, split_of
 from hyperlora.mini.portrait import portrait
 
@@ -84,9 +84,7 @@ def draw_set(wanted: DrawingSet, folder: Path, processes: int | None = None) -> 
     else:
         marker.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     missing = [start for start in range(0, len(wanted), PIECE) if not _piece(place, start).exists()]
-    if missing:
-        with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
-            list(pool.map(_draw_piece, [(wanted, place, start) for start in missing]))
+    each_piece(_draw_piece, [(wanted, place, start) for start in missing], processes)
     return place
 
 
@@ -149,9 +147,6 @@ def _piece(place: Path, start: int) -> Path:
 
 
 def _draw_piece(task: tuple[DrawingSet, Path, int]) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
     wanted, place, start = task
     rows = list(_rows(wanted, range(start, min(start + PIECE, len(wanted)))))
     content: dict[str, Any] = {

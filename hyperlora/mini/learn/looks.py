@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from hyperlora.faces.crops import faceless, masked_face
 from hyperlora.faces.types import Face
 from hyperlora.mini.learn.crops import face_box, five_points
 from hyperlora.mini.learn.drawings import PIECE, Drawings
+from hyperlora.mini.learn.pieces import each_piece
 
 FACES, SURROUNDINGS = 0, 1
 
@@ -41,9 +41,7 @@ def cut_looks(drawings: Drawings, place: Path, side: int, processes: int | None 
         for start in starts
         if not _file(place, start).exists()
     ]
-    if tasks:
-        with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
-            list(pool.map(_cut, tasks))
+    each_piece(_cut, tasks, processes)
     pieces = [np.load(_file(place, start), allow_pickle=False) for start in starts]
     looks: npt.NDArray[np.uint8] = np.concatenate(pieces)
     if looks.shape[2] != side:

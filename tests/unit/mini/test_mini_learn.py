@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from hyperlora.mini.learn import codec
 from hyperlora.mini.learn.drawings import Drawings, DrawingSet, draw_set
 from hyperlora.mini.learn.fit import Plan, fit
 from hyperlora.mini.learn.foundation import new_foundation
+from hyperlora.mini.learn.pieces import each_piece
 from hyperlora.mini.learn.sizes import SIZES, TINY
 from hyperlora.mini.learn.vae import encode_all, new_vae, small_pixels
 from hyperlora.mini.learn.words import TokenIds, new_tokenizer, spoken
@@ -201,3 +203,25 @@ def test_the_networks_fit_the_packs_budget(name: str, tmp_path: Path) -> None:
     # Then UNet, autoencoder, text encoders and hypernetwork keep to 14, 4, 2 and 12 MB
     for module, most in ((foundation.unet, 15), (vae, 4), (foundation.first, 1), (foundation.second, 1), (network, 12)):
         assert sum(2 * parameter.numel() for parameter in module.parameters()) < most * 1_000_000
+
+
+def _blurred(task: tuple[Path, int]) -> None:
+    place, number = task
+    import cv2
+
+    pixels = cv2.GaussianBlur(np.full((400, 400), number, np.uint8), (0, 0), 3)
+    (place / f"{number}.txt").write_text(f"{os.getpid()} {int(pixels.mean())}")
+
+
+def test_pieces_are_done_by_processes_that_do_not_wait_for_lost_threads(tmp_path: Path) -> None:
+    # Given a process in which OpenCV's and torch's threads are at work
+    _blurred((tmp_path, 9))
+    torch.ones(600, 600) @ torch.ones(600, 600)
+    # When pieces are done by two others, then all are done, each right
+    each_piece(_blurred, [(tmp_path, number) for number in range(4)], 2)
+    told = [(tmp_path / f"{number}.txt").read_text().split() for number in range(4)]
+    assert [int(value) for _, value in told] == [0, 1, 2, 3]
+    assert str(os.getpid()) not in {pid for pid, _ in told}
+    # and one process is this one
+    each_piece(_blurred, [(tmp_path, 5)], 1)
+    assert (tmp_path / "5.txt").read_text().split()[0] == str(os.getpid())
