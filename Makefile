@@ -12,7 +12,8 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 .PHONY: demo test lint format coverage mini-pack gpu clean install
 
-# From a fresh clone to pictures: install, then the main job on SQLite, a serverless broker, a folder and a tiny model.
+# From a fresh clone to pictures: install, then the main job on SQLite, a serverless broker, a folder and a tiny model,
+# whose face networks are an InsightFace pack.
 demo: .venv/.worker
 	$(BIN)/portraits demo
 
@@ -50,7 +51,7 @@ install: .venv/.worker
 
 .venv/.worker: pyproject.toml .venv/.torch
 	@echo "Installing the worker ..."
-	$(PIP) install -c $(CONSTRAINTS) -e '.[worker]'
+	$(PIP) install -c $(CONSTRAINTS) -e '.[worker,insightface]'
 	@touch $@
 
 .venv/.dev: pyproject.toml .venv/.torch

@@ -1,8 +1,9 @@
 """Profiles: what a worker can draw with, by name.
 
 A profile is a base model, a HyperLoRA checkpoint, a CLIP vision tower and a face analyzer, with a number type and a
-batch size. The built-in profile `mini` needs no download: a tiny pack that is made on first use. Others are named in
-a TOML file (`PORTRAITS_PROFILES_FILE`):
+batch size. Two are built in and need no download: `mini` is the trained small world of a checkout's `packs/`, and
+`mini-untrained` a pack that is made from random numbers on first use (`mini` is that too where there is no checkout).
+Others are named in a TOML file (`PORTRAITS_PROFILES_FILE`), which may also change a built-in one:
 
     [profiles.realvis]
     base = "/models/RealVisXL_V4.0"                  # SDXL folder, hub id or single safetensors file
@@ -25,6 +26,7 @@ a TOML file (`PORTRAITS_PROFILES_FILE`):
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,10 +38,13 @@ from jobs.errors import ProfileInvalid, ProfileUnknown
 from jobs.presets import PRESETS
 from jobs.settings import Settings
 
-MINI = "mini"
-MINI_DEFAULTS = {"size": 128, "steps": 8}
+MINI, MINI_UNTRAINED = "mini", "mini-untrained"
+UNTRAINED_DEFAULTS = {"size": 128, "steps": 8}
 NO_CHECKER = "none"
 UNTRAINED_NOTICE = "untrained: the mini pack's weights are random; pictures show the way of a job, not a likeness"
+PACKS = Path(__file__).resolve().parents[1] / "packs"
+PACK_CARD = "pack.json"
+_SHIPPED = ("mini-full", "mini-tiny")  # the better one first
 
 Part = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Place = Annotated[str, Field(min_length=1)]
@@ -77,9 +82,11 @@ class Profile(BaseModel):
 
 
 def load_profiles(settings: Settings) -> dict[str, Profile]:
-    """Every profile of the profiles file, and `mini`. Raises ProfileInvalid naming file, profile and field."""
-    mini = {"dtype": "float32", "notice": UNTRAINED_NOTICE, "defaults": MINI_DEFAULTS, "safety": NO_CHECKER}
-    found = {MINI: Profile.model_validate({"name": MINI, **mini})}
+    """The built-in profiles and every one of the profiles file.
+
+    Raises ProfileInvalid naming file, profile and field.
+    """
+    found = built_in_profiles()
     path = settings.profiles_file
     if path is None:
         return found
@@ -93,25 +100,55 @@ def load_profiles(settings: Settings) -> dict[str, Profile]:
     if not isinstance(entries, dict):
         raise ProfileInvalid(f"{path}: wanted tables [profiles.NAME], found {type(entries).__name__}")
     for name, entry in entries.items():
-        found[name] = _parse(path, name, entry)
+        found[name] = _parse(path, name, entry, found.get(name))
     return found
 
 
-def _parse(path: Path, name: str, entry: Any) -> Profile:
+def built_in_profiles(packs: Path = PACKS) -> dict[str, Profile]:
+    """`mini` and `mini-untrained`; the latter has no places, which a worker gives it (`worker.mini_pack`)."""
+    untrained = Profile(
+        name=MINI_UNTRAINED,
+        dtype="float32",
+        notice=UNTRAINED_NOTICE,
+        defaults=UNTRAINED_DEFAULTS,
+        safety=NO_CHECKER,
+    )
+    card = next((packs / name / PACK_CARD for name in _SHIPPED if (packs / name / PACK_CARD).is_file()), None)
+    mini = untrained.model_copy(update={"name": MINI}) if card is None else _of_pack(card)
+    return {MINI: mini, MINI_UNTRAINED: untrained}
+
+
+def _of_pack(card: Path) -> Profile:
+    """A pack of the small world as the profile `mini`; its card says where its parts lie and how it is drawn with."""
+    told, folder = json.loads(card.read_text(encoding="utf-8")), card.parent
+    kind, colon, inside = told["faces"].partition(":")
+    return Profile(
+        name=MINI,
+        base=str(folder / told["sdxl"]),
+        hyperlora=str(folder / told["hyperlora"]),
+        clip_vision=str(folder / told["clip_vision"]),
+        faces=f"{kind}:{folder / inside}" if colon else kind,
+        dtype="float32",
+        batch_size=8,
+        defaults={name: told[name] for name in ("size", "steps", "scheduler", "guidance")},
+        safety=NO_CHECKER,
+    )
+
+
+def _parse(path: Path, name: str, entry: Any, built_in: Profile | None) -> Profile:
     if not isinstance(entry, dict):
         raise ProfileInvalid(f"{path}: [profiles.{name}] must be a table")
     try:
-        profile = Profile(name=name, **entry)
+        kept = {} if built_in is None or "base" in entry else built_in.model_dump()
+        profile = Profile(**{**kept, "name": name, **entry})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ProfileInvalid(f"{path}: [profiles.{name}] {field}: {first['msg']}") from error
     missing = [field for field in ("base", "hyperlora", "clip_vision") if not getattr(profile, field)]
-    if profile.renderer == "hyperlora" and missing and name != MINI:
+    if profile.renderer == "hyperlora" and missing and not kept:
         raise ProfileInvalid(f"{path}: [profiles.{name}] lacks {', '.join(missing)}")
     if profile.renderer == "hyperlora" and not profile.safety:
-        if name == MINI:
-            return profile.model_copy(update={"safety": NO_CHECKER})
         raise ProfileInvalid(
             f"{path}: [profiles.{name}] does not say how pictures are checked; give `safety` the folder or hub id of a "
             f'safety checker, or write safety = "{NO_CHECKER}" to have none'

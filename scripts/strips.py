@@ -20,9 +20,9 @@ from hyperlora.faces import find_faces
 from hyperlora.lora import LoRA
 from hyperlora.lora_formats import FORMATS
 from hyperlora.mini.attributes import Attributes
-from hyperlora.mini.person import person as drawn_person
+from hyperlora.mini.painter import portrait
+from hyperlora.mini.people import person as drawn_person
 from hyperlora.mini.photos import PHOTOS as PEOPLE
-from hyperlora.mini.portrait import portrait
 from hyperlora.pipeline import PortraitPipeline
 from hyperlora.refine import refine
 from hyperlora.regional import Region

@@ -17,8 +17,8 @@ LOG_LINES = 20
 _PROMPTS = {
     "office": "portrait photo of {subject}, wearing a navy suit, smiling, in an office",
     "beach": "portrait photo of {subject}, wearing an orange t-shirt and sunglasses, laughing, on a beach",
-    "watercolour": "watercolour painting of {subject}, wearing a green sweater, neutral face, in a garden",
-    "starry-sketch": "pencil sketch of {subject}, wearing a black turtleneck, serious face, under a starry sky",
+    "library": "portrait photo of {subject}, wearing a green sweater, neutral face, in a library",
+    "starry-sky": "portrait photo of {subject}, wearing a black turtleneck, serious face, under a starry sky",
 }
 
 
@@ -46,18 +46,21 @@ def worker_environment(settings: Settings) -> dict[str, str]:
 
 
 def pack_is_there(settings: Settings) -> bool:
-    """Whether the mini pack was made before."""
-    return (settings.home / "packs" / "mini-untrained" / "pack.json").is_file()
+    """Whether the demo's model has its weights: a checkout's trained pack, or an untrained one made before."""
+    from jobs.profiles import MINI, PACK_CARD, find_profile
+    from worker.mini_pack import untrained_folder
+
+    return bool(find_profile(settings, MINI).base) or (untrained_folder(settings.home) / PACK_CARD).is_file()
 
 
 def build_pack(settings: Settings) -> None:
-    """Make the mini pack, if it is not there."""
-    from jobs.profiles import find_profile
-    from worker.mini_pack import mini_pack
+    """Make the untrained pack, where there is no other and it is not there."""
+    from jobs.profiles import MINI, find_profile
+    from worker.mini_pack import with_weights
     from worker.quiet import quiet_libraries
 
     quiet_libraries()
-    mini_pack(find_profile(settings, "mini"), settings.home)
+    with_weights(find_profile(settings, MINI), settings.home)
 
 
 def demo_manifest(home: Path) -> Path:
@@ -68,14 +71,13 @@ def demo_manifest(home: Path) -> Path:
 
 def write_manifest(folder: Path) -> Path:
     """Draw the example people's photos into the folder, with a manifest beside them."""
-    from hyperlora.mini.person import person
+    from hyperlora.mini.people import person
     from hyperlora.mini.photos import PHOTOS, write_photos
 
     photos = write_photos(folder / "photos")
     manifest = {
         "name": "People of the demo",
         "profile": "mini",
-        "defaults": {"size": "128x128", "steps": 8, "guidance": 5},
         "prompts": [{"name": name, "text": text} for name, text in _PROMPTS.items()],
         "identities": [
             {

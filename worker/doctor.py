@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from jobs.broker import Broker, describe_broker
 from jobs.database import Database
 from jobs.errors import JobsError
-from jobs.profiles import MINI, Profile, load_profiles
+from jobs.profiles import PACK_CARD, Profile, load_profiles
 from jobs.settings import Settings
 from jobs.storage import open_storage
 
@@ -185,8 +185,10 @@ def _profile(profile: Profile, settings: Settings) -> Finding:
     name = f"profile {profile.name}"
     if profile.renderer == "fake":
         return Finding("drawing", name, "note", "draws flat colours, for tests")
-    if profile.name == MINI and not profile.base:
-        made = (settings.home / "packs" / "mini-untrained" / "pack.json").is_file()
+    if not profile.base:
+        from worker.mini_pack import untrained_folder
+
+        made = (untrained_folder(settings.home) / PACK_CARD).is_file()
         return Finding("drawing", name, "ok", "made already" if made else "will be made when a worker first needs it")
     parts = {"base": profile.base, "hyperlora": profile.hyperlora, "clip_vision": profile.clip_vision}
     absent = {part: place for part, place in parts.items() if not Path(place).expanduser().exists()}

@@ -11,7 +11,7 @@ from hyperlora.errors import InvalidRequest
 from hyperlora.evaluation.compare import Subject
 from hyperlora.evaluation.model import MARKER, PortraitModel, Setting
 from hyperlora.evaluation.people import PHOTO_SIZE, held_out, prompt_of
-from jobs.profiles import MINI, find_profile
+from jobs.profiles import MINI, MINI_UNTRAINED, find_profile
 from jobs.settings import Settings
 from worker.lora_tools.drawing import load_pipeline
 from worker.lora_tools.maker import LoRAMaker, Place
@@ -47,7 +47,7 @@ def load_model(settings: Settings, *, pack: Path | None, profile: str | None, ch
             f"profile {found.name} has no HyperLoRA checkpoint (its renderer is {found.renderer}); choose another one"
         )
     place = Place.of(found, settings)
-    if found.name == MINI and (Path(place.profile.base).parent / MARKER).is_file():
+    if found.name in (MINI, MINI_UNTRAINED) and (Path(place.profile.base).parent / MARKER).is_file():
         return PortraitModel.from_pack(Path(place.profile.base).parent, device=place.device, **changes)
     maker, pipeline = LoRAMaker.load(place), load_pipeline(place)
     drawing = found.drawing()

@@ -36,11 +36,11 @@ from hyperlora.safety import SafetyChecker, load_checker
 from hyperlora.upscale import Upscaler
 from jobs.options import DetailOption
 from jobs.photos import decode_photo
-from jobs.profiles import MINI, Profile
+from jobs.profiles import Profile
 from jobs.settings import Settings
 from worker.errors import NotInProfile, OutOfMemory, PartUnavailable
 from worker.likeness import embedding_in, likeness
-from worker.mini_pack import mini_pack
+from worker.mini_pack import with_weights
 from worker.renderer import Batch, GeneratedWeights, Person, Photo, Sample, Setting, Verdict
 
 log = logging.getLogger(__name__)
@@ -98,8 +98,7 @@ class SdxlRenderer:
     @classmethod
     def load_profile(cls, profile: Profile, settings: Settings) -> SdxlRenderer:
         """Load every part of a profile. Raises WeightsMissing, CheckpointMismatch, FaceEncoderMismatch."""
-        if profile.name == MINI and not profile.base:
-            profile = mini_pack(profile, settings.home)
+        profile = with_weights(profile, settings.home)
         device, dtype = choose_device(settings.device), DTYPES[profile.dtype]
         if device == "cpu" and dtype is torch.float16:
             log.warning(

@@ -13,8 +13,8 @@ from PIL import Image
 
 from hyperlora.errors import InvalidRequest
 from hyperlora.mini.attributes import Attributes, caption, draw_attributes
-from hyperlora.mini.person import TEST, Person, person
-from hyperlora.mini.portrait import portrait
+from hyperlora.mini.painter import portrait
+from hyperlora.mini.people import TEST, Person, person
 
 FIRST = TEST.start
 GALLERY = range(0, 4)

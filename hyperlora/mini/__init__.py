@@ -13,10 +13,10 @@ from typing import Any
 _HOMES = {
     "Attributes": "attributes",
     "draw_attributes": "attributes",
-    "Person": "person",
-    "person": "person",
-    "split_of": "person",
-    "portrait": "portrait",
+    "Person": "people",
+    "person": "people",
+    "split_of": "people",
+    "portrait": "painter",
     "build_untrained_pack": "pack",
 }
 
@@ -34,8 +34,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load a public name on first use, so that importing the package costs nothing.
 
-    A submodule may share its name with a function (`person`, `portrait`): importing it would bind the module here,
-    so the function is bound over it at once.
+    No submodule may bear a public name: importing it would bind the module here, and whoever asks later would get it.
     """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

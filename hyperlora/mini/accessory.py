@@ -11,7 +11,7 @@ from hyperlora.mini.attributes import Attributes
 from hyperlora.mini.canvas import Canvas, Colour, Linear, darker
 from hyperlora.mini.curves import ellipse, mirror, points, spline
 from hyperlora.mini.hat import paint_beanie, paint_straw_hat
-from hyperlora.mini.person import Dice, Person
+from hyperlora.mini.people import Dice, Person
 from hyperlora.mini.pose import Pose
 
 _BRIGHT: tuple[Colour, ...] = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperlora.mini.curves import Points, mirror, points, resample, spline
-from hyperlora.mini.person import Person
+from hyperlora.mini.people import Person
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
 from hyperlora.mini.canvas import Colour
-from hyperlora.mini.person import Dice, Person
+from hyperlora.mini.people import Dice, Person
 
 CLOTHING = ("t-shirt", "hoodie", "sweater", "turtleneck", "shirt", "suit", "denim jacket", "leather jacket", "dress",
             "lab coat", "overalls")  # fmt: skip

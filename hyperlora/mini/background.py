@@ -9,7 +9,7 @@ import numpy as np
 
 from hyperlora.mini.canvas import Canvas, Colour, Linear, Radial, darker, mixed
 from hyperlora.mini.curves import ellipse, points, spline
-from hyperlora.mini.person import Dice
+from hyperlora.mini.people import Dice
 
 
 def paint_background(canvas: Canvas, name: str, seed: int) -> None:

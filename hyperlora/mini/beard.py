@@ -7,7 +7,7 @@ import numpy as np
 from hyperlora.mini.anatomy import Anatomy
 from hyperlora.mini.canvas import Canvas, Mask, darker, mixed
 from hyperlora.mini.curves import Points, mirror, points
-from hyperlora.mini.person import Dice, Person
+from hyperlora.mini.people import Dice, Person
 from hyperlora.mini.pose import Pose
 from hyperlora.mini.skin import shadow_of
 

@@ -7,7 +7,7 @@ import numpy as np
 from hyperlora.mini.attributes import Attributes
 from hyperlora.mini.canvas import Canvas, Colour, darker, mixed
 from hyperlora.mini.curves import Points, ellipse, mirror, points, spline
-from hyperlora.mini.person import Person
+from hyperlora.mini.people import Person
 from hyperlora.mini.pose import Pose
 from hyperlora.mini.tailor import Tailor
 

@@ -9,7 +9,7 @@ import numpy as np
 from hyperlora.mini.anatomy import Anatomy, Eye
 from hyperlora.mini.canvas import Canvas, Colour, Linear, Mask, Radial, darker, mixed
 from hyperlora.mini.curves import Points, between, ellipse, points, spline, tapered
-from hyperlora.mini.person import Dice, Person
+from hyperlora.mini.people import Dice, Person
 from hyperlora.mini.pose import Pose
 from hyperlora.mini.skin import shadow_of
 

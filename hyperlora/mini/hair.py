@@ -8,7 +8,7 @@ import numpy as np
 
 from hyperlora.mini.canvas import Canvas, Colour, Linear, Mask, darker, mixed
 from hyperlora.mini.curves import Points, ellipse, points
-from hyperlora.mini.person import Dice, Person
+from hyperlora.mini.people import Dice, Person
 from hyperlora.mini.pose import Pose
 from hyperlora.mini.skin import shadow_of
 from hyperlora.mini.strands import Sheet, comb, cover, paint_strands

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hyperlora.mini.curves import points
-from hyperlora.mini.person import Person
+from hyperlora.mini.people import Person
 from hyperlora.mini.strands import Sheet
 
 LONG = ("long straight", "long wavy", "long curly")

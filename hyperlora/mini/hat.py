@@ -6,7 +6,7 @@ import numpy as np
 
 from hyperlora.mini.canvas import Canvas, Colour, Linear, darker
 from hyperlora.mini.curves import ellipse, points, spline
-from hyperlora.mini.person import Person
+from hyperlora.mini.people import Person
 from hyperlora.mini.pose import Pose
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hyperlora.mini.attributes import Attributes
-from hyperlora.mini.person import person
-from hyperlora.mini.portrait import portrait
+from hyperlora.mini.painter import portrait
+from hyperlora.mini.people import person
 
 SIZE = 512
 QUALITY = 88

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperlora.mini.curves import Points
-from hyperlora.mini.person import Dice
+from hyperlora.mini.people import Dice
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from PIL import Image
 
 from hyperlora.mini.attributes import Attributes, draw_attributes
-from hyperlora.mini.person import TEST, person
-from hyperlora.mini.portrait import portrait
+from hyperlora.mini.painter import portrait
+from hyperlora.mini.people import TEST, person
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], gap: int = 6) -> Image.Image:

@@ -12,7 +12,7 @@ import numpy as np
 from hyperlora.mini.anatomy import Anatomy
 from hyperlora.mini.canvas import OVERSAMPLE, Canvas, Colour, Mask, Pixels, Radial, darker, mixed
 from hyperlora.mini.curves import Points, ellipse, mirror, points, spline
-from hyperlora.mini.person import Dice, Person
+from hyperlora.mini.people import Dice, Person
 from hyperlora.mini.pose import Pose, outline_depth
 
 

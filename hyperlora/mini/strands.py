@@ -13,7 +13,7 @@ import numpy as np
 
 from hyperlora.mini.canvas import Canvas, Colour, Mask, darker, mixed
 from hyperlora.mini.curves import Points, spline
-from hyperlora.mini.person import Dice
+from hyperlora.mini.people import Dice
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from hyperlora.mini.attributes import CLOTHING_COLOURS, Attributes
 from hyperlora.mini.canvas import Canvas, Colour, Linear, Mask, darker
 from hyperlora.mini.curves import Points, mirror, points, spline
-from hyperlora.mini.person import Person
+from hyperlora.mini.people import Person
 from hyperlora.mini.pose import Pose
 
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from hyperlora.mini.attributes import VOCABULARY, caption, draw_attributes
-from hyperlora.mini.person import person
+from hyperlora.mini.people import person
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MERGES = 480

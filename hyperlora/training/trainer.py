@@ -219,6 +219,7 @@ class Trainer:
         parts = self.components
         for model in (parts.unet, parts.vae, *parts.text_encoders):
             model.to(self.accelerator.device).eval().requires_grad_(False)
+        parts.unet.to(memory_format=torch.channels_last)
         if self.config.gradient_checkpointing:
             parts.unet.enable_gradient_checkpointing()
 

@@ -24,6 +24,7 @@ from hyperlora.mini import build_untrained_pack
 from jobs import enqueue, results
 from jobs.database import Database
 from jobs.models import Unit, WeightSet
+from jobs.profiles import Profile, find_profile
 from jobs.reports import outputs
 from jobs.settings import Settings
 from jobs.storage import open_storage
@@ -65,9 +66,9 @@ def picture(settings: Settings, row: dict[str, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=int)
 
 
-def test_the_studio_example_is_drawn_as_the_library_draws_it(pack: Path) -> None:
+def test_the_studio_example_is_drawn_as_the_library_draws_it(tmp_path: Path) -> None:
     # Given the example that uses most of the manifest
-    settings = opened(pack.parents[1])
+    settings = opened(tmp_path)
     job = enqueue(EXAMPLES / "studio.yaml", settings=settings)
 
     # When it is drawn
@@ -82,41 +83,41 @@ def test_the_studio_example_is_drawn_as_the_library_draws_it(pack: Path) -> None
         ("photos", "id", 1), ("photos", "base", 1), ("mix", "id", 1), ("mix", "base", 1), ("slider", "id", 1),
     }  # fmt: skip
     # ... of a given picture only the white part of the mask was redrawn
-    mask = np.asarray(ImageOps.fit(Image.open(EXAMPLES / "pictures/around-the-person.png").convert("L"), (128, 128)))
-    given = np.asarray(ImageOps.fit(Image.open(PHOTOS / "ada-2.jpg").convert("RGB"), (128, 128), Image.LANCZOS), int)
+    mask = np.asarray(ImageOps.fit(Image.open(EXAMPLES / "pictures/around-the-person.png").convert("L"), (64, 64)))
+    given = np.asarray(ImageOps.fit(Image.open(PHOTOS / "ada-2.jpg").convert("RGB"), (64, 64), Image.LANCZOS), int)
     found = picture(settings, rows["ada", "new-background"])
     assert (found[mask == 0] == given[mask == 0]).all()
     assert np.abs(found[mask == 255] - given[mask == 255]).mean() > 20
     # ... every picture has its avatar
     avatars = list(outputs(settings=settings))
     assert len(avatars) == 27
-    assert {(one["name"], one["width"], one["height"]) for one in avatars} == {("avatar", 96, 96)}
+    assert {(one["name"], one["width"], one["height"]) for one in avatars} == {("avatar", 48, 48)}
     # ... and two people side by side are what the library draws alone
     row = rows["two-of-them", "full"]
-    alone = together(pack, row)
+    alone = together(find_profile(settings, "mini"), row)
     assert np.abs(picture(settings, row) - np.asarray(alone, dtype=int)).max() <= 1
 
 
-def together(pack: Path, row: dict[str, Any]) -> Image.Image:
+def together(profile: Profile, row: dict[str, Any]) -> Image.Image:
     """Ada on the left and Linus on the right, drawn by the library."""
-    network = HyperLoRA.from_pretrained(pack / "hyperlora")
-    clip = ClipVision.from_pretrained(pack / "clip_vision")
-    analyzer = load_analyzer("opencv")
-    pipeline = PortraitPipeline.from_pretrained(pack / "sdxl", trigger_words=network.config.trigger_words)
+    network = HyperLoRA.from_pretrained(profile.hyperlora)
+    clip = ClipVision.from_pretrained(profile.clip_vision)
+    analyzer = load_analyzer(profile.faces)
+    pipeline = PortraitPipeline.from_pretrained(profile.base, trigger_words=network.config.trigger_words)
     people = {
         "ada": ([PHOTOS / "ada-1.jpg", PHOTOS / "ada-3.jpg"], None),
         "linus": ([EXAMPLES / "pictures/linus-and-hedy.jpg"], [0]),
     }
     regions = []
-    for name, left, words in (("ada", 0, "a woman in a red dress"), ("linus", 64, "a man in a navy suit")):
+    for name, left, words in (("ada", 0, "a woman in a red dress"), ("linus", 32, "a man in a navy suit")):
         photos, faces = people[name]
         found = prepare_identity(analyzer, clip, [Image.open(photo) for photo in photos], faces=faces)
         stack = (
             (network.generate(found.face_embeddings, found.clip_tokens), 0.8),
             (network.generate(None, found.base_tokens, branch="base"), 0.4),
         )
-        mask = Image.new("L", (128, 128))
-        mask.paste(255, (left, 0, left + 64, 128))
+        mask = Image.new("L", (64, 64))
+        mask.paste(255, (left, 0, left + 32, 64))
         regions.append(Region(stack, mask, words))
     sample = Sample(row["prompt"], row["seed"], row["negative_prompt"], row["guidance"])
     settings = {name: row[name] for name in ("width", "height", "steps", "scheduler")}

@@ -40,7 +40,8 @@ def demo(
 ) -> None:
     """Draw the example people from photos to pictures: database, queue, worker and model, with nothing to configure.
 
-    The model pack is untrained, so the pictures show the way of a job, not a likeness.
+    In a checkout the model is the small trained world of `packs/`; else one of random numbers, which shows the way of a
+    job, not a likeness.
     """
     need_worker_extra("`portraits demo`")
     load_settings()  # faults of the environment are told before anything is made
@@ -100,7 +101,7 @@ def _prepare(settings: Settings) -> None:
         database.dispose()
     if not pack_is_there(settings):
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is for users of transformers
-        with _spinner("making the mini model pack"):
+        with _spinner("making an untrained model pack"):
             build_pack(settings)
 
 

@@ -19,11 +19,11 @@ from hyperlora.faces import FaceAnalyzer, FaceChoice, load_analyzer
 from hyperlora.identity import IdentityConditions, prepare_identity
 from hyperlora.lora import LoRA
 from hyperlora.network import HyperLoRA
-from jobs.profiles import MINI, Profile
+from jobs.profiles import Profile
 from jobs.settings import Settings
 from worker.lora_tools.photos import Photo
 from worker.lora_tools.provenance import Source, stamped
-from worker.mini_pack import mini_pack
+from worker.mini_pack import with_weights
 from worker.sdxl import DTYPES, PREPROCESSING, choose_device
 
 
@@ -55,9 +55,8 @@ class Place:
 
     @classmethod
     def of(cls, profile: Profile, settings: Settings) -> Place:
-        """Make the mini pack if the profile is it; halves become float32 on a CPU, which draws them badly."""
-        if profile.name == MINI and not profile.base:
-            profile = mini_pack(profile, settings.home)
+        """Make the untrained pack if the profile is it; halves become float32 on a CPU, which draws them badly."""
+        profile = with_weights(profile, settings.home)
         device, dtype = choose_device(settings.device), DTYPES[profile.dtype]
         if device == "cpu" and dtype is torch.float16:
             dtype = torch.float32

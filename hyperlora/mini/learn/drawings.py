@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from hyperlora.mini.attributes import VOCABULARY, Attributes, caption, draw_attributes
 from hyperlora.mini.learn.pieces import each_piece
-from hyperlora.mini.person import person, split_of
-from hyperlora.mini.portrait import portrait
+from hyperlora.mini.painter import portrait
+from hyperlora.mini.people import person, split_of
 
 PIECE = 500  # portraits a file
 RECIPE = 1  # raise it when the same numbers draw other pictures

@@ -161,8 +161,8 @@ class _Run:
                     continue  # nothing ever reached it: the layer behind the one that is read
                 self.optimiser.state[each] = {
                     "step": tensors[f"step.{name}"],
-                    "exp_avg": tensors[f"exp_avg.{name}"].to(each),
-                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(each),
+                    "exp_avg": torch.zeros_like(each).copy_(tensors[f"exp_avg.{name}"]),
+                    "exp_avg_sq": torch.zeros_like(each).copy_(tensors[f"exp_avg_sq.{name}"]),
                 }
 
 

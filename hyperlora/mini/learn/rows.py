@@ -26,7 +26,7 @@ from hyperlora.mini.learn.looks import FACES, SURROUNDINGS, face_of
 from hyperlora.mini.learn.vae import small_pixels
 from hyperlora.mini.learn.vision import tokens_of
 from hyperlora.mini.learn.words import general_subject
-from hyperlora.mini.person import person
+from hyperlora.mini.people import person
 
 CLIP_VISION = "mini-clip-vision"
 SAID = 0.3  # how often the caption says who it is

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from hyperlora.mini.person import CUTS_LONG, CUTS_SHORT, EYE_COLOURS, FACIAL_HAIR, HAIR_COLOURS, SKINS, Person, person
+from hyperlora.mini.people import CUTS_LONG, CUTS_SHORT, EYE_COLOURS, FACIAL_HAIR, HAIR_COLOURS, SKINS, Person, person
 
 _NUMBERS = (
     "face_width", "face_length", "jaw", "chin", "cheek", "hair_volume", "hair_part", "hairline", "brow_thickness",

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hyperlora.mini.person import person
+from hyperlora.mini.people import person
 from hyperlora.mini.vocabulary import TRIGGER_WORDS, write_tokenizer
 
 GENERAL = 0.5

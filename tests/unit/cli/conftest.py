@@ -26,13 +26,14 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated_file: Path) ->
 
 @pytest.fixture(scope="session")
 def mini_pack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mini pack, made once for all tests."""
+    """The untrained pack, made once for all tests."""
     return build_untrained_pack(tmp_path_factory.mktemp("packs") / "mini-untrained")
 
 
 @pytest.fixture
-def pack(cli: cli_world.CliWorld, mini_pack_folder: Path) -> Path:
-    """The mini pack, which this user's home has already."""
+def pack(cli: cli_world.CliWorld, mini_pack_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The untrained pack, which this user's home has already and draws with."""
+    monkeypatch.setenv("PORTRAITS_PROFILE", "mini-untrained")
     (cli.home / "packs").mkdir(parents=True)
     (cli.home / "packs" / "mini-untrained").symlink_to(mini_pack_folder, target_is_directory=True)
     return mini_pack_folder

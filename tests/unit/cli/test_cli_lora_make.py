@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("pack")
 @pytest.fixture
 def maker(cli: CliWorld, pack: Path) -> LoRAMaker:
     """The mini pack's network, to compute what is expected."""
-    return LoRAMaker.load(Place.of(find_profile(cli.settings, "mini"), cli.settings))
+    return LoRAMaker.load(Place.of(find_profile(cli.settings, "mini-untrained"), cli.settings))
 
 
 def person(cli: CliWorld, maker: LoRAMaker, *photos: Path) -> Person:

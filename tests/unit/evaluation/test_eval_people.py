@@ -8,7 +8,7 @@ import pytest
 from hyperlora.errors import InvalidRequest
 from hyperlora.evaluation.people import GALLERY, PHOTOS, HeldOut, held_out, prompt_of
 from hyperlora.mini.attributes import Attributes
-from hyperlora.mini.person import person, split_of
+from hyperlora.mini.people import person, split_of
 
 
 def test_they_are_the_test_range() -> None:

@@ -28,16 +28,16 @@ renderer = "fake"
 
 @pytest.fixture
 def settings(tmp_path: Path, untrained: Path) -> Settings:
-    """A home that has the mini pack, and a profile of the same weights."""
+    """A home that has the untrained pack, and a profile of the same weights."""
     (tmp_path / "packs").mkdir()
     (tmp_path / "packs" / "mini-untrained").symlink_to(untrained, target_is_directory=True)
     profiles = tmp_path / "profiles.toml"
     profiles.write_text(PROFILES.format(pack=untrained), encoding="utf-8")
-    return Settings(home=tmp_path, profiles_file=profiles, profile="mini", device="cpu")
+    return Settings(home=tmp_path, profiles_file=profiles, profile="mini-untrained", device="cpu")
 
 
-def test_the_mini_profile_is_its_pack(settings: Settings, untrained: Path) -> None:
-    # When the mini pack is loaded by profile and by folder
+def test_a_built_in_profile_is_its_pack(settings: Settings, untrained: Path) -> None:
+    # When the untrained pack is loaded by profile and by folder
     by_profile = load_model(settings, pack=None, profile=None, changes={"steps": 3})
     by_folder = load_model(settings, pack=untrained, profile=None, changes={"steps": 3})
 

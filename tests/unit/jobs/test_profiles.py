@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,16 @@ import pytest
 
 from jobs.errors import ProfileInvalid
 from jobs.presets import PRESETS
-from jobs.profiles import MINI, drawing_defaults, find_profile, load_profiles
+from jobs.profiles import (
+    MINI,
+    MINI_UNTRAINED,
+    PACK_CARD,
+    UNTRAINED_NOTICE,
+    built_in_profiles,
+    drawing_defaults,
+    find_profile,
+    load_profiles,
+)
 from jobs.settings import Settings
 
 MODEL = 'base = "b"\nhyperlora = "h"\nclip_vision = "c"\n'
@@ -41,6 +51,41 @@ def test_a_profile_says_how_pictures_are_checked(write: Write) -> None:
 def test_fakes_and_a_changed_mini_need_none(write: Write) -> None:
     found = load_profiles(write('[profiles.fake]\nrenderer = "fake"\n[profiles.mini]\nbatch_size = 2\n'))
     assert (found["fake"].safety, found["mini"].safety, found["mini"].batch_size) == ("", "none", 2)
+    # Then all else of the built-in profile is as it was
+    assert found["mini"] == built_in_profiles()["mini"].model_copy(update={"batch_size": 2})
+
+
+def test_a_mini_of_other_weights_takes_nothing_from_the_built_in_one(write: Write) -> None:
+    found = load_profiles(write(f'[profiles.mini]\n{MODEL}safety = "none"\n'))["mini"]
+    assert (found.base, found.faces, found.dtype, found.notice) == ("b", "opencv", "float16", None)
+    with pytest.raises(ProfileInvalid, match="lacks hyperlora, clip_vision"):
+        load_profiles(write('[profiles.mini]\nbase = "b"\n'))
+
+
+def test_mini_is_the_pack_of_a_checkout(tmp_path: Path) -> None:
+    # Given a checkout's packs
+    (tmp_path / "mini-tiny").mkdir()
+    card = {
+        "sdxl": "sdxl", "hyperlora": "hyperlora", "clip_vision": "clip", "faces": "insightface:mini_faces",
+        "size": 64, "steps": 20, "scheduler": "dpmpp_2m_karras", "guidance": 3.0,
+    }  # fmt: skip
+    (tmp_path / "mini-tiny" / PACK_CARD).write_text(json.dumps(card))
+
+    # When the built-in profiles are made
+    found = built_in_profiles(tmp_path)
+
+    # Then mini has the pack's places and numbers, and nothing to be warned of
+    mini = found[MINI]
+    assert (mini.base, mini.clip_vision) == (str(tmp_path / "mini-tiny/sdxl"), str(tmp_path / "mini-tiny/clip"))
+    assert mini.faces == f"insightface:{tmp_path}/mini-tiny/mini_faces"
+    assert mini.drawing() == {"size": 64, "steps": 20, "scheduler": "dpmpp_2m_karras", "guidance": 3.0}
+    assert mini.notice is None and found[MINI_UNTRAINED].notice is not None
+
+
+def test_without_a_checkout_mini_is_untrained(tmp_path: Path) -> None:
+    found = built_in_profiles(tmp_path)
+    assert found[MINI].base == "" and found[MINI].drawing()["size"] == 128
+    assert found[MINI].notice == UNTRAINED_NOTICE
 
 
 def test_a_preset_lies_below_what_the_profile_says(write: Write) -> None:

@@ -23,7 +23,7 @@ from hyperlora.mini.learn.pieces import each_piece
 from hyperlora.mini.learn.sizes import SIZES, TINY
 from hyperlora.mini.learn.vae import encode_all, new_vae, small_pixels
 from hyperlora.mini.learn.words import TokenIds, new_tokenizer, spoken
-from hyperlora.mini.person import person
+from hyperlora.mini.people import person
 from hyperlora.mini.vocabulary import TRIGGER_WORDS
 
 SET = DrawingSet("few", 10, 6, 2, size=64)

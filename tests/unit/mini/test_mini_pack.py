@@ -14,8 +14,8 @@ from safetensors import safe_open
 
 from hyperlora.mini.models import untrained_clip_vision
 from hyperlora.mini.pack import build_untrained_pack
-from hyperlora.mini.person import person
-from hyperlora.mini.portrait import portrait
+from hyperlora.mini.painter import portrait
+from hyperlora.mini.people import person
 from hyperlora.mini.vocabulary import byte_symbols, learn_merges
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 
 import pytest
 
+import hyperlora.mini
 from hyperlora.mini.attributes import CLOTHING, VOCABULARY, Attributes, caption, draw_attributes
-from hyperlora.mini.person import HAIR_COLOURS, SKINS, Person, person, split_of
+from hyperlora.mini.people import HAIR_COLOURS, SKINS, Person, person, split_of
 
 
 @pytest.mark.parametrize(
@@ -89,3 +92,14 @@ def test_random_attributes_cover_the_vocabulary() -> None:
     assert draw_attributes(3) == drawn[3]
     assert draw_attributes(3, "sketch").clothing in CLOTHING
     assert draw_attributes(3, "sketch").style == "sketch"
+
+
+def test_a_public_name_is_never_a_module() -> None:
+    # Given every module of the package imported, which binds its name in the package
+    modules = [each.name for each in pkgutil.iter_modules(hyperlora.mini.__path__)]
+    for name in modules:
+        if name != "__main__":
+            importlib.import_module(f"hyperlora.mini.{name}")
+    # Then what the package offers by name is what it says, whatever was imported before
+    assert not set(modules) & set(hyperlora.mini.__all__)
+    assert all(callable(getattr(hyperlora.mini, name)) for name in hyperlora.mini.__all__)

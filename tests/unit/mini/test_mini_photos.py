@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hyperlora.mini.__main__ import main
-from hyperlora.mini.person import TEST
+from hyperlora.mini.people import TEST
 from hyperlora.mini.photos import PHOTOS, write_photos
 
 COMMITTED = Path(__file__).parents[3] / "examples" / "photos"

@@ -10,8 +10,8 @@ from PIL import Image
 from hyperlora.faces import load_analyzer
 from hyperlora.mini.attributes import STYLES, VOCABULARY, Attributes, draw_attributes
 from hyperlora.mini.landmarks import POLYGON
-from hyperlora.mini.person import TEST, person
-from hyperlora.mini.portrait import portrait
+from hyperlora.mini.painter import portrait
+from hyperlora.mini.people import TEST, person
 from hyperlora.mini.pose import Pose
 
 # the 106-point order of InsightFace's 2d106det

@@ -19,7 +19,7 @@ from hyperlora.mini.face import paint_features
 from hyperlora.mini.hair import paint_bun, paint_hair
 from hyperlora.mini.haircut import back_sheets, front_sheets
 from hyperlora.mini.landmarks import landmarks
-from hyperlora.mini.person import Person
+from hyperlora.mini.people import Person
 from hyperlora.mini.pose import Pose, draw_pose
 from hyperlora.mini.skin import paint_head, paint_neck, sheen
 from hyperlora.mini.style import in_style
