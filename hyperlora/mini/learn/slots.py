@@ -10,6 +10,7 @@ rows        the prepared data set
 base, id-clip, id-face    HyperLoRA's three stages, by `hyperlora.training`
 judge       the independent judge
 pack        everything put together, with its card
+twin-clip, twin-face    only when asked for: the same without a Base branch, for the claim on what leaks from photos
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ from hyperlora.mini.learn.card import card_of
 from hyperlora.mini.learn.drawings import Drawings, DrawingSet, draw_set
 from hyperlora.mini.learn.looks import cut_looks
 from hyperlora.mini.learn.sizes import Sizes
+from hyperlora.mini.learn.stages import STAGES_FOLDER
 
 TRAIN, VALIDATION, JUDGE = "train", "validation", "judge"
 STAGES = ("base", "id-clip", "id-face")
+TWINS = {"twin-clip": "id-clip", "twin-face": "id-face"}
 JUDGE_FIRST = 500_000
 VALIDATION_FIRST, VALIDATION_PEOPLE = 1_000_000, 100
 
@@ -67,7 +70,7 @@ class Slots:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def names(self) -> tuple[str, ...]:
-        """All slots in order."""
+        """The slots that a pack needs, in order."""
         return (
             "drawings", "vae", "foundation", "faces", "looks", "vision", "rows", *STAGES, "judge", "pack",
         )  # fmt: skip
@@ -81,6 +84,7 @@ class Slots:
             "drawings": self._draw, "vae": self._vae, "foundation": self._foundation, "faces": self._faces,
             "looks": self._looks, "vision": self._vision, "rows": self._rows, "judge": self._judge,
             "pack": self._pack, **{stage: self._stage_of(stage) for stage in STAGES},
+            **{name: self._stage_of(stage, twin=True) for name, stage in TWINS.items()},
         }[name]  # fmt: skip
         with self._timed(name) as told:
             outcome = todo()
@@ -162,11 +166,11 @@ class Slots:
         )  # fmt: skip
         return {"folder": folder.name}
 
-    def _stage_of(self, stage: str) -> Callable[[], dict[str, Any]]:
+    def _stage_of(self, stage: str, *, twin: bool = False) -> Callable[[], dict[str, Any]]:
         def run() -> dict[str, Any]:
             from hyperlora.mini.learn.stages import train_stage
 
-            return train_stage(stage, self.sizes, self.work, **self._options())
+            return train_stage(stage, self.sizes, self.work, twin=twin, **self._options())
 
         return run
 
@@ -184,7 +188,7 @@ class Slots:
             sdxl=self.work / "sdxl",
             clip_vision=self.work / "clip_vision",
             faces=self.work / assemble.FACES,
-            hyperlora=self.work / "stages" / STAGES[-1] / "network",
+            hyperlora=self.work / STAGES_FOLDER / STAGES[-1] / "network",
             card=card_of(self.sizes, self.record),
             made={"size": self.sizes.name, "seconds": self.record.get("seconds", {})},
         )

@@ -13,19 +13,22 @@ from hyperlora.mini.learn.sizes import Sizes
 from hyperlora.training import StepReport, TrainingConfig, train
 
 BEFORE = {"base": None, "id-clip": "base", "id-face": "id-clip"}
+TWIN_BEFORE = {"id-clip": None, "id-face": "id-clip"}
+STAGES_FOLDER, TWIN_FOLDER = "stages", "twin"
 
 
-def stage_config(stage: str, sizes: Sizes, work: Path, device: str) -> TrainingConfig:
-    """The config of one stage; without the Base-LoRA twin's folder."""
-    before = BEFORE[stage]
+def stage_config(stage: str, sizes: Sizes, work: Path, device: str, *, twin: bool = False) -> TrainingConfig:
+    """The config of one stage; the twin's differs in having no Base branch, and so no stage before id-clip."""
+    before = (TWIN_BEFORE if twin else BEFORE)[stage]
+    place = work / (TWIN_FOLDER if twin else STAGES_FOLDER)
     return TrainingConfig.checked(
         {
             "stage": stage,
             "base_model": str(work / "sdxl"),
             "dataset": str(work / "rows"),
-            "out": str(work / "stages" / stage),
-            "init": None if before is None else str(work / "stages" / before),
-            "network": dict(sizes.hyperlora),
+            "out": str(place / stage),
+            "init": None if before is None else str(place / before),
+            "network": {**sizes.hyperlora, **({"base_rank": None} if twin else {})},
             "steps": sizes.stages[stage],
             "batch_size": sizes.batch,
             "learning_rate": sizes.rate,
@@ -50,13 +53,14 @@ def train_stage(
     sizes: Sizes,
     work: Path,
     *,
+    twin: bool = False,
     device: str = "cpu",
     max_seconds: float = math.inf,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train, or go on training, one stage; answers with where it stands and the smoothed losses of each setting."""
-    config = stage_config(stage, sizes, work, device)
-    place = work / "stages" / f"{stage}.json"
+    config = stage_config(stage, sizes, work, device, twin=twin)
+    place = config.out.with_suffix(".json")
     if place.exists():
         return dict(json.loads(place.read_text(encoding="utf-8")))
     begun = time.monotonic()
