@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperlora.dataset import PortraitDataset
+from hyperlora.dataset import PortraitDataset, vae_fingerprint
+from hyperlora.errors import TrainingMismatch
 
 if TYPE_CHECKING:
     import torch
 
-    from hyperlora.dataset import Portraits
+    from hyperlora.dataset import DatasetInfo, Portraits
     from hyperlora.training.config import Live, TrainingConfig
 
 
@@ -18,6 +20,21 @@ def open_data(config: TrainingConfig, device: torch.device) -> Portraits:
     if config.live is None:
         return PortraitDataset.open(config.dataset, in_memory=config.in_memory)
     return _live(config, config.live, device)
+
+
+def check_latents(info: DatasetInfo, base_model: str) -> None:
+    """Raise `TrainingMismatch` where the set's latents were made by another autoencoder than the base model's.
+
+    A set that does not tell its own, and a base model in a single file, cannot be compared.
+    """
+    if info.latents is None or info.vae is None or Path(base_model).expanduser().is_file():
+        return
+    own = vae_fingerprint(base_model)
+    if own != info.vae:
+        raise TrainingMismatch(
+            f"the dataset's latents were made by the autoencoder {info.vae[:12]}..., that of {base_model} is "
+            f"{own[:12]}...; prepare the dataset anew with --vae {base_model}"
+        )
 
 
 def _live(config: TrainingConfig, live: Live, device: torch.device) -> Portraits:

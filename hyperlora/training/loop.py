@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hyperlora.components import SDXLComponents
 from hyperlora.errors import InvalidRequest, TrainingConfigInvalid, TrainingInterrupted
 from hyperlora.training.config import TrainingConfig
-from hyperlora.training.data import open_data
+from hyperlora.training.data import check_latents, open_data
 from hyperlora.training.export import export_network
 from hyperlora.training.logs import open_logs
 from hyperlora.training.resume import RunState
@@ -103,9 +103,11 @@ def train(
 def _material(
     config: TrainingConfig, accelerator: Accelerator, components: SDXLComponents | None, dataset: Portraits | None
 ) -> tuple[SDXLComponents, Portraits]:
+    data = open_data(config, accelerator.device) if dataset is None else dataset
     if components is None:
+        check_latents(data.info, config.base_model)
         components = SDXLComponents.load(config.base_model, device=accelerator.device, dtype=weight_dtype(config))
-    return components, open_data(config, accelerator.device) if dataset is None else dataset
+    return components, data
 
 
 def _ends(accelerator: Accelerator, interrupted: Interruption, stop: Callable[[], bool] | None) -> bool:

@@ -56,7 +56,7 @@ def write_rows(
         image_size=side,
         face_encoder=analyzer.name,
         clip_vision=CLIP_VISION,
-        vae="mini",
+        vae=None,  # its decoder may still be learning; the encoder is what made the latents
         made={"by": "python -m hyperlora.mini train", "people": len(set(drawings.persons.tolist()))},
     ) as writer:
         for row in range(len(drawings)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,14 @@ def test_the_same_network_under_another_name_is_refused() -> None:
         require_independent(Analyzer("insightface-b", 1), Analyzer("insightface-a", 1))
 
 
-def test_other_networks_are_independent() -> None:
-    require_independent(Analyzer("insightface-b", 1), Analyzer("insightface-a", 2))
-    require_independent(Analyzer("insightface-b", 1, size=32), Analyzer("insightface-a", 1, size=64))
+@pytest.mark.parametrize(("seed", "size", "refused"), [(1, 64, True), (2, 64, False), (1, 32, False)])
+def test_what_tells_networks_apart_is_what_they_answer(seed: int, size: int, refused: bool) -> None:
+    # Given two analyzers of different names
+    judge, conditioning = Analyzer("insightface-b", seed, size=size), Analyzer("insightface-a", 1, size=64)
+
+    # Then the same network is refused, and another is not
+    with pytest.raises(InvalidRequest) if refused else nullcontext():
+        require_independent(judge, conditioning)
 
 
 def test_sface_may_judge_all_but_itself() -> None:

@@ -11,11 +11,12 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 
 from hyperlora import HyperLoRA
 from hyperlora.components import SDXLComponents
-from hyperlora.errors import DatasetMissing
+from hyperlora.dataset import vae_fingerprint
+from hyperlora.errors import DatasetMissing, TrainingMismatch
 from hyperlora.mini import person, portrait
 from hyperlora.mini.attributes import draw_attributes
 from hyperlora.training import StepReport, train
-from hyperlora.training.data import open_data
+from hyperlora.training.data import check_latents, open_data
 
 LIVE = {"faces": "opencv", "image_size": 32, "min_face": 8, "min_sharpness": 0}
 
@@ -77,5 +78,25 @@ def test_conditions_that_were_made_for_inference_pass_gradients(components: SDXL
             with torch.inference_mode():
                 super().__init__()
 
-    # When and then
-    train(tiny_config("base", tmp_path / "run", steps=1, warm_up=0), components=components, dataset=Live())
+    # When they are trained on
+    seen: list[StepReport] = []
+    config = tiny_config("base", tmp_path / "run", steps=1, warm_up=0)
+    train(config, components=components, dataset=Live(), on_step=seen.append)
+
+    # Then gradients came through
+    assert seen[0].gradient_norm > 0
+
+
+def test_latents_of_another_autoencoder_are_refused(tmp_path: Path) -> None:
+    # Given a base model's autoencoder, and sets that say whose their latents are
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "vae" / "weights.safetensors").write_bytes(b"weights")
+    own = vae_fingerprint(tmp_path)
+    info = TinyPortraits().info
+
+    # Then its own are taken, and those of another are not
+    check_latents(info.model_copy(update={"latents": (4, 2, 2), "vae": own}), str(tmp_path))
+    check_latents(info.model_copy(update={"latents": None, "vae": "another"}), str(tmp_path))
+    with pytest.raises(TrainingMismatch, match=f"another.*{own[:12]}.*prepare the dataset anew with --vae"):
+        check_latents(info.model_copy(update={"latents": (4, 2, 2), "vae": "another"}), str(tmp_path))
