@@ -53,6 +53,7 @@ def _add_train(commands: Any) -> None:
     four.add_argument("--slot", action="append", help="only this slot (may be repeated); default: all that are left")
     four.add_argument("--minutes", type=float, default=float("inf"), help="a slot's longest time; it is resumed later")
     four.add_argument("--device", default="cpu")
+    four.add_argument("--check", action="store_true", help="only measure again what a finished --slot brought")
 
 
 def _train(given: argparse.Namespace) -> None:
@@ -69,7 +70,9 @@ def _train(given: argparse.Namespace) -> None:
         sys.exit(f"no such slot: {', '.join(unknown)}; there are {', '.join((*slots.names(), *TWINS))}")
     for name in wanted:
         print(f"== {name}", flush=True)
-        if not slots.run(name):
+        if given.check:
+            slots.check(name)
+        elif not slots.run(name):
             sys.exit(f"{name} is not finished; run the same command again to go on")
 
 

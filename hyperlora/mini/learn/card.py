@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hyperlora.mini.learn.checks import shown
 from hyperlora.mini.learn.sizes import Sizes
 
 _CARD = """---
@@ -31,6 +32,9 @@ network of this pack has seen them. The judge that measures identity was trained
 
 ## What was measured on the way
 
+The judge's rank-1 among validation people, after each slot: of portraits that went through the autoencoder, of pictures
+drawn from whole captions (age, hair and beard in words), from captions that say "a person", and from one photo each.
+
 {measured}
 
 The whole table on held-out people: `portraits evaluate`.
@@ -50,15 +54,17 @@ def card_of(sizes: Sizes, record: Mapping[str, Any]) -> str:
         judge=f"{sizes.judge_people:,}",
         device=f"On {record.get('device', 'cpu')}.",
         seconds="\n".join(rows),
-        measured="\n".join(_measured(record.get("slots", {}))),
+        measured="\n".join(_measured(record.get("slots", {}), record.get("checks", {}))),
     )
 
 
-def _measured(slots: Mapping[str, Any]) -> list[str]:
+def _measured(slots: Mapping[str, Any], checks: Mapping[str, Any]) -> list[str]:
     lines = []
     psnr = slots.get("vae", {}).get("validation_psnr_db")
     if psnr is not None:
         lines.append(f"- autoencoder: {psnr:.1f} dB on validation people")
+    for name, found in checks.items():
+        lines += [f"- {name}, {what}: {shown(told)}" for what, told in found.items()]
     for name, told in slots.items():
         losses = told.get("losses")
         if losses:

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,10 +33,15 @@ from hyperlora.mini.learn.card import card_of
 from hyperlora.mini.learn.drawings import Drawings, DrawingSet, draw_set
 from hyperlora.mini.learn.looks import cut_looks
 from hyperlora.mini.learn.sizes import Sizes
-from hyperlora.mini.learn.stages import STAGES_FOLDER
+from hyperlora.mini.learn.stages import STAGES_FOLDER, TWIN_FOLDER
+from hyperlora.mini.vocabulary import TRIGGER_WORDS
+
+if TYPE_CHECKING:
+    from hyperlora.mini.learn.checks import Checks
 
 TRAIN, VALIDATION, JUDGE = "train", "validation", "judge"
 STAGES = ("base", "id-clip", "id-face")
+CHECKED = ("vae", "foundation", "id-clip", "id-face", "twin-clip", "twin-face")
 TWINS = {"twin-clip": "id-clip", "twin-face": "id-face"}
 JUDGE_FIRST = 500_000
 VALIDATION_FIRST, VALIDATION_PEOPLE = 1_000_000, 100
@@ -89,7 +94,44 @@ class Slots:
         with self._timed(name) as told:
             outcome = todo()
             told.update(outcome)
-        return bool(outcome.get("finished", True))
+        finished = bool(outcome.get("finished", True))
+        if finished and name in CHECKED:
+            self.check(name)
+        return finished
+
+    def check(self, name: str) -> dict[str, dict[str, float]]:
+        """Measure what a slot brought, on validation people, tell it and note it; nothing where there is no judge.
+
+        Pictures need a decoder: one that still learns blurs them. Raises `ValueError` for a slot that draws nothing.
+        """
+        if name not in CHECKED:
+            raise ValueError(f"the slot {name} is not measured; {', '.join(CHECKED)} are")
+        from hyperlora.mini.learn import checks
+        from hyperlora.mini.learn.judge import CONFIG, MiniJudge
+
+        if not (self.judge / CONFIG).is_file():
+            self.tell(f"{name}: not measured, there is no judge at {self.judge}")
+            return {}
+        drawn = Drawings.load(self.work / "drawings" / VALIDATION)
+        measure = checks.Checks(drawn, MiniJudge.load(self.judge), self.sizes.side, self.device)
+        vae = self._trained_vae()
+        found = {"autoencoder": measure.autoencoder(vae)} if name == "vae" else self._check_drawing(name, measure, vae)
+        for what, told in found.items():
+            self.tell(f"{name}, {what}: {checks.shown(told)}")
+        self._note(lambda record: record.setdefault("checks", {}).update({name: found}))
+        return found
+
+    def _check_drawing(self, name: str, measure: Checks, vae: Any) -> dict[str, dict[str, float]]:
+        from hyperlora.network import HyperLoRA
+        from hyperlora.pipeline import PortraitPipeline
+
+        pipeline = PortraitPipeline.from_pretrained(self.work / "sdxl", device=self.device, trigger_words=TRIGGER_WORDS)
+        pipeline.components.vae = vae.to(self.device)
+        if name == "foundation":
+            return {"whole captions": measure.words(pipeline), "a person": measure.nobody(pipeline)}
+        place = self.work / (TWIN_FOLDER if name in TWINS else STAGES_FOLDER) / TWINS.get(name, name) / "network"
+        network = HyperLoRA.from_pretrained(place, device=self.device)
+        return {"photos": measure.photos(pipeline, network, self.work / "clip_vision", self.work / assemble.FACES)}
 
     @property
     def record(self) -> dict[str, Any]:
@@ -234,10 +276,18 @@ class Slots:
         told: dict[str, Any] = {}
         started = time.monotonic()
         yield told
+        seconds = time.monotonic() - started
+
+        def note(record: dict[str, Any]) -> None:
+            spent = record.setdefault("seconds", {})
+            spent[name] = round(spent.get(name, 0.0) + seconds, 1)
+            record.setdefault("slots", {})[name] = told
+
+        self._note(note)
+
+    def _note(self, change: Callable[[dict[str, Any]], object]) -> None:
         record = self.record
-        spent = record.setdefault("seconds", {})
-        spent[name] = round(spent.get(name, 0.0) + time.monotonic() - started, 1)
-        record.setdefault("slots", {})[name] = told
+        change(record)
         record["size"], record["device"] = self.sizes.name, self.device
         self.work.mkdir(parents=True, exist_ok=True)
         (self.work / "record.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8", newline="\n")
