@@ -40,6 +40,8 @@ class Sizes:
         How long the parts learn.
     stages
         Optimiser steps of base, id-clip and id-face; `batch` and `rate` are theirs.
+    validation_people
+        How many are drawn to measure with on the way.
     """
 
     name: Literal["tiny", "full"]
@@ -62,6 +64,7 @@ class Sizes:
     stages: dict[str, int]
     batch: int
     rate: float
+    validation_people: int = 100
 
     @property
     def latents(self) -> tuple[int, int, int]:

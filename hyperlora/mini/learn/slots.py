@@ -44,7 +44,7 @@ STAGES = ("base", "id-clip", "id-face")
 CHECKED = ("vae", "foundation", "id-clip", "id-face", "twin-clip", "twin-face")
 TWINS = {"twin-clip": "id-clip", "twin-face": "id-face"}
 JUDGE_FIRST = 500_000
-VALIDATION_FIRST, VALIDATION_PEOPLE = 1_000_000, 100
+VALIDATION_FIRST = 1_000_000
 
 
 @dataclass
@@ -148,7 +148,7 @@ class Slots:
         sizes = self.sizes
         drawn, share = 128, sizes.styles
         return [
-            DrawingSet(VALIDATION, VALIDATION_FIRST, VALIDATION_PEOPLE, 4, drawn, 0.0),
+            DrawingSet(VALIDATION, VALIDATION_FIRST, sizes.validation_people, 4, drawn, 0.0),
             DrawingSet(TRAIN, 0, sizes.people, sizes.each, drawn, share),
             DrawingSet(JUDGE, JUDGE_FIRST, sizes.judge_people, 3, drawn, 0.0),
         ]
