@@ -42,7 +42,7 @@ def test_portraits_that_come_back_whole_are_known(checks: Checks) -> None:
     # Then everybody is known and what they wear is read, as well as the judge can
     assert (told["people"], told["rank1"], told["background"]) == (PEOPLE, 1.0, 1.0)
     assert told["clothing"] >= 0.75
-    assert shown(told).startswith("rank-1 100% (100% to 100%) of 4 people; clothing 100%, clothing colour ")
+    assert shown(told).startswith("rank-1 100% (100% to 100%) of 4 people; clothing ")
 
 
 def test_portraits_that_come_back_upside_down_are_not(checks: Checks) -> None:
