@@ -63,7 +63,8 @@ class Leases:
     def let_go(self, unit: ClaimedUnit) -> None:
         """Stop watching a unit that was settled or released."""
         with self._lock:
-            self._tokens.pop(unit.id, None)
+            if self._tokens.get(unit.id) == unit.lease_token:  # else it was claimed anew in the meantime
+                del self._tokens[unit.id]
 
     def holds(self, unit: ClaimedUnit) -> bool:
         """Whether the unit is still ours as far as this process can know.

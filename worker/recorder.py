@@ -32,6 +32,7 @@ from worker.renderer import Renderer
 from worker.trial import Draw, Trial
 
 log = logging.getLogger(__name__)
+Claim = tuple[uuid.UUID, int]
 TRIES = 4
 FIRST_WAIT_SECONDS = 0.2
 
@@ -71,8 +72,8 @@ class Recorder:
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="recorder")
         self._room = threading.BoundedSemaphore(queue)
         self._lock = threading.Lock()
-        self._pending: dict[uuid.UUID, list[Future[None]]] = {}
-        self._faults: dict[uuid.UUID, Exception] = {}
+        self._pending: dict[Claim, list[Future[None]]] = {}
+        self._faults: dict[Claim, Exception] = {}
         self._judged = threading.Condition()
         self._unjudged = 0
         self._follow_ups: list[Draw] = []
@@ -95,7 +96,7 @@ class Recorder:
             self._open.add(draw.trial)
         future = self._pool.submit(self._settle, draw, judge, cast)
         with self._lock:
-            self._pending.setdefault(draw.render.unit.id, []).append(future)
+            self._pending.setdefault(claim_of(draw.render.unit), []).append(future)
 
     def _look(self, finished: Finished) -> Judgement:
         _count_seconds(finished.draw.trial, finished)
@@ -130,11 +131,11 @@ class Recorder:
     def wait_for(self, unit: ClaimedUnit) -> Exception | None:
         """Wait until every picture of the unit is settled; returns the fault that kept one from being recorded."""
         with self._lock:
-            futures = self._pending.pop(unit.id, [])
+            futures = self._pending.pop(claim_of(unit), [])
         for future in futures:
             future.result()
         with self._lock:
-            return self._faults.pop(unit.id, None)
+            return self._faults.pop(claim_of(unit), None)
 
     def close(self) -> None:
         """Finish what was taken over."""
@@ -184,7 +185,7 @@ class Recorder:
                 error = away
         log.error("a picture could not be recorded", extra={"render": str(render.id)}, exc_info=error)
         with self._lock:
-            self._faults[render.unit.id] = error
+            self._faults[claim_of(render.unit)] = error
 
     def _patiently(self, act: Callable[[], None]) -> None:
         """Try again after transient faults, a few times and ever later."""
@@ -323,6 +324,11 @@ class Recorder:
         if self._renderer.notice:
             record["notice"] = self._renderer.notice
         return record
+
+
+def claim_of(unit: ClaimedUnit) -> Claim:
+    """A unit as it was claimed this time: one that was lost and claimed anew is another."""
+    return unit.id, unit.lease_token
 
 
 def _folder(render: WaitingRender) -> str:

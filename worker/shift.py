@@ -6,6 +6,9 @@
    seed where the likeness is not reached)
 4. settle the units: done, failed with a reason, or released for another try
 5. go on with the next person until nothing waits, the time is up, or the worker is told to stop
+
+Beside the drawing, in a thread each: the next person is claimed and prepared from the last batch of this one on, and
+the person before is settled. So at most three are in hand, and the device waits for no photo and no commit.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +38,7 @@ from worker.errors import BatchAbandoned, OutOfMemory, code_of, is_retryable
 from worker.leases import Leases
 from worker.pictures import GivenPictures
 from worker.plan import BatchKey, BatchSizes, batch_key, batches
-from worker.recorder import Finished, Recorder
+from worker.recorder import Claim, Finished, Recorder, claim_of
 from worker.renderer import Renderer
 from worker.samples import Samples, setting_of, text_sample
 from worker.trial import Draw, Trial
@@ -45,15 +49,33 @@ Todo = deque[tuple[BatchKey, list[Draw]]]
 
 
 @dataclass
+class Group:
+    """The units of one person in hand, with all that drawing them needs; `fault` where that could not be had."""
+
+    units: list[ClaimedUnit]
+    waiting: list[WaitingRender] = field(default_factory=list)
+    cast: Cast | None = None
+    fault: Exception | None = None
+
+
+@dataclass
 class ShiftReport:
-    """What one shift did."""
+    """What one shift did; of its seconds those that went into drawing, and those in which nothing was drawn between."""
 
     units: int = 0
     renders: int = 0
     groups: int = 0
     batches: int = 0
     generated: int = 0
+    seconds_drawing: float = 0.0
+    seconds_between: float = 0.0
     handed_back: list[uuid.UUID] = field(default_factory=list)
+
+    @property
+    def idle_share(self) -> float:
+        """The part of the time from the first batch to the last in which no batch was drawn, 0 to 1."""
+        whole = self.seconds_drawing + self.seconds_between
+        return self.seconds_between / whole if whole else 0.0
 
 
 class Shift:
@@ -79,19 +101,44 @@ class Shift:
         self._owner, self._should_stop = owner, should_stop
         self._sizes = sizes
         self._most_begun = max(16, 4 * renderer.batch_size)
-        self._unit_faults: dict[uuid.UUID, Exception] = {}
+        self._unit_faults: dict[Claim, Exception] = {}
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+        self._next: Future[Group] | None = None
+        self._drawn_until: float | None = None
         self._ends_at = time.monotonic() + settings.shift_seconds
         self.report = ShiftReport()
 
     def run(self, unit_id: uuid.UUID) -> ShiftReport:
         """Draw the named unit's person, or the next if that one does not wait, and go on until the shift ends."""
-        group = self._claim_named(unit_id) or self._claim_next()
-        while group:
-            self._draw_group(group)
-            if self._is_over():
-                break
-            group = self._claim_next()
+        behind: Future[None] | None = None
+        with self._ahead, ThreadPoolExecutor(1, thread_name_prefix="behind") as settling:
+            group = self._open(self._claim_named(unit_id) or self._claim_next())
+            while group.units:
+                try:
+                    self._draw_group(group)
+                finally:
+                    if behind is not None:
+                        behind.result()
+                    behind = settling.submit(self._settle_group, group)
+                if self._is_over():
+                    break
+                group = self._taken_over() or self._open(self._claim_next())
+            left = self._taken_over()
+            if left is not None:
+                self._settle_group(left)
+            if behind is not None:
+                behind.result()
         return self.report
+
+    def _look_ahead(self) -> None:
+        """Begin to claim and prepare the next person, once; not when no more will be drawn."""
+        if self._next is None and not self._is_over():
+            self._next = self._ahead.submit(lambda: self._open(self._claim_next()))
+
+    def _taken_over(self) -> Group | None:
+        """The person who was prepared ahead; None where nobody was."""
+        ahead, self._next = self._next, None
+        return None if ahead is None else ahead.result()
 
     def _is_over(self) -> bool:
         """Whether no further batch may begin: told to stop, or so late that the broker may take its message back.
@@ -124,25 +171,38 @@ class Shift:
         self._leases.hold(claimed)
         return claimed
 
-    def _draw_group(self, group: list[ClaimedUnit]) -> None:
-        """Draw everything that waits for one person, and settle the units whatever happens."""
-        self.report.groups += 1
-        fault: Exception | None = None
-        self._unit_faults.clear()
+    def _open(self, units: list[ClaimedUnit]) -> Group:
+        """What waits for these units' person, and the person's weights; a fault is told when the group is settled."""
+        group = Group(units)
+        if not units:
+            return group
         try:
             with self._database.reading() as tx:
-                waiting = render_rows.waiting(tx, group)
-            cast = self._cast(group) if waiting else None
-            if cast is not None:
-                self.report.generated += cast.generated
-                self._draw_all(cast, waiting)
+                group.waiting = render_rows.waiting(tx, units)
+            group.cast = self._cast(units) if group.waiting else None
+        except Exception as error:  # noqa: BLE001 - it becomes the units' fault, whatever it was
+            _log_fault("a person could not be prepared", error)
+            group.fault = error
+        return group
+
+    def _draw_group(self, group: Group) -> None:
+        """Draw everything that waits for one person."""
+        self.report.groups += 1
+        if group.cast is None:
+            return
+        self.report.generated += group.cast.generated
+        try:
+            self._draw_all(group.cast, group.waiting)
         except Exception as error:  # noqa: BLE001 - it becomes the units' fault, whatever it was
             _log_fault("a person could not be drawn", error)
-            fault = error
-        for unit in group:
+            group.fault = error
+
+    def _settle_group(self, group: Group) -> None:
+        """Settle the units when all their pictures are recorded, whatever happened."""
+        for unit in group.units:
             recorded = self._recorder.wait_for(unit)
-            self._settle(unit, recorded or self._unit_faults.get(unit.id) or fault)
-        self.report.units += len(group)
+            self._settle(unit, recorded or self._unit_faults.pop(claim_of(unit), None) or group.fault)
+        self.report.units += len(group.units)
 
     def _cast(self, group: Sequence[ClaimedUnit]) -> Cast | None:
         return Cast.obtain(group[0], self._weight_sets, self._pictures, lambda: self._wanted(group))
@@ -172,6 +232,8 @@ class Shift:
                     while ripe and not self._should_stop():
                         self._draw_next(cast, samples, ripe, share=share)
                 elif may_begin:
+                    if len(first) == 1:
+                        self._look_ahead()
                     self._draw_next(cast, samples, first, share=share)
                 else:
                     break
@@ -232,7 +294,7 @@ class Shift:
 
     def _may_draw(self, draw: Draw) -> bool:
         unit = draw.render.unit
-        return self._leases.holds(unit) and unit.id not in self._unit_faults
+        return self._leases.holds(unit) and claim_of(unit) not in self._unit_faults
 
     def _give_up(self, draw: Draw, cast: Cast, error: Exception) -> None:
         """A drawing that cannot be made: its render fails, or goes without it where there is a picture already."""
@@ -246,7 +308,7 @@ class Shift:
         """The one render at fault: failed with its reason, or its unit tried again later if that may help."""
         _log_fault(f"render {render.id} could not be drawn", error)
         if is_retryable(error):
-            self._unit_faults[render.unit.id] = error
+            self._unit_faults[claim_of(render.unit)] = error
             return
         with self._database.transaction() as tx:
             render_rows.fail(tx, render, self._owner, error_code=code_of(error), error=_told(error))
@@ -260,8 +322,11 @@ class Shift:
 
         asked = [samples.of(draw, key) for draw in batch]
         setting = setting_of(key, cast)
-        merging = self._renderer.apply(cast.merged(key))
+        stack = cast.merged(key)
+        began = time.monotonic()
+        merging = self._renderer.apply(stack)
         drawn = self._renderer.draw(asked, setting, on_step=on_step)
+        self._count_time(began)
         self.report.batches += 1
         self.report.renders += sum(draw.is_first for draw in batch)
         for draw, sample, image in zip(batch, asked, drawn.images, strict=True):
@@ -278,6 +343,13 @@ class Shift:
                     mask=sample.mask,
                 )
             )
+
+    def _count_time(self, began: float) -> None:
+        ended = time.monotonic()
+        self.report.seconds_drawing += ended - began
+        if self._drawn_until is not None:
+            self.report.seconds_between += began - self._drawn_until
+        self._drawn_until = ended
 
     def _settle(self, unit: ClaimedUnit, fault: Exception | None) -> None:
         """End a unit that met a fault, or hand it back; one without a fault was settled by its last picture.

@@ -73,7 +73,7 @@ class _Recipe:
 
 
 class WeightSets:
-    """The weight sets of one worker for one profile, the last few kept in memory."""
+    """The weight sets of one worker for one profile, the last few kept in memory; safe to ask from several threads."""
 
     def __init__(
         self,
@@ -89,6 +89,9 @@ class WeightSets:
         self._lease_seconds, self._keep = lease_seconds, keep
         self._memory: OrderedDict[tuple[str, str], Weights] = OrderedDict()
         self._idle = threading.Event()
+        self._remembering = threading.Lock()
+        # An owner generates one set at a time: the claim in the database rests on it.
+        self._making = threading.Lock()
         self._in_hand: WeightSetRow | None = None
 
     def heartbeat(self, tx: Connection) -> None:
@@ -138,10 +141,11 @@ class WeightSets:
         return known or self._wait_or_generate(tenant, fingerprint, recipe, still_wanted, began)
 
     def _recall(self, tenant: str, fingerprint: str, began: float) -> Weights | None:
-        known = self._memory.get((tenant, fingerprint))
-        if known is None:
-            return None
-        self._memory.move_to_end((tenant, fingerprint))
+        with self._remembering:
+            known = self._memory.get((tenant, fingerprint))
+            if known is None:
+                return None
+            self._memory.move_to_end((tenant, fingerprint))
         return Weights(fingerprint, known.loaded, known.reference_embedding, time.perf_counter() - began, "memory")
 
     def _pinned(self, tenant: str, source: Source, began: float) -> Weights:
@@ -170,17 +174,18 @@ class WeightSets:
     ) -> Weights | None:
         lost_key: str | None = None
         while still_wanted():
-            with self._database.transaction() as tx:
-                mine = weight_sets.claim(
-                    tx, tenant, fingerprint, self._owner, lease_seconds=self._lease_seconds, lost_key=lost_key
-                )
-                row = mine or weight_sets.find(tx, tenant, fingerprint)
-            if mine is not None:
-                self._in_hand = mine
-                try:
-                    return self._remember(tenant, self._generate(mine, recipe, began))
-                finally:
-                    self._in_hand = None
+            with self._making:
+                with self._database.transaction() as tx:
+                    mine = weight_sets.claim(
+                        tx, tenant, fingerprint, self._owner, lease_seconds=self._lease_seconds, lost_key=lost_key
+                    )
+                    row = mine or weight_sets.find(tx, tenant, fingerprint)
+                if mine is not None:
+                    self._in_hand = mine
+                    try:
+                        return self._remember(tenant, self._generate(mine, recipe, began))
+                    finally:
+                        self._in_hand = None
             if row is not None and row.state == "failed":
                 raise WeightSetRefused(row.error_code or "weight_set_failed", row.error or "no reason was recorded")
             if row is not None and row.state == "ready":
@@ -194,9 +199,10 @@ class WeightSets:
         return None
 
     def _remember(self, tenant: str, weights: Weights) -> Weights:
-        self._memory[tenant, weights.fingerprint] = weights
-        while len(self._memory) > self._keep:
-            self._memory.popitem(last=False)
+        with self._remembering:
+            self._memory[tenant, weights.fingerprint] = weights
+            while len(self._memory) > self._keep:
+                self._memory.popitem(last=False)
         return weights
 
     def _load(self, row: WeightSetRow, began: float) -> Weights:

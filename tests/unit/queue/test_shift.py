@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from jobs.database import Database
 from jobs.errors import StorageUnavailable
 from jobs.models import Candidate, Unit, WeightSet
 from jobs.repository import jobs as job_rows
+from jobs.repository.units import ClaimedUnit
+from worker.leases import Leases
 from worker.plan import BatchSizes
 from worker.testing import FakeRenderer
 
@@ -28,6 +32,14 @@ from worker.testing import FakeRenderer
 @pytest.fixture
 def world(database: Database, database_url: str, tmp_path: Path) -> World:
     return World(database, settings(tmp_path, database_url), FakeRenderer(batch_size=4))
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait for another thread."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
 
 
 def test_forty_jobs_of_one_person_are_one_generation_one_merge_full_batches(world: World) -> None:
@@ -296,7 +308,7 @@ def test_cancelled_in_the_middle_stops_at_the_next_step(world: World) -> None:
 
 def test_a_stale_worker_leaves_no_trace(world: World) -> None:
     # Given a worker that is overtaken in the middle of a batch and does not notice
-    job = add_job(world.database, [person("ada", [1], world.settings)])
+    job = add_job(world.database, [person("ada", [8], world.settings)])
     other = World(world.database, world.settings, FakeRenderer(batch_size=4), "worker-2")
 
     def overtaken(step: int) -> None:
@@ -310,11 +322,11 @@ def test_a_stale_worker_leaves_no_trace(world: World) -> None:
     # When both have drawn
     world.shift()
 
-    # Then the row names the second worker's object, and the first one's is gone
-    (row,) = world.renders(job)
-    assert row["worker"] == "worker-2"
-    assert world.pictures() == [row["storage_key"]]
-    assert row["storage_key"].endswith("/2.png")
+    # Then the rows name the second worker's objects, and the first one's are gone
+    rows = world.renders(job)
+    assert {row["worker"] for row in rows} == {"worker-2"}
+    assert world.pictures() == sorted(row["storage_key"] for row in rows)
+    assert {row["storage_key"].rpartition("/")[2] for row in rows} == {"2.png"}
 
 
 @pytest.mark.parametrize("damage", ["missing", "corrupt"])
@@ -367,3 +379,61 @@ def test_a_doubled_message_is_harmless(world: World, second_message: uuid.UUID) 
     # Then the second found nothing to do
     assert (first.renders, second.renders) == (1, 0)
     assert len(world.pictures()) == 1
+
+
+def test_the_next_person_is_prepared_while_this_one_is_drawn(world: World) -> None:
+    # Given two people with two batches each, and a last batch of the first one that waits for the second's weights
+    job = add_job(world.database, [person("ada", [8], world.settings), person("alan", [8], world.settings)])
+    generated: list[int] = []
+
+    def at_step(step: int) -> None:
+        if step == 0:
+            if len(world.renderer.batch_sizes) == 1:
+                wait_until(lambda: world.renderer.calls["generate"] == 2)
+            generated.append(world.renderer.calls["generate"])
+
+    world.renderer._at_step = at_step
+
+    # When one shift runs
+    report = world.shift()
+
+    # Then they came, and not before that batch: until then others may claim who waits
+    assert generated == [1, 2, 2, 2] and world.job(job)["done"] == 16
+    assert (report.groups, report.batches, report.generated) == (2, 4, 2)
+    assert 0.0 <= report.idle_share < 1.0
+
+
+def test_a_person_who_was_prepared_for_nothing_is_handed_back_unharmed(world: World) -> None:
+    # Given two people, and a stop that comes when the second one has been claimed ahead
+    job = add_job(world.database, [person("ada", [4], world.settings), person("alan", [4], world.settings)])
+
+    def at_step(step: int) -> None:
+        wait_until(lambda: world.renderer.calls["generate"] == 2)
+        world.stop.set()
+
+    world.renderer._at_step = at_step
+
+    # When the shift runs
+    report = world.shift()
+
+    # Then the first is drawn, and the second waits with all attempts left
+    assert world.job(job)["done"] == 4
+    with world.database.reading() as tx:
+        units = tx.execute(select(Unit.state, Unit.attempts).order_by(Unit.state)).all()
+    assert [tuple(unit) for unit in units] == [("done", 1), ("ready", 0)]
+    assert len(report.handed_back) == 1
+
+
+def test_a_unit_that_was_lost_and_claimed_anew_is_not_let_go_by_its_first_claim(world: World) -> None:
+    # Given leases on one unit, claimed twice by the same worker
+    leases = Leases(world.database, world.owner, lease_seconds=60)
+    first = ClaimedUnit(TENANT, *(uuid.uuid4() for _ in range(4)), profile="fake", attempts=1, lease_token=1)
+    second = dataclasses.replace(first, lease_token=first.lease_token + 1)
+    leases.hold([first])
+    leases.hold([second])
+
+    # When the first is settled
+    leases.let_go(first)
+
+    # Then the second is still in hand
+    assert leases.holds(second) and not leases.holds(first)
