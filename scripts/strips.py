@@ -1,7 +1,6 @@
 """Draw the strips of pictures in the docs with the mini pack: `python scripts/strips.py [NAME...]`.
 
-The pack is untrained: the strips show that a number changes the picture, and how smoothly, in abstract colours. Every
-strip says so. About two minutes on two cores; the same machine draws the same pixels again.
+A few minutes on two cores; the same machine draws the same pixels again.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from hyperlora.mini.photos import PHOTOS as PEOPLE
 from hyperlora.pipeline import PortraitPipeline
 from hyperlora.refine import refine
 from hyperlora.regional import Region
-from jobs.profiles import MINI, UNTRAINED_NOTICE, find_profile
+from jobs.profiles import MINI, find_profile
 from jobs.settings import Settings
 from worker.lora_tools.drawing import load_pipeline
 from worker.lora_tools.maker import LoRAMaker, Person, Place
@@ -36,7 +35,8 @@ from worker.quiet import quiet_libraries
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS, IMAGES = ROOT / "examples" / "photos", ROOT / "docs" / "images"
-PROMPT, SEED, STEPS, WEIGHT, SIDE = "portrait photo of a person in a garden", 4, 8, 0.8, 128
+PROMPT = "portrait photo of a person, wearing a blue sweater, smiling, in a garden"
+SEED, STEPS, WEIGHT, SIDE, GUIDANCE = 4, 20, 0.8, 64, 3.0
 
 
 class Studio:
@@ -44,7 +44,9 @@ class Studio:
 
     def __init__(self, home: Path) -> None:
         self.settings = Settings(home=home, profile=MINI)
-        place = Place.of(find_profile(self.settings, MINI), self.settings)
+        profile = find_profile(self.settings, MINI)
+        self.notice = profile.notice
+        place = Place.of(profile, self.settings)
         self.maker = LoRAMaker.load(place)
         self.pipeline: PortraitPipeline = load_pipeline(place)
         self._home = home
@@ -69,7 +71,7 @@ class Studio:
         self, *loras: tuple[LoRA, float], prompt: str = PROMPT, seed: int = SEED, **options: object
     ) -> Image.Image:
         """One picture."""
-        settings = {"steps": STEPS, **options}
+        settings = {"steps": STEPS, "guidance": GUIDANCE, "width": SIDE, "height": SIDE, **options}
         return self.pipeline(prompt, list(loras), seeds=seed, **settings)[0]  # type: ignore[arg-type]
 
 
@@ -147,11 +149,14 @@ def branches(studio: Studio) -> list[Row]:
 def words(studio: Studio) -> list[Row]:
     """The same prompts with and without the trigger words."""
     lora = studio.maker.generate(studio.person("ada"), "id")
-    prompts = ("portrait photo, in an office", "portrait photo, on a beach", "watercolour painting", "pencil sketch")
+    prompts = tuple(
+        f"portrait photo of a person, wearing {words}"
+        for words in ("a navy suit, in an office", "a red t-shirt, on a beach", "a hoodie, under a starry sky")
+    )
     rows, known = [], studio.pipeline.trigger_words
     for label, trigger in ((f'with "{known}"', known), ("without", "")):
         studio.pipeline.trigger_words = trigger
-        rows.append(Row(label, [Tile(studio.draw((lora, WEIGHT), prompt=text), text) for text in prompts]))
+        rows.append(Row(label, [Tile(studio.draw((lora, WEIGHT), prompt=text), text.partition("wearing ")[2]) for text in prompts]))
     studio.pipeline.trigger_words = known
     return rows
 
@@ -279,7 +284,7 @@ def main(names: list[str]) -> None:
         studio = Studio(Path(home))
         for name in names or STRIPS:
             title, draw = STRIPS[name]
-            page = draw_strip(Strip(title, draw(studio), UNTRAINED_NOTICE))
+            page = draw_strip(Strip(title, draw(studio), studio.notice))
             page.save(IMAGES / f"strip-{name}.jpg", quality=86, optimize=True)
             print(f"docs/images/strip-{name}.jpg  {page.width}x{page.height}")
 
