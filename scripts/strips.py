@@ -156,7 +156,12 @@ def words(studio: Studio) -> list[Row]:
     rows, known = [], studio.pipeline.trigger_words
     for label, trigger in ((f'with "{known}"', known), ("without", "")):
         studio.pipeline.trigger_words = trigger
-        rows.append(Row(label, [Tile(studio.draw((lora, WEIGHT), prompt=text), text.partition("wearing ")[2]) for text in prompts]))
+        rows.append(
+            Row(
+                label,
+                [Tile(studio.draw((lora, WEIGHT), prompt=text), text.partition("wearing ")[2]) for text in prompts],
+            )
+        )
     studio.pipeline.trigger_words = known
     return rows
 

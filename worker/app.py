@@ -48,7 +48,7 @@ def _refuse_shared_devices(sender: Any = None, options: dict[str, Any] | None = 
     if count not in {None, 0, 1, "1"}:
         reason = (
             f"concurrency {count!r} is refused: a worker is one process on one device; "
-            "start one worker for each GPU, with CUDA_VISIBLE_DEVICES set"
+            "several GPUs have a worker each with `portraits worker --gpus all`"
         )
         raise SystemExit(str(PoolRefused(reason)))
 

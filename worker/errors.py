@@ -4,6 +4,7 @@ WorkerError
 ├── OutOfMemory       the batch does not fit; a smaller one may        (retryable)
 ├── BatchAbandoned    every unit of the batch was taken or cancelled   (retryable)
 ├── PoolRefused       a pool or concurrency that would share one GPU
+├── GpusNotThere      GPUs were named that this machine does not have
 ├── ContentRefused    the safety checker refused what was drawn
 ├── PartUnavailable   a ControlNet or upscaler that this worker cannot load (retryable)
 ├── NotInProfile      a ControlNet or upscaler that the worker's profile does not have
@@ -41,6 +42,12 @@ class PoolRefused(WorkerError):
     """The worker would run several processes on one device."""
 
     code = "pool_refused"
+
+
+class GpusNotThere(WorkerError):
+    """GPUs were named that this machine does not have."""
+
+    code = "gpus_not_there"
 
 
 class ContentRefused(WorkerError):

@@ -59,6 +59,7 @@ _BY_CODE = {
     "package_missing": Exit.ENVIRONMENT,
     "photo_refused": Exit.BAD_INPUT,
     "pool_refused": Exit.ENVIRONMENT,
+    "gpus_not_there": Exit.ENVIRONMENT,
     "profile_invalid": Exit.ENVIRONMENT,
     "profile_unknown": Exit.ENVIRONMENT,
     "prompt_syntax": Exit.BAD_INPUT,

@@ -11,6 +11,7 @@ import typer
 
 from worker.cli.extras import need_worker_extra
 from worker.cli.options import load_settings
+from worker.cli.output import hint
 from worker.errors import PoolRefused
 
 if TYPE_CHECKING:
@@ -30,17 +31,21 @@ def worker(
     name: Annotated[
         str, typer.Option("--name", "-n", help="Name of the worker; several on one machine need different ones.")
     ] = "portraits",
+    gpus: Annotated[
+        str | None,
+        typer.Option("--gpus", help="One worker for each: all, or numbers with commas; they are minded and restarted."),
+    ] = None,
 ) -> None:
     """Draw what is enqueued, until SIGTERM.
 
-    The same as `celery -A worker.app worker` with our defaults. Start one for each GPU, with CUDA_VISIBLE_DEVICES set.
+    The same as `celery -A worker.app worker` with our defaults. On a machine with several GPUs: `--gpus all`.
     """
     from jobs.database import Database
 
     if concurrency not in {None, 1}:
         raise PoolRefused(
-            f"concurrency {concurrency} is refused: a worker is one process on one device; start one worker for each "
-            "GPU, with CUDA_VISIBLE_DEVICES and --name set"
+            f"concurrency {concurrency} is refused: a worker is one process on one device; several GPUs have a worker "
+            "each with --gpus all"
         )
     need_worker_extra("`portraits worker`")
     settings = load_settings()
@@ -49,9 +54,24 @@ def worker(
         database.require_current()
     finally:
         database.dispose()
+    if gpus is not None:
+        raise typer.Exit(_run_fleet(settings, gpus, loglevel=loglevel, name=name, more=more or ()))
     command = celery_command(settings, loglevel=loglevel, name=name, more=more or ())
     sys.stdout.flush()
     os.execv(command[0], command)
+
+
+def _run_fleet(settings: Settings, gpus: str, *, loglevel: str, name: str, more: Sequence[str]) -> int:
+    from worker.gpus import GpuFleet, chosen_gpus, cuda_count, own_environment
+
+    chosen = chosen_gpus(gpus, os.environ, cuda_count)
+    hint(f"{len(chosen)} workers, on GPU {', '.join(chosen)}")
+    host, at, machine = name.partition("@")
+
+    def command(gpu: str) -> list[str]:
+        return celery_command(settings, loglevel=loglevel, name=f"{host}-gpu{gpu}{at}{machine}", more=more)
+
+    return GpuFleet(chosen, command, own_environment(), hint).run()
 
 
 def celery_command(settings: Settings, *, loglevel: str, name: str, more: Sequence[str] = ()) -> list[str]:

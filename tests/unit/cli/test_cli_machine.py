@@ -51,6 +51,13 @@ def test_a_worker_on_redis_may_gossip(cli: CliWorld, monkeypatch: pytest.MonkeyP
     assert "--without-gossip" not in replaced[0]
 
 
+def test_a_machine_without_a_gpu_has_no_worker_for_each(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.migrate()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("worker.gpus.cuda_count", lambda: 0)
+    assert "shows no GPU" in cli.run("worker", "--gpus", "all", exit_code=3).stderr
+
+
 def test_a_worker_is_refused_where_it_cannot_work(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it was started"))
     assert "pool_refused" in cli.run("worker", "--concurrency", 4, exit_code=3).stderr
