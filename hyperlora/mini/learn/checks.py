@@ -102,7 +102,7 @@ class Checks:
 
     @property
     def _seeds(self) -> list[int]:
-        return self.drawings.persons[self._asked].tolist()
+        return [int(seed) for seed in self.drawings.persons[self._asked]]
 
     @cached_property
     def _pixels(self) -> torch.Tensor:

@@ -19,6 +19,7 @@ from torch import nn
 from hyperlora.mini.learn.drawings import Drawings
 from hyperlora.mini.learn.fit import Outcome, fit
 from hyperlora.mini.learn.sizes import TEXT_WIDTH, Sizes
+from hyperlora.mini.learn.steps import on_device
 from hyperlora.mini.learn.words import TokenIds, spoken
 from hyperlora.mini.models import SCHEDULER_CONFIG
 
@@ -80,7 +81,8 @@ def train_foundation(
     """Train, or go on training, UNet and text encoders on latents of the drawings; the state lies in `work`."""
     import diffusers
 
-    foundation = new_foundation(sizes, tokenizer).to(device, memory_format=torch.channels_last)  # 1.4 times as fast
+    foundation = new_foundation(sizes, tokenizer)
+    on_device(foundation, device)
     schedule: Any = cast(Any, diffusers.DDPMScheduler)(**SCHEDULER_CONFIG)
     ids = TokenIds(tokenizer)
     plan = sizes.foundation_plan
