@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,11 +122,12 @@ class Slots:
         return found
 
     def _check_drawing(self, name: str, measure: Checks, vae: Any) -> dict[str, dict[str, float]]:
+        from hyperlora.components import SDXLComponents
         from hyperlora.network import HyperLoRA
         from hyperlora.pipeline import PortraitPipeline
 
-        pipeline = PortraitPipeline.from_pretrained(self.work / "sdxl", device=self.device, trigger_words=TRIGGER_WORDS)
-        pipeline.components.vae = vae.to(self.device)
+        parts = SDXLComponents.load(str(self.work / "sdxl"), device=self.device, dtype=torch.float32)
+        pipeline = PortraitPipeline(replace(parts, vae=vae.to(self.device)), trigger_words=TRIGGER_WORDS)
         if name == "foundation":
             return {"whole captions": measure.words(pipeline), "a person": measure.nobody(pipeline)}
         place = self.work / (TWIN_FOLDER if name in TWINS else STAGES_FOLDER) / TWINS.get(name, name) / "network"
