@@ -9,14 +9,15 @@ number of projections; a single projection's bases are a view of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
 
 from hyperlora.config import Branch, HyperLoRAConfig, Projection
-from hyperlora.lora import LoRALayer
+from hyperlora.lora_layer import FactorStack, StackedLayers
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class ShapeGroup:
     in_features: int
     out_features: int
     projections: tuple[Projection, ...]
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """The projections' names in LoRA files."""
+        return tuple(each.layer for each in self.projections)
 
 
 def shape_groups(config: HyperLoRAConfig) -> tuple[ShapeGroup, ...]:
@@ -71,17 +77,19 @@ class BasisBank(nn.Module):
         for projection, key, row in self._order:
             yield projection, self.down[key].detach()[row], self.up[key].detach()[row]
 
-    def mix(self, coefficients_QK: torch.Tensor) -> Mapping[str, LoRALayer]:
-        """Mix the bases of one person; returns a layer per projection, down (R, I) and up (O, R), in token order."""
-        mixed: dict[str, LoRALayer] = {}
+    def mix(self, coefficients_QK: torch.Tensor) -> StackedLayers:
+        """Mix the bases of one person; returns a layer per projection, down (R, I) and up (O, R), in token order.
+
+        Layers of one shape stay in one stack, as the bases are.
+        """
+        stacks = []
         for group, (down_tokens_L, up_tokens_L) in zip(self.groups, self._tokens(coefficients_QK.device), strict=True):
             down_LIR = _mix(coefficients_QK[down_tokens_L], self.down[group.key])
             up_LRO = _mix(coefficients_QK[up_tokens_L], self.up[group.key])
             down_LRI = down_LIR.transpose(1, 2).contiguous()
             up_LOR = up_LRO.transpose(1, 2).contiguous()
-            for row, projection in enumerate(group.projections):
-                mixed[projection.layer] = LoRALayer(down_LRI[row], up_LOR[row], self.alpha)
-        return {projection.layer: mixed[projection.layer] for projection, _, _ in self._order}
+            stacks.append(FactorStack(group.layers, down_LRI, up_LOR, (self.alpha,) * len(group.layers)))
+        return StackedLayers(stacks, [projection.layer for projection, _, _ in self._order])
 
     def mix_batch(self, coefficients_BQK: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Mix the bases of several people at once, differentiable; answers with the factors that `grouped` applies.

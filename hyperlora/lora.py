@@ -34,64 +34,20 @@ from hyperlora.lora_formats import (
     peft_factor,
     peft_name,
 )
+from hyperlora.lora_layer import FactorStack, LoRALayer, StackedLayers
 from hyperlora.tensorfile import BrokenTensorFile, dump, parse
 
 if TYPE_CHECKING:
     from typing import Self
 
+__all__ = ["LoRA", "LoRALayer"]
+
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class LoRALayer:
-    """The two factors of one projection: down (r, in), up (out, r), and alpha."""
-
-    down: torch.Tensor
-    up: torch.Tensor
-    alpha: float
-
-    def __post_init__(self) -> None:
-        if self.down.ndim != 2 or self.up.ndim != 2 or self.down.shape[0] != self.up.shape[1] or not self.rank:
-            raise LoRAMismatch(
-                f"a LoRA layer needs down (r, in) and up (out, r), found down {tuple(self.down.shape)} "
-                f"and up {tuple(self.up.shape)}"
-            )
-
-    @property
-    def rank(self) -> int:
-        """Rows of down, columns of up."""
-        return self.down.shape[0]
-
-    @property
-    def scale(self) -> float:
-        """alpha / rank."""
-        return self.alpha / self.rank
-
-    def delta(self) -> torch.Tensor:
-        """The change of the weight at LoRA weight 1, (out, in), in float32."""
-        return self.scale * (self.up.float() @ self.down.float())
-
-    def scaled(self, weight: float) -> LoRALayer:
-        """The layer whose delta is `weight` times as large; alpha stays above zero, as other readers expect."""
-        if weight > 0:
-            return LoRALayer(self.down, self.up, self.alpha * weight)
-        if weight < 0:
-            return LoRALayer(self.down, -self.up, self.alpha * -weight)
-        return LoRALayer(self.down, torch.zeros_like(self.up), self.alpha)
-
-    def __add__(self, other: LoRALayer) -> LoRALayer:
-        """Concatenate the ranks: the delta is the sum of both deltas, exactly."""
-        if self.down.shape[1] != other.down.shape[1] or self.up.shape[0] != other.up.shape[0]:
-            raise LoRAMismatch(
-                f"two layers of one name need one shape, found (in {self.down.shape[1]}, out {self.up.shape[0]}) "
-                f"and (in {other.down.shape[1]}, out {other.up.shape[0]})"
-            )
-        rank = self.rank + other.rank
-        if self.scale == other.scale:
-            return LoRALayer(_cat(self.down, other.down, 0), _cat(self.up, other.up, 1), self.scale * rank)
-        # Unequal factors go into `up`, in float32, so that half precision loses nothing.
-        up = torch.cat([self.scale * self.up.float(), other.scale * other.up.float()], dim=1)
-        return LoRALayer(_cat(self.down, other.down, 0), up, float(rank))
+def _finite_rows(stack: FactorStack) -> torch.Tensor:
+    """(L,), true where both factors of a layer are finite."""
+    return torch.isfinite(stack.down_LRI).flatten(1).all(1) & torch.isfinite(stack.up_LOR).flatten(1).all(1)
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -99,17 +55,13 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)
 
 
-def _cat(a: torch.Tensor, b: torch.Tensor, dim: int) -> torch.Tensor:
-    dtype = torch.promote_types(a.dtype, b.dtype)
-    return torch.cat([a.to(dtype), b.to(dtype)], dim=dim)
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class LoRA:
     """Layers by name (`lora_unet_..._to_q`) and where they came from.
 
-    The tensors are shared, not copied, when a LoRA is made: whoever makes one hands them over. `found` says what the
-    file held that this very LoRA was read from; a LoRA that was computed has none.
+    The tensors are shared, not copied, when a LoRA is made: whoever makes one hands them over. When `stacks` are first
+    asked for, single layers are copied into them, and `layers` shows the copies. `found` says what the file held that
+    this very LoRA was read from; a LoRA that was computed has none.
     """
 
     layers: Mapping[str, LoRALayer]
@@ -117,12 +69,22 @@ class LoRA:
     found: LoRAFile | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
+        if not isinstance(self.layers, StackedLayers):
+            object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
 
     def __repr__(self) -> str:
         kinds = sorted({str(layer.up.dtype).removeprefix("torch.") for layer in self.layers.values()})
         return f"LoRA({len(self.layers)} layers, rank {self.rank}, {' and '.join(kinds) or 'empty'})"
+
+    @property
+    def stacks(self) -> tuple[FactorStack, ...]:
+        """The same layers, those of one shape, rank, dtype and device together: what is done to all is done at once."""
+        if not isinstance(self.layers, StackedLayers):
+            # The single tensors are let go, so that a LoRA is held once.
+            object.__setattr__(self, "layers", StackedLayers.of(self.layers))
+        assert isinstance(self.layers, StackedLayers)
+        return self.layers.stacks
 
     @property
     def rank(self) -> int:
@@ -132,6 +94,8 @@ class LoRA:
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Layer -> (out, in) of the weight that it changes."""
+        if isinstance(self.layers, StackedLayers):
+            return dict(self.layers.shapes)
         return {name: (layer.up.shape[0], layer.down.shape[1]) for name, layer in self.layers.items()}
 
     def require_fit(self, unet: Mapping[str, tuple[int, int]]) -> None:
@@ -161,16 +125,18 @@ class LoRA:
         """The first layer with NaN or infinity, None where all is finite. Looked at once."""
         if not self.layers:
             return None
-        # One flag per tensor and one transfer for all, as each transfer makes a GPU wait.
-        flags = torch.stack(
-            [
-                torch.isfinite(layer.down).all() & torch.isfinite(layer.up).all()
-                if math.isfinite(layer.alpha)
-                else torch.zeros((), dtype=torch.bool, device=layer.down.device)
-                for layer in self.layers.values()
-            ]
-        ).tolist()
-        return next((name for name, finite in zip(self.layers, flags, strict=True) if not finite), None)
+        # One flag per layer and one transfer for all, as each transfer makes a GPU wait.
+        device = self.stacks[0].up_LOR.device
+        flags = torch.cat([_finite_rows(stack).to(device) for stack in self.stacks]).tolist()
+        names = (name for stack in self.stacks for name in stack.names)
+        broken = {name for name, finite in zip(names, flags, strict=True) if not finite}
+        broken |= {
+            name
+            for stack in self.stacks
+            for name, alpha in zip(stack.names, stack.alphas, strict=True)
+            if not math.isfinite(alpha)
+        }
+        return next((name for name in self.layers if name in broken), None) if broken else None
 
     def require_finite(self) -> None:
         """Raise `NonFiniteWeights` naming the first layer with NaN or infinity."""
@@ -197,17 +163,22 @@ class LoRA:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> LoRA:
         """The same LoRA elsewhere or in another precision."""
-        moved = {
-            name: LoRALayer(layer.down.to(device, dtype), layer.up.to(device, dtype), layer.alpha)
-            for name, layer in self.layers.items()
-        }
-        return LoRA(moved, self.metadata)
+        return LoRA(
+            StackedLayers([stack.to(device, dtype) for stack in self.stacks], tuple(self.layers)), self.metadata
+        )
 
     def equals(self, other: LoRA) -> bool:
         """True if names, factors and alphas are the same, on the same device in the same dtype; metadata may differ."""
         if self is other:
             return True
-        return self.layers.keys() == other.layers.keys() and all(
+        if self.layers.keys() != other.layers.keys():
+            return False
+        if [stack.names for stack in self.stacks] == [stack.names for stack in other.stacks]:
+            return all(
+                a.alphas == b.alphas and _same(a.down_LRI, b.down_LRI) and _same(a.up_LOR, b.up_LOR)
+                for a, b in zip(self.stacks, other.stacks, strict=True)
+            )
+        return all(
             layer.alpha == other.layers[name].alpha
             and _same(layer.down, other.layers[name].down)
             and _same(layer.up, other.layers[name].up)
