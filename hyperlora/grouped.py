@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from hyperlora.errors import LoRAMismatch
+from hyperlora.lora import LoRA
 from hyperlora.merge import attention_projections
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -82,6 +83,31 @@ def joined(parts: Sequence[tuple[Factors, Scale]]) -> Factors:
 def chosen(factors: Factors, rows: torch.Tensor) -> Factors:
     """The factors of some samples, in the order of `rows`; a row may be named more than once."""
     return {layer: (down_BIR[rows], up_BRO[rows]) for layer, (down_BIR, up_BRO) in factors.items()}
+
+
+def factors_of(stacks: Sequence[Sequence[tuple[LoRA, float]]]) -> Factors:
+    """The LoRAs of each sample as one set of factors, with weight and alpha / rank inside `up`.
+
+    Samples may differ in layers and in ranks: what one lacks is filled with zeros, which add nothing.
+    """
+    layers = sorted({name for stack in stacks for lora, _ in stack for name in lora.layers})
+    return {name: _factors_of_layer(name, stacks) for name in layers}
+
+
+def _factors_of_layer(name: str, stacks: Sequence[Sequence[tuple[LoRA, float]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    parts = [[(lora.layers[name], weight) for lora, weight in stack if name in lora.layers] for stack in stacks]
+    some = next(layer for row in parts for layer, _ in row)
+    rank = max(sum(layer.down.shape[0] for layer, _ in row) for row in parts)
+    down_BIR = some.down.new_zeros((len(parts), some.down.shape[1], rank))
+    up_BRO = some.up.new_zeros((len(parts), rank, some.up.shape[0]))
+    for place, row in enumerate(parts):
+        first = 0
+        for layer, weight in row:
+            last = first + layer.down.shape[0]
+            down_BIR[place, :, first:last] = layer.down.T
+            up_BRO[place, first:last] = (weight * layer.scale * layer.up).T
+            first = last
+    return down_BIR, up_BRO
 
 
 class _Beside:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hyperlora.detail import DetailPass
 from hyperlora.detail_draw import redraw_faces
 from hyperlora.errors import InvalidRequest
 from hyperlora.faces.types import FaceAnalyzer
+from hyperlora.grouped import factors_of, grouped
 from hyperlora.lora import LoRA
 from hyperlora.merged_model import MergedModel
 from hyperlora.prompts import PromptEncoder, with_trigger_words
@@ -37,6 +39,9 @@ from hyperlora.start import Start, lay_over, make_start
 from hyperlora.texts import SampleTexts, TextPair, with_region_words
 
 __all__ = ["Drawing", "PortraitPipeline", "Sample"]
+
+Stack = Sequence[tuple[LoRA, float]]
+"""LoRAs with their weights, which add up."""
 
 DEFAULT_STEPS = 20
 DEFAULT_GUIDANCE = 5.0
@@ -105,9 +110,13 @@ class PortraitPipeline(MergedModel):
         strength: float = 1.0,
         controls: Sequence[Control] = (),
         regions: Sequence[Region] = (),
+        stacks: Sequence[Stack] | None = None,
         on_step: StepCallback | None = None,
     ) -> Drawing:
         """Draw one batch with the LoRAs that are applied; a picture does not depend on its neighbours.
+
+        With `stacks` every sample has LoRAs of its own instead, on activations: several people share a batch, and their
+        pictures are those that merging draws, but for rounding. What was applied is taken out.
 
         Parameters
         ----------
@@ -123,6 +132,8 @@ class PortraitPipeline(MergedModel):
             ControlNets at work; each sample brings a picture for each.
         regions
             Parts of the picture with LoRAs and words of their own.
+        stacks
+            For each sample its LoRAs with their weights, at least one of them in all; not together with `regions`.
         on_step
             Called with (done, steps walked) after every step; may raise to abort, the pipeline stays usable.
 
@@ -144,6 +155,9 @@ class PortraitPipeline(MergedModel):
         for control in controls:
             control.net.require_fit(unet, self.size_step)
         check_regions(regions, self.merger.shapes)
+        if stacks is not None:
+            self._check_stacks(stacks, samples, regions)
+            self.apply([])
         sampler = make_scheduler(scheduler, self.components.scheduler_config)
         timesteps = set_timesteps(sampler, steps, self.device, strength)
         # 2. Texts into embeddings.
@@ -167,7 +181,10 @@ class PortraitPipeline(MergedModel):
         with self._timed("denoise", seconds):
             latent_size = (height // self.size_step, width // self.size_step)
             inputs = make_inputs(controls, [sample.control for sample in samples], guided=samples[0].guided)
-            with regional_attention(unet, regions, words, latent_size=latent_size):
+            with (
+                regional_attention(unet, regions, words, latent_size=latent_size),
+                self._own_loras(stacks, guided=samples[0].guided),
+            ):
                 latents = self._walk(
                     samples, sampler, timesteps, conditioning, inputs, start, strength, latent_size, on_step
                 )
@@ -240,6 +257,28 @@ class PortraitPipeline(MergedModel):
         return redraw_faces(
             self, images, samples, detail, analyzer, scheduler=scheduler, regions=regions, batch_size=batch_size
         )
+
+    def _check_stacks(self, stacks: Sequence[Stack], samples: Sequence[Sample], regions: Sequence[Region]) -> None:
+        if len(stacks) != len(samples) or not any(stacks) or regions:
+            raise InvalidRequest(
+                f"one list of LoRAs for each sample is wanted, some LoRA among them, and no regions; found "
+                f"{len(stacks)} lists for {len(samples)} samples, and {len(regions)} regions"
+            )
+        for lora, _ in (pair for stack in stacks for pair in stack):
+            lora.require_fit(self.merger.shapes)
+            lora.require_finite()
+
+    def _own_loras(self, stacks: Sequence[Stack] | None, *, guided: bool) -> AbstractContextManager[None]:
+        if stacks is None:
+            return nullcontext()
+        # With guidance the UNet sees every sample twice, the negative prompts first.
+        factors = factors_of([*stacks, *stacks] if guided else stacks)
+        unet = self.components.unet
+        moved = {
+            layer: (down_BIR.to(unet.device, unet.dtype), up_BRO.to(unet.device, unet.dtype))
+            for layer, (down_BIR, up_BRO) in factors.items()
+        }
+        return grouped(unet, moved)
 
     def _embed(self, samples: Sequence[Sample]) -> list[TextPair]:
         return [self._texts.embed(sample, self.final_prompt(sample)) for sample in samples]

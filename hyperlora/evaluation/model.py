@@ -23,7 +23,6 @@ from hyperlora.config import Branch
 from hyperlora.errors import NoUsablePhoto, WeightsMissing
 from hyperlora.faces.load import load_analyzer
 from hyperlora.faces.types import FaceAnalyzer
-from hyperlora.grouped import Factors, grouped
 from hyperlora.hub import files_fingerprint
 from hyperlora.identity import prepare_identity
 from hyperlora.lora import LoRA
@@ -233,16 +232,14 @@ class PortraitModel:
     ) -> list[Image.Image]:
         """Like `draw`, with LoRAs of its own for each picture: several people share a batch.
 
-        The pictures are those that merging draws, but for rounding. All need LoRAs of the same layers and ranks.
+        The pictures are those that merging draws, but for rounding.
         """
         samples = self._samples(prompts, seeds, trigger_words)
-        self.pipeline.apply([])
         images: dict[int, Image.Image] = {}
         for indices in batches(self.pipeline, samples, self.setting.batch_size):
-            # With guidance the UNet sees every sample twice, the negative prompts first.
-            rows = indices * 2 if samples[indices[0]].guided else indices
-            with torch.inference_mode(), grouped(self.pipeline.components.unet, _factors([loras[row] for row in rows])):
-                drawing = self.pipeline.draw([samples[index] for index in indices], **self._drawn_as)
+            drawing = self.pipeline.draw(
+                [samples[row] for row in indices], stacks=[loras[row] for row in indices], **self._drawn_as
+            )
             images.update(zip(indices, drawing.images, strict=True))
         return [images[index] for index in range(len(samples))]
 
@@ -261,22 +258,6 @@ class PortraitModel:
             "steps": setting.steps,
             "scheduler": setting.scheduler,
         }
-
-
-def _factors(loras: Sequence[Sequence[tuple[LoRA, float]]]) -> Factors:
-    """The LoRAs of every row as one set of factors, with weight and alpha / rank inside: (B, I, R) and (B, R, O)."""
-    return {
-        layer: (
-            torch.stack([torch.cat([lora.layers[layer].down for lora, _ in each]).T for each in loras]),
-            torch.stack(
-                [
-                    torch.cat([weight * lora.layers[layer].scale * lora.layers[layer].up for lora, weight in each], 1).T
-                    for each in loras
-                ]
-            ),
-        )
-        for layer in loras[0][0][0].layers
-    }
 
 
 def _in_pack(place: Path, faces: str) -> str:
