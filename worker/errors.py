@@ -5,6 +5,7 @@ WorkerError
 ├── BatchAbandoned    every unit of the batch was taken or cancelled   (retryable)
 ├── PoolRefused       a pool or concurrency that would share one GPU
 ├── GpusNotThere      GPUs were named that this machine does not have
+├── CalibrationImpossible  nothing can be measured with this profile
 ├── ContentRefused    the safety checker refused what was drawn
 ├── PartUnavailable   a ControlNet or upscaler that this worker cannot load (retryable)
 ├── NotInProfile      a ControlNet or upscaler that the worker's profile does not have
@@ -48,6 +49,12 @@ class GpusNotThere(WorkerError):
     """GPUs were named that this machine does not have."""
 
     code = "gpus_not_there"
+
+
+class CalibrationImpossible(WorkerError):
+    """Nothing can be measured with this profile."""
+
+    code = "calibration_impossible"
 
 
 class ContentRefused(WorkerError):

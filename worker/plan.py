@@ -1,16 +1,20 @@
-"""What to draw together: the drawings for one person, cut into batches that share a batch key.
+"""What to draw together: the drawings of one person or several, cut into batches that share a batch key.
 
 Inside one batch everything is equal but prompt, seed, guidance value and given pictures: size, steps, scheduler,
 whether there is guidance at all, ControlNets, and the LoRAs that are merged. The order is fixed, so that a restart
 cuts the same way, and LoRA weights come one after the other, so that each is merged once.
+
+Full batches are always one person's. What is left over of several people is drawn together, each picture with LoRAs of
+its own, where the device's costs say that this is cheaper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hyperlora.detail import DetailPass
+from worker.costs import Costs
 from worker.trial import Draw
 
 # Their models know the steps of their own schedule only: a detail pass walks the end of the render's own steps.
@@ -40,6 +44,35 @@ class BatchKey:
     def merged(self) -> tuple[object, ...]:
         """What must be merged into the network."""
         return self.lora_weight, self.base_weight, self.sliders, self.member
+
+    @property
+    def shared(self) -> BatchKey | None:
+        """What must be equal in a batch of several people; None for a picture that is drawn by regions."""
+        return replace(self, lora_weight=0.0, base_weight=0.0, sliders=(), member=-1) if self.people == 1 else None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A batch to be drawn: its drawings, with the key of each; equal keys unless `mixed`."""
+
+    draws: tuple[Draw, ...]
+    keys: tuple[BatchKey, ...]
+    mixed: bool = False
+
+    @property
+    def key(self) -> BatchKey:
+        """The first drawing's key; what a mixed batch needs equal is equal in all."""
+        return self.keys[0]
+
+    def only(self, draws: Sequence[Draw]) -> Planned:
+        """The same with some of the drawings."""
+        kept = [place for place, draw in enumerate(self.draws) if draw in draws]
+        return Planned(tuple(self.draws[n] for n in kept), tuple(self.keys[n] for n in kept), self.mixed)
+
+    def halves(self) -> tuple[Planned, Planned]:
+        """The first and the second half."""
+        half = len(self.draws) // 2
+        return self.only(self.draws[:half]), self.only(self.draws[half:])
 
 
 def batch_key(draw: Draw, *, chunks: int, detail_side: int, people: int = 1) -> BatchKey:
@@ -95,17 +128,49 @@ def _weight(key: BatchKey) -> tuple[int | bool | str, ...]:
 
 
 def batches(
-    draws: Sequence[Draw], sizes: BatchSizes, key_of: Callable[[Draw], BatchKey]
-) -> list[tuple[BatchKey, list[Draw]]]:
-    """Cut drawings into batches: as few as possible, each with one key and at most as large as fits."""
-    by_key: dict[BatchKey, list[Draw]] = {}
+    draws: Sequence[Draw],
+    sizes: BatchSizes,
+    key_of: Callable[[Draw], BatchKey],
+    person_of: Callable[[Draw], int] = lambda draw: 0,
+    costs: Costs | None = None,
+) -> list[Planned]:
+    """Cut drawings into batches: as few as possible, each with one key and at most as large as fits.
+
+    `person_of` numbers the people. Without `costs` no batch holds more than one.
+    """
+    alike: dict[tuple[int, BatchKey], list[Draw]] = {}
     for draw in sorted(draws, key=_order):
-        by_key.setdefault(key_of(draw), []).append(draw)
-    return [
-        (key, by_key[key][start : start + sizes.of(key)])
-        for key in sorted(by_key)
-        for start in range(0, len(by_key[key]), sizes.of(key))
-    ]
+        alike.setdefault((person_of(draw), key_of(draw)), []).append(draw)
+    planned: list[Planned] = []
+    for person, key in sorted(alike):
+        rows, size = alike[person, key], sizes.of(key)
+        planned += [_batch(rows[start : start + size], key) for start in range(0, len(rows), size)]
+    return planned if costs is None else _mixed(planned, sizes, costs)
+
+
+def _batch(rows: Sequence[Draw], key: BatchKey) -> Planned:
+    return Planned(tuple(rows), (key,) * len(rows))
+
+
+def _mixed(planned: Sequence[Planned], sizes: BatchSizes, costs: Costs) -> list[Planned]:
+    """The plan with left-over batches drawn together where that is cheaper; they come last."""
+    left: dict[BatchKey, list[Planned]] = {}
+    for batch in planned:
+        shared = batch.key.shared
+        if shared is not None and len(batch.draws) < sizes.of(batch.key):
+            left.setdefault(shared, []).append(batch)
+    together: list[Planned] = []
+    gone: set[int] = set()
+    for shared, rest in sorted(left.items()):
+        rest.sort(key=lambda batch: len(batch.draws))
+        counts, size = [len(batch.draws) for batch in rest], sizes.of(shared)
+        chosen = rest[: costs.to_mix(counts, size, shared.steps, shared.width * shared.height)]
+        gone |= {id(batch) for batch in chosen}
+        pairs = [pair for batch in chosen for pair in zip(batch.draws, batch.keys, strict=True)]
+        for start in range(0, len(pairs), size):
+            part = pairs[start : start + size]
+            together.append(Planned(tuple(draw for draw, _ in part), tuple(key for _, key in part), mixed=True))
+    return [batch for batch in planned if id(batch) not in gone] + together
 
 
 def _order(draw: Draw) -> tuple[object, ...]:

@@ -25,6 +25,7 @@ from jobs.repository import fleet
 from jobs.repository import units as unit_rows
 from jobs.settings import Settings
 from jobs.storage import open_storage
+from worker.costs import Costs, load_costs
 from worker.leases import Leases
 from worker.plan import BatchSizes
 from worker.recorder import Recorder
@@ -99,6 +100,7 @@ class WorkerProcess:
         self._renderer: Renderer | None = None
         self._weight_sets: WeightSets | None = None
         self._sizes = BatchSizes(1)
+        self._costs: Costs | None = None
         self._unfit_until: dict[str, float] = {}
         self._state = "starting"
 
@@ -149,6 +151,7 @@ class WorkerProcess:
                     self.owner,
                     sizes=self._sizes,
                     should_stop=should_stop,
+                    costs=self._costs,
                 )
                 report = shift.run(unit_id)
         finally:
@@ -194,12 +197,13 @@ class WorkerProcess:
         self.tell("starting")
         try:
             renderer = make_renderer(profile, self._settings)
+            costs = load_costs(self._settings.home, renderer)
         except Exception as error:
             self._unfit_until[profile_name] = time.monotonic() + UNFIT_SECONDS
             self.tell("unfit", f"profile {profile_name}: {error}")
             log.error("this worker takes no unit of profile %s: %s", profile_name, error)
             raise
-        self._renderer, self._sizes = renderer, BatchSizes(renderer.batch_size)
+        self._renderer, self._sizes, self._costs = renderer, BatchSizes(renderer.batch_size), costs
         self._weight_sets = WeightSets(
             self._database, self._storage, renderer, self.owner, lease_seconds=self._settings.lease_seconds
         )

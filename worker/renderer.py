@@ -132,9 +132,17 @@ class Renderer(Protocol):
         """How many lengths of the text encoders the texts take; equal for all samples of a batch."""
 
     def draw(
-        self, samples: Sequence[Sample], setting: Setting, *, on_step: Callable[[int, int], None] | None = None
+        self,
+        samples: Sequence[Sample],
+        setting: Setting,
+        *,
+        stacks: Sequence[Sequence[tuple[Any, float]]] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> Batch:
-        """Draw one batch with what is applied. Raises OutOfMemory, NotInProfile; what `on_step` raises ends it."""
+        """Draw one batch with what is applied, or with `stacks`, loaded LoRAs of each sample's own.
+
+        Raises OutOfMemory, NotInProfile; what `on_step` raises ends it.
+        """
 
     def detail_side(self) -> int:
         """Pixels of the square in which a small face is redrawn."""

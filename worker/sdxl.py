@@ -174,7 +174,12 @@ class SdxlRenderer:
         return self._pipeline.prompt_chunks(_asked(sample))
 
     def draw(
-        self, samples: Sequence[Sample], setting: Setting, *, on_step: Callable[[int, int], None] | None = None
+        self,
+        samples: Sequence[Sample],
+        setting: Setting,
+        *,
+        stacks: Sequence[Sequence[tuple[LoRA, float]]] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> Batch:
         """Draw one batch. Raises NotInProfile; OutOfMemory after giving the memory back."""
         controls = [Control(self._control(name), scale, start, end) for name, scale, start, end in setting.controls]
@@ -189,6 +194,7 @@ class SdxlRenderer:
                 strength=setting.strength,
                 controls=controls,
                 regions=regions,
+                stacks=stacks,
                 on_step=on_step,
             )
         except torch.OutOfMemoryError as error:
@@ -201,6 +207,18 @@ class SdxlRenderer:
             return Batch(drawn.images, seconds["denoise"] + given, seconds["decode"])
         _give_memory_back()
         raise raised
+
+    def stand_ins(self, count: int) -> list[LoRA]:
+        """LoRAs of random people, as large as real ones, to measure with."""
+        dice, config = torch.Generator().manual_seed(0), self._network.config
+        shape = (1, self._network.resampler.latents.shape[1], config.bases)
+        unit = [torch.nn.functional.normalize(torch.randn(shape, generator=dice), dim=-1) for _ in range(count)]
+        return [LoRA.from_bytes(self._network.lora(each.to(**self._placed)).to_bytes()) for each in unit]
+
+    @property
+    def default_size(self) -> int:
+        """Pixels of a side for which the base model was trained."""
+        return self._pipeline.default_size
 
     def _control(self, name: str) -> ControlNet:
         """A ControlNet of the profile, loaded when first asked for."""

@@ -47,10 +47,12 @@ def shift(unit_id: str) -> None:
     if report.handed_back:
         _wake_another(report.handed_back[0])
     log.info(
-        "shift ended: %d pictures of %d people in %d batches, %d weight sets generated, idle between batches %.0f %%",
+        "shift ended: %d pictures of %d people in %d batches (%d of several people), %d weight sets generated, "
+        "idle between batches %.0f %%",
         report.renders,
         report.groups,
         report.batches,
+        report.drawn.mixed,
         report.generated,
         100 * report.idle_share,
     )

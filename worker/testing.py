@@ -101,7 +101,12 @@ class FakeRenderer:
         return 1 + max(len(sample.prompt.split()), len(sample.negative_prompt.split())) // 75
 
     def draw(
-        self, samples: Sequence[Sample], setting: Setting, *, on_step: Callable[[int, int], None] | None = None
+        self,
+        samples: Sequence[Sample],
+        setting: Setting,
+        *,
+        stacks: Sequence[Sequence[tuple[Any, float]]] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> Batch:
         """Flat pictures."""
         if self._fits is not None and len(samples) > self._fits:
@@ -119,12 +124,17 @@ class FakeRenderer:
         self.batch_sizes.append(len(samples))
         self.drawn.append((samples, setting))
         size = (setting.width, setting.height)
-        images = [PilImage.new("RGB", size, self.colour(sample, setting)) for sample in samples]
+        own = [self._applied if stacks is None else tuple(stacks[place]) for place in range(len(samples))]
+        self.calls["mixed"] += stacks is not None
+        images = [
+            PilImage.new("RGB", size, self.colour(sample, setting, stack))
+            for sample, stack in zip(samples, own, strict=True)
+        ]
         return Batch(images, time.perf_counter() - began, 0.0)
 
-    def colour(self, sample: Sample, setting: Setting) -> tuple[int, int, int]:
-        """What a sample is drawn as with what is applied now."""
-        told = f"{self._applied!r} {sample.prompt} {sample.seed} {sample.guidance}"
+    def colour(self, sample: Sample, setting: Setting, stack: Any = None) -> tuple[int, int, int]:
+        """What a sample is drawn as with these LoRAs, or with what is applied now."""
+        told = f"{self._applied if stack is None else stack!r} {sample.prompt} {sample.seed} {sample.guidance}"
         if setting.strength < 1:
             told += f" {setting.strength}"
         if setting.places:

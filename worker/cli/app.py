@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from worker.cli import (
+    calibrate,
     changes,
     check,
     dataset,
@@ -164,6 +165,7 @@ app.add_typer(dataset.commands, name="dataset", rich_help_panel=_LEARNING)
 app.command("train", rich_help_panel=_LEARNING)(train.train)
 app.command("evaluate", rich_help_panel=_LEARNING)(evaluate.evaluate)
 app.command("worker", rich_help_panel=_RUNNING)(worker.worker)
+app.command("calibrate", rich_help_panel=_RUNNING)(calibrate.calibrate)
 app.command("doctor", rich_help_panel=_RUNNING)(doctor.doctor)
 app.command("demo", rich_help_panel=_RUNNING)(demo.demo)
 app.add_typer(db.commands, name="db", rich_help_panel=_RUNNING)

@@ -60,6 +60,7 @@ _BY_CODE = {
     "photo_refused": Exit.BAD_INPUT,
     "pool_refused": Exit.ENVIRONMENT,
     "gpus_not_there": Exit.ENVIRONMENT,
+    "calibration_impossible": Exit.ENVIRONMENT,
     "profile_invalid": Exit.ENVIRONMENT,
     "profile_unknown": Exit.ENVIRONMENT,
     "prompt_syntax": Exit.BAD_INPUT,

@@ -252,3 +252,21 @@ def test_a_strips_size_is_within_the_settings(cli: CliWorld, size: int) -> None:
     # When a strip of such pictures is asked for, then it is refused, with what is wanted
     told = cli.json("lora", "strip", "any.safetensors", "--size", size, "--out", "a.png", exit_code=2)
     assert f"wanted 1 to {cli.settings.max_side} pixels" in told["error"]["message"]
+
+
+def test_a_device_is_measured_and_remembered(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given the untrained pack, two pictures at once
+    monkeypatch.setenv("PORTRAITS_BATCH_SIZE", "2")
+
+    # When this machine is measured
+    answer = cli.json("calibrate", "--size", 64, "--repeat", 1)
+
+    # Then there are costs, kept in this home for this model on this device
+    assert answer["each"] >= 0 and answer["batch_size"] == 2 and answer["pixels"] == 64 * 64
+    kept = json.loads((cli.home / "calibration.json").read_text())
+    ((name, costs),) = kept.items()
+    assert name.startswith("cpu ") and costs["base"] == answer["base"]
+
+
+def test_a_profile_without_a_model_cannot_be_measured(cli: CliWorld) -> None:
+    assert "calibration_impossible" in cli.run("calibrate", "--profile", "fake", exit_code=3).stderr

@@ -19,6 +19,7 @@ from jobs.repository import people as people_rows
 from jobs.repository.writer import JobWriter, PersonRows
 from jobs.settings import Settings
 from jobs.storage import open_storage
+from worker.costs import Costs
 from worker.leases import Leases
 from worker.plan import BatchSizes
 from worker.recorder import Recorder
@@ -94,6 +95,7 @@ class World:
         self.sizes = BatchSizes(renderer.batch_size)
         self.weight_sets = WeightSets(database, self.storage, renderer, owner, lease_seconds=settings.lease_seconds)
         self.leases: Leases | None = None
+        self.costs: Costs | None = None
 
     def use_storage(self, storage: Any) -> None:
         """Put another store in the place of the folder."""
@@ -136,6 +138,7 @@ class World:
                     self.owner,
                     sizes=self.sizes,
                     should_stop=self.stop.is_set,
+                    costs=self.costs,
                 ).run(unit_id)
         finally:
             recorder.close()

@@ -115,7 +115,7 @@ def test_a_late_message_wakes_for_whatever_waits(database: Database, database_ur
 def test_an_unknown_profile_lists_the_known(tmp_path: Path) -> None:
     path = profiles(tmp_path, '[profiles.fake]\nrenderer = "fake"\n')
     world = Settings(home=tmp_path, profiles_file=path)
-    assert sorted(load_profiles(world)) == ["fake", "mini"]
+    assert sorted(load_profiles(world)) == ["fake", "mini", "mini-untrained"]
     with pytest.raises(ProfileUnknown, match="only: fake, mini"):
         find_profile(world, "realvis")
 

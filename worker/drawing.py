@@ -1,0 +1,270 @@
+"""Draws the people in hand: batch after batch, and what follows from the pictures, until nothing does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from jobs.database import Database
+from jobs.errors import JobsError
+from jobs.repository import renders as render_rows
+from jobs.repository.renders import WaitingRender
+from worker.cast import Cast
+from worker.costs import Costs
+from worker.errors import BatchAbandoned, OutOfMemory, code_of, is_retryable
+from worker.groups import Group
+from worker.leases import Leases
+from worker.plan import BatchKey, BatchSizes, Planned, batch_key, batches
+from worker.recorder import Claim, Finished, Recorder, claim_of
+from worker.renderer import Batch, Renderer, Sample
+from worker.samples import setting_of, text_sample
+from worker.trial import Draw, Trial
+
+log = logging.getLogger(__name__)
+Todo = deque[Planned]
+
+
+@dataclass
+class Drawn:
+    """What was drawn; seconds in which a batch was drawn, and those between batches."""
+
+    renders: int = 0
+    batches: int = 0
+    mixed: int = 0
+    seconds_drawing: float = 0.0
+    seconds_between: float = 0.0
+
+
+class Drawer:
+    """Draws for one shift; used by one thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        renderer: Renderer,
+        recorder: Recorder,
+        leases: Leases,
+        owner: str,
+        *,
+        sizes: BatchSizes,
+        costs: Costs | None,
+        should_stop: Callable[[], bool],
+        is_over: Callable[[], bool],
+        near_end: Callable[[], None],
+    ) -> None:
+        """`is_over` says that no render may be begun any more, `near_end` is told before the last batch of firsts."""
+        self._database, self._renderer, self._recorder, self._leases = database, renderer, recorder, leases
+        self._owner, self._sizes, self._costs = owner, sizes, costs
+        self._should_stop, self._is_over, self._near_end = should_stop, is_over, near_end
+        self._most_begun = max(16, 4 * renderer.batch_size)
+        self._group_of: dict[Claim, Group] = {}
+        self._drawn_until: float | None = None
+        self.faults: dict[Claim, Exception] = {}
+        """Faults of units that may pass: whoever settles the unit takes its own out."""
+        self.drawn = Drawn()
+
+    def draw(self, groups: Sequence[Group]) -> None:
+        """Draw everything that waits for these people.
+
+        Only so many renders are begun before others are brought to their end: pictures in the making lie in memory,
+        and are lost when the worker is stopped. When the shift's time is up no render is begun any more, but those that
+        were begun are finished: else a gate with many seeds would go round in circles.
+        """
+        able = [group for group in groups if group.cast is not None]
+        self._group_of = {claim_of(unit): group for group in able for unit in group.units}
+        waiting = [render for group in able for render in self._readable(group.waiting)]
+        first = self._planned([Trial(render).first() for render in waiting])
+        following: list[Draw] = []
+        try:
+            while not self._should_stop():
+                may_begin = bool(first) and not self._is_over() and self._recorder.begun < self._most_begun
+                following += self._recorder.follow_ups(wait=not may_begin)
+                planned = self._planned(following)
+                ripe = deque(
+                    batch for batch in planned if not may_begin or len(batch.draws) >= self._sizes.of(batch.key)
+                )
+                if ripe:
+                    following = [draw for batch in planned if batch not in ripe for draw in batch.draws]
+                    while ripe and not self._should_stop():
+                        self._draw_next(ripe)
+                elif may_begin:
+                    if len(first) == 1:
+                        self._near_end()
+                    self._draw_next(first)
+                else:
+                    break
+        finally:
+            self._recorder.forget([*following, *self._recorder.follow_ups()])
+
+    def _readable(self, waiting: Sequence[WaitingRender]) -> list[WaitingRender]:
+        """The renders whose options this version knows; the others fail alone."""
+        for render in waiting:
+            if render.fault is not None:
+                self._fail_alone(render, render.fault)
+        return [render for render in waiting if render.fault is None]
+
+    def _planned(self, draws: Sequence[Draw]) -> Todo:
+        """The drawings in batches; a text that cannot be read fails its render."""
+        keys: dict[Draw, BatchKey] = {}
+        side = self._renderer.detail_side()
+        for draw in draws:
+            try:
+                chunks = self._renderer.prompt_chunks(text_sample(draw))
+                people = len(self._cast_of(draw).roles)
+                keys[draw] = batch_key(draw, chunks=chunks, detail_side=side, people=people)
+            except Exception as error:  # noqa: BLE001 - it becomes the render's fault, whatever it was
+                self._give_up(draw, error)
+        return self._cut(keys)
+
+    def _cut(self, keys: dict[Draw, BatchKey]) -> Todo:
+        numbers = {id(group): number for number, group in enumerate(self._group_of.values())}
+
+        def person_of(draw: Draw) -> int:
+            return numbers[id(self._group(draw))]
+
+        return deque(batches(list(keys), self._sizes, keys.__getitem__, person_of, self._costs))
+
+    def _group(self, draw: Draw) -> Group:
+        return self._group_of[claim_of(draw.render.unit)]
+
+    def _cast_of(self, draw: Draw) -> Cast:
+        cast = self._group(draw).cast
+        assert cast is not None
+        return cast
+
+    def _draw_next(self, todo: Todo) -> None:
+        """Draw the next batch.
+
+        A batch that does not fit is cut smaller, and the worker remembers. A batch that meets another fault is cut in
+        two until the drawing at fault stands alone: one bad render fails itself, not the person's other jobs.
+        """
+        batch = todo.popleft()
+        lost = [draw for draw in batch.draws if not self._may_draw(draw)]
+        self._recorder.forget(lost)
+        batch = batch.only([draw for draw in batch.draws if draw not in lost])
+        count = len(batch.draws)
+        if not count:
+            return
+        try:
+            self._draw_batch(batch)
+        except BatchAbandoned as error:
+            log.info("%s", error)
+            self._recorder.forget(batch.draws)
+        except OutOfMemory as error:
+            fits = self._sizes.did_not_fit(batch.key, count)
+            log.warning("out of memory with a batch of %d; going on with %d", count, fits)
+            if count == 1:
+                self._give_up(batch.draws[0], error)
+            else:
+                left = [batch, *todo]
+                todo.clear()
+                todo.extend(self._cut({draw: k for b in left for draw, k in zip(b.draws, b.keys, strict=True)}))
+        except Exception as error:  # noqa: BLE001 - it becomes the render's fault, whatever it was
+            if count == 1:
+                self._give_up(batch.draws[0], error)
+            else:
+                todo.extendleft(reversed(batch.halves()))
+
+    def _may_draw(self, draw: Draw) -> bool:
+        unit = draw.render.unit
+        return self._leases.holds(unit) and claim_of(unit) not in self.faults
+
+    def _give_up(self, draw: Draw, error: Exception) -> None:
+        """A drawing that cannot be made: its render fails, or goes without it where there is a picture already."""
+        if draw.is_first:
+            self._fail_alone(draw.render, error)
+        else:
+            log_fault(f"what followed from render {draw.render.id} could not be drawn", error)
+            self._recorder.add_failed(draw, self._cast_of(draw))
+
+    def _fail_alone(self, render: WaitingRender, error: Exception) -> None:
+        """The one render at fault: failed with its reason, or its unit tried again later if that may help."""
+        log_fault(f"render {render.id} could not be drawn", error)
+        if is_retryable(error):
+            self.faults[claim_of(render.unit)] = error
+            return
+        with self._database.transaction() as tx:
+            render_rows.fail(tx, render, self._owner, error_code=code_of(error), error=told_of(error))
+
+    def _draw_batch(self, batch: Planned) -> None:
+        asked = [self._sample(draw, key) for draw, key in zip(batch.draws, batch.keys, strict=True)]
+        merging, drawn = self._draw_mixed(batch, asked) if batch.mixed else self._draw_merged(batch, asked)
+        count = len(batch.draws)
+        self.drawn.batches += 1
+        self.drawn.mixed += batch.mixed
+        self.drawn.renders += sum(draw.is_first for draw in batch.draws)
+        for draw, sample, image in zip(batch.draws, asked, drawn.images, strict=True):
+            self._recorder.add(
+                Finished(
+                    draw=draw,
+                    image=image,
+                    cast=self._cast_of(draw),
+                    batch_size=count,
+                    seconds_weights=self._group(draw).seconds_weights,
+                    seconds_merge=merging / count,
+                    seconds_denoise=drawn.seconds_denoise / count,
+                    seconds_decode=drawn.seconds_decode / count,
+                    mask=sample.mask,
+                )
+            )
+
+    def _sample(self, draw: Draw, key: BatchKey) -> Sample:
+        samples = self._group(draw).samples
+        assert samples is not None
+        return samples.of(draw, key)
+
+    def _draw_merged(self, batch: Planned, asked: Sequence[Sample]) -> tuple[float, Batch]:
+        """One person's pictures: merging takes the first number of seconds."""
+        cast = self._cast_of(batch.draws[0])
+        setting, stack = setting_of(batch.key, cast), cast.merged(batch.key)
+        began = time.monotonic()
+        merging = self._renderer.apply(stack)
+        drawn = self._renderer.draw(asked, setting, on_step=self._watching(batch))
+        self._count_time(began)
+        return merging, drawn
+
+    def _draw_mixed(self, batch: Planned, asked: Sequence[Sample]) -> tuple[float, Batch]:
+        """Several people's pictures, each with LoRAs of its own; nothing is merged."""
+        stacks = [self._cast_of(draw).merged(key) for draw, key in zip(batch.draws, batch.keys, strict=True)]
+        setting = setting_of(batch.key, self._cast_of(batch.draws[0]))
+        began = time.monotonic()
+        drawn = self._renderer.draw(asked, setting, stacks=stacks, on_step=self._watching(batch))
+        self._count_time(began)
+        return 0.0, drawn
+
+    def _watching(self, batch: Planned) -> Callable[[int, int], None]:
+        def on_step(_step: int, _steps: int) -> None:
+            if not any(self._leases.holds(draw.render.unit) for draw in batch.draws):
+                raise BatchAbandoned
+
+        return on_step
+
+    def _count_time(self, began: float) -> None:
+        ended = time.monotonic()
+        self.drawn.seconds_drawing += ended - began
+        if self._drawn_until is not None:
+            self.drawn.seconds_between += began - self._drawn_until
+        self._drawn_until = ended
+
+
+def log_fault(what: str, error: Exception) -> None:
+    """Our own errors speak for themselves; of foreign ones the log keeps the traceback."""
+    if _expected(error):
+        log.info("%s: %s", what, error)
+    else:
+        log.error("%s: %s", what, error, exc_info=error)
+
+
+def told_of(error: Exception) -> str:
+    """What the row says: our own errors speak for themselves, foreign ones are named by type, without their text.
+
+    A foreign text may hold a path, an address or a secret; the worker's log has it.
+    """
+    return str(error) if _expected(error) else f"unforeseen {type(error).__name__}; the worker's log has the traceback"
+
+
+def _expected(error: Exception) -> bool:
+    return isinstance(error, JobsError) or code_of(error) != "internal"
