@@ -272,13 +272,13 @@ class PortraitPipeline(MergedModel):
         if stacks is None:
             return nullcontext()
         # With guidance the UNet sees every sample twice, the negative prompts first.
-        factors = factors_of([*stacks, *stacks] if guided else stacks)
-        unet = self.components.unet
-        moved = {
-            layer: (down_BIR.to(unet.device, unet.dtype), up_BRO.to(unet.device, unet.dtype))
-            for layer, (down_BIR, up_BRO) in factors.items()
-        }
-        return grouped(unet, moved)
+        unet, times = self.components.unet, 2 if guided else 1
+
+        def rows(factor: torch.Tensor) -> torch.Tensor:
+            return factor.to(unet.device, unet.dtype).repeat(times, 1, 1)
+
+        factors = factors_of(stacks)
+        return grouped(unet, {layer: (rows(down), rows(up)) for layer, (down, up) in factors.items()})
 
     def _embed(self, samples: Sequence[Sample]) -> list[TextPair]:
         return [self._texts.embed(sample, self.final_prompt(sample)) for sample in samples]

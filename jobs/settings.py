@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     )
     profile: str = Field("mini", description="Profile of a manifest that names none.")
     profiles_file: Path | None = Field(
-        None, description="TOML file of profiles; empty: only the built-in profile `mini`."
+        None, description="TOML file of profiles; empty: only the built-in ones, `mini` and `mini-untrained`."
     )
 
     max_photos_per_identity: Positive = Field(20, description="Photos per person and job.")
