@@ -103,6 +103,8 @@ class LoRA:
 
         `WeightMerger.shapes` lists those of a UNet, `HyperLoRAConfig.layer_shapes` those of a checkpoint.
         """
+        if isinstance(self.layers, StackedLayers) and self.layers.fit(unet):
+            return
         for name, found in self.shapes.items():
             if name not in unet:
                 raise LoRAMismatch(f"the LoRA has layer {name}, which this UNet lacks; {self._stranger(name, unet)}")
@@ -128,15 +130,14 @@ class LoRA:
         # One flag per layer and one transfer for all, as each transfer makes a GPU wait.
         device = self.stacks[0].up_LOR.device
         flags = torch.cat([_finite_rows(stack).to(device) for stack in self.stacks]).tolist()
-        names = (name for stack in self.stacks for name in stack.names)
-        broken = {name for name, finite in zip(names, flags, strict=True) if not finite}
-        broken |= {
-            name
-            for stack in self.stacks
-            for name, alpha in zip(stack.names, stack.alphas, strict=True)
-            if not math.isfinite(alpha)
+        alphas = [alpha for stack in self.stacks for alpha in stack.alphas]
+        if all(flags) and all(map(math.isfinite, alphas)):
+            return None
+        names = [name for stack in self.stacks for name in stack.names]
+        broken = {
+            name for name, flag, alpha in zip(names, flags, alphas, strict=True) if not flag or not math.isfinite(alpha)
         }
-        return next((name for name in self.layers if name in broken), None) if broken else None
+        return next(name for name in self.layers if name in broken)
 
     def require_finite(self) -> None:
         """Raise `NonFiniteWeights` naming the first layer with NaN or infinity."""

@@ -101,7 +101,8 @@ class FactorStack:
     @cached_property
     def scales(self) -> tuple[float, ...]:
         """Each layer's alpha / rank."""
-        return tuple(alpha / self.rank for alpha in self.alphas)
+        rank = self.rank
+        return tuple(alpha / rank for alpha in self.alphas)
 
     def layer(self, row: int) -> LoRALayer:
         """One layer; its factors are views."""
@@ -165,6 +166,10 @@ class StackedLayers(Mapping[str, LoRALayer]):
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Layer -> (out, in) of the weight that it changes."""
         return {name: stack.shape for name, (stack, _) in self._places.items()}
+
+    def fit(self, shapes: Mapping[str, tuple[int, int]]) -> bool:
+        """Whether all layers are among these, with their shapes."""
+        return all({shapes.get(name) for name in stack.names} == {stack.shape} for stack in self.stacks)
 
 
 def _cat(a: torch.Tensor, b: torch.Tensor, dim: int) -> torch.Tensor:

@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import torch
 from torch import nn
@@ -61,6 +60,7 @@ class WeightMerger:
         }
         shapes = {name: self._stacks[number].shape for name, (number, _) in self._rows.items()}
         self._shapes = {name: shapes[name] for name in self._layers}
+        self._places: dict[tuple[str, ...], dict[int, dict[int, int]]] = {}
         self.merges = 0
 
     @property
@@ -118,13 +118,21 @@ class WeightMerger:
             lora.require_fit(self._shapes)
             lora.require_finite()
             for factors in lora.stacks:
-                members: dict[int, dict[int, int]] = {}
-                for member, name in enumerate(factors.names):
-                    number, row = self._rows[name]
-                    members.setdefault(number, {})[row] = member
-                for number, of_row in members.items():
-                    parts[number].append(_Part(weight, factors, of_row))
+                for number, members in self._places_of(factors.names).items():
+                    parts[number].append(_Part(weight, factors, members))
         return parts
+
+    def _places_of(self, names: tuple[str, ...]) -> dict[int, dict[int, int]]:
+        """Stack of weights -> its row -> place among the names; kept, as LoRAs of one network have the same layers."""
+        if names not in self._places:
+            if len(self._places) >= 64:
+                self._places.clear()
+            places: dict[int, dict[int, int]] = {}
+            for place, name in enumerate(names):
+                number, row = self._rows[name]
+                places.setdefault(number, {})[row] = place
+            self._places[names] = {number: dict(sorted(rows.items())) for number, rows in places.items()}
+        return self._places[names]
 
     def _write(self, parts: list[list[_Part]]) -> None:
         written: list[tuple[WeightStack, list[int]]] = []
@@ -157,13 +165,13 @@ class _Part:
     weight: float
     factors: FactorStack
     members: dict[int, int]
-    """Row of the weights -> layer of the factors."""
+    """Row of the weights, ascending -> layer of the factors."""
 
     @cached_property
     def scale(self) -> float | None:
         """What all products are multiplied by, None where alphas differ."""
-        scales = set(self.factors.scales)
-        return self.weight * scales.pop() if len(scales) == 1 else None
+        first, *others = set(self.factors.alphas)
+        return None if others else self.weight * (first / self.factors.rank)
 
     def chosen(self, rows: list[int], like: torch.Tensor, *, scaled: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Up (M, O, r), scaled if asked for, and down (M, r, I), on the device and in the dtype of `like`."""
@@ -179,6 +187,8 @@ class _Part:
 
 def _alike(parts: Sequence[_Part]) -> list[tuple[list[int], list[_Part]]]:
     """Rows, ascending, that the same parts are for: one product has one rank, and no zeros fill it up."""
+    if len(parts) == 1:
+        return [(list(parts[0].members), list(parts))]
     numbers_of: dict[int, list[int]] = {}
     for number, part in enumerate(parts):
         for row in part.members:
@@ -248,7 +258,7 @@ def _pieces(stack: WeightStack, rows: list[int], parts: Sequence[_Part], *, sums
 
 
 def _consecutive(numbers: Sequence[int]) -> bool:
-    return all(after - before == 1 for before, after in pairwise(numbers))
+    return list(numbers) == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
 def _rows_of(tensor: torch.Tensor, rows: list[int]) -> torch.Tensor:

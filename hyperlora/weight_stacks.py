@@ -18,7 +18,8 @@ class WeightStack:
 
     The modules keep their parameters; what these point at is moved into the stack, so that `state_dict`, saving and
     `copy.deepcopy` (whose copies are on their own again) work as before. A second stack of the same modules shares
-    the weights of the first.
+    the weights of the first. What looks at a parameter's storage or version sees more, or less, than one weight:
+    `torch.save` of a single parameter writes its stack, and autograd does not notice that a weight was merged over.
     """
 
     def __init__(self, projections: Mapping[str, nn.Linear]) -> None:
@@ -46,6 +47,8 @@ class WeightStack:
 
     def require_views(self) -> None:
         """Raise `InvalidRequest` naming a module whose weight is no longer a row of the stack."""
+        if tuple(module.weight.data_ptr() for module in self._modules) == self._addresses:
+            return
         for name, module, address in zip(self.names, self._modules, self._addresses, strict=True):
             if module.weight.data_ptr() != address:
                 raise InvalidRequest(
