@@ -133,7 +133,7 @@ TINY = Sizes(
     vae_plan=Plan(steps=3_000, batch=8, rate=2e-3, average=0.995),
     foundation_plan=Plan(steps=5_000, batch=32, rate=1.2e-3),
     vision_plan=Plan(steps=2_500, batch=32, rate=1e-3),
-    stages={"base": 250, "id-clip": 400, "id-face": 900},
+    stages={"base": 250, "id-clip": 500, "id-face": 1_500},
     batch=32,
     rate=1e-3,
 )
