@@ -114,6 +114,9 @@ class TrainingConfig(_Part):
         "same", description="Which photo the face conditions come from: the picture itself, or another of the person."
     )
     min_snr_gamma: float | None = Field(None, gt=0, description="Min-SNR weighting of the timesteps; None: none.")
+    timesteps: tuple[int, int] | None = Field(
+        None, description="The noise levels that are trained, from (included) to (excluded); None: all of the model's."
+    )
 
     precision: Literal["no", "fp16", "bf16"] = "no"
     device: Literal["auto", "cpu"] = Field("auto", description="auto: what accelerate finds.")
@@ -134,6 +137,8 @@ class TrainingConfig(_Part):
     def _fits(self) -> Self:
         if self.stage == "base" and self.network.base_rank is None and self.init is None:
             raise ValueError("stage base trains the Base branch: network.base_rank must be a number")
+        if self.timesteps is not None and not 0 <= self.timesteps[0] < self.timesteps[1]:
+            raise ValueError(f"timesteps go from a smaller to a larger number, found {list(self.timesteps)}")
         if self.warm_up >= self.steps and self.schedule == "cosine":
             raise ValueError(f"a cosine of {self.steps} steps needs a shorter warm_up, found {self.warm_up}")
         return self

@@ -124,7 +124,7 @@ class Dice:
         *,
         seed: int,
         samples: int,
-        timesteps: int,
+        timesteps: range,
         latents: tuple[int, int, int],
         caption_dropout: float,
         others: Others | None = None,
@@ -143,7 +143,7 @@ class Dice:
             indices=indices,
             settings=np.searchsorted(self._borders, chances_2G[0], side="right").astype(np.int64),
             dropped=chances_2G[1] < self._dropout,
-            timesteps_B=torch.randint(self._timesteps, (count,), generator=dice),
+            timesteps_B=torch.randint(self._timesteps.start, self._timesteps.stop, (count,), generator=dice),
             noise_BCHW=torch.randn((count, *self._latents), generator=dice),
             references=None if self._others is None else self._others.draw(indices, dice),
         )

@@ -257,6 +257,13 @@ class Trainer:
             autocast=self.accelerator.autocast,
         )
 
+    def _timesteps(self) -> range:
+        known = range(int(self.objective.schedule.config.num_train_timesteps))
+        first, end = self.config.timesteps or (known.start, known.stop)
+        if end > known.stop:
+            raise TrainingMismatch(f"the base model has {known.stop} timesteps, the config trains up to {end}")
+        return range(first, end)
+
     def _make_feed(self) -> Feed:
         config = self.config
         others = None
@@ -270,7 +277,7 @@ class Trainer:
             Order(len(self.dataset), config.seed),
             seed=config.seed,
             samples=self.samples_per_step,
-            timesteps=int(self.objective.schedule.config.num_train_timesteps),
+            timesteps=self._timesteps(),
             latents=self.latent_shape,
             caption_dropout=config.caption_dropout,
             others=others,

@@ -29,7 +29,7 @@ from hyperlora.mini.learn.words import general_subject
 from hyperlora.mini.people import person
 
 CLIP_VISION = "mini-clip-vision"
-SAID = 0.3  # how often the caption says who it is
+SAID = 0.1  # how often the caption says who it is
 
 
 def write_rows(

@@ -121,7 +121,9 @@ TINY = Sizes(
     vision_width=64,
     vision_layers=3,
     hyperlora={
-        "bases": 32,
+        "rank": 4,
+        "bases": 16,
+        "alpha_over_rank": 1.0,
         "width": 128,
         "depth": 2,
         "dim_head": 32,
@@ -133,9 +135,9 @@ TINY = Sizes(
     vae_plan=Plan(steps=3_000, batch=8, rate=2e-3, average=0.995),
     foundation_plan=Plan(steps=5_000, batch=32, rate=1.2e-3),
     vision_plan=Plan(steps=2_500, batch=32, rate=1e-3),
-    stages={"base": 250, "id-clip": 500, "id-face": 1_500},
+    stages={"base": 150, "id-clip": 800, "id-face": 4_500},
     batch=32,
-    rate=1e-3,
+    rate=1.5e-3,
 )
 
 FULL = Sizes(

@@ -357,5 +357,5 @@ def test_the_examples_are_good(settings: Settings) -> None:
                 (render.width, render.height, render.steps) for person in manifest.people() for render in person.renders
             }
         assert (checked.identities, checked.renders) == (identities, pictures)
-        assert sizes == {(128, 128, 8)}
+        assert sizes == {(64, 64, 20)}
         assert manifest.job.profile == "mini"

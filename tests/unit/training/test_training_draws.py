@@ -23,7 +23,7 @@ def dice(samples: int = 4000, seed: int = 1, people: int = 50, others: bool = Fa
         Order(len(persons), seed),
         seed=seed,
         samples=samples,
-        timesteps=1000,
+        timesteps=range(1000),
         latents=SHAPE,
         caption_dropout=0.1,
         others=Others(persons) if others else None,

