@@ -68,6 +68,6 @@ def _measured(slots: Mapping[str, Any], checks: Mapping[str, Any]) -> list[str]:
     for name, told in slots.items():
         losses = told.get("losses")
         if losses:
-            shown = ", ".join(f"{part} {value:.4f}" for part, value in losses.items())
-            lines.append(f"- {name}: {told['steps']:,} steps; last losses {shown}")
+            parts = ", ".join(f"{part} {value:.4f}" for part, value in losses.items())
+            lines.append(f"- {name}: {told['steps']:,} steps; last losses {parts}")
     return lines
