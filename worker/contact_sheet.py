@@ -114,11 +114,11 @@ def wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
 
 
 def caption(pictures: Sequence[Picture], font: Font, width: float) -> str:
-    """What stands under a cell: one picture's seed and remark, or the seeds of all that are shown, as many as fit."""
+    """What stands under a cell: one picture's remark and seed, or the seeds of all that are shown, as many as fit."""
     shown = [picture for picture in pictures[:MAX_IN_CELL] if picture.seed is not None]
     if len(pictures) == 1:
         return fit(
-            "  ·  ".join(part for one in shown for part in (f"seed {one.seed}", one.remark) if part), font, width
+            "  ·  ".join(part for one in shown for part in (one.remark, f"seed {one.seed}") if part), font, width
         )
     rest = f"  +{len(pictures) - MAX_IN_CELL} more" if len(pictures) > MAX_IN_CELL else ""
     seeds = [str(picture.seed) for picture in shown]

@@ -70,7 +70,7 @@ def test_several_seeds_share_a_cell() -> None:
 @pytest.mark.parametrize(
     ("seeds", "wanted"),
     [
-        ([7], "seed 7  ·  likeness 0.50"),
+        ([7], "likeness 0.50  ·  seed 7"),
         ([11, 12, 13], "seeds 11, 12, 13"),
         ([1, 2, 3, 4, 5, 6], "seeds 1, 2, 3, 4  +2 more"),
         ([4_000_000_001, 4_000_000_002, 4_000_000_003], "seeds 4000000001, …"),
