@@ -78,7 +78,7 @@ def test_real_faces_and_a_real_network(stack: Stack) -> None:
             assert picture.size == (64, 64)
             told = json.loads(picture.info["portraits"])
             drawn[row["external_id"], row["prompt_name"], row["seed"]] = picture.convert("RGB").copy()
-        assert told["notice"] is None
+        assert "notice" not in told
         assert row["final_prompt"].startswith("fcsks fxhks fhyks, portrait of")
         assert row["recogniser"] == "insightface-mini_faces"
         assert row["id_similarity"] is not None or "no face" in row["id_similarity_reason"]

@@ -14,6 +14,7 @@ import yaml
 from jobs.errors import ManifestInvalid, PhotoRefused, SettingsInvalid
 from jobs.manifest import Manifest, open_manifest, parse_manifest
 from jobs.planned import Checked, PlannedIdentity, PlannedRender, derived_seed, seed_base
+from jobs.profiles import drawing_defaults
 from jobs.settings import Settings
 
 DATA: dict[str, Any] = {
@@ -351,7 +352,8 @@ def test_the_examples_are_good(settings: Settings) -> None:
         ("people.csv", examples / "prompts/headshots.yaml", 3, 3 * 3),
         ("people.jsonl", None, 2, 2 * 2 + 1),
     ]:
-        with open_manifest(examples / name, settings=settings, job_file=job_file) as manifest:
+        defaults = drawing_defaults(settings)
+        with open_manifest(examples / name, settings=settings, job_file=job_file, defaults_of=defaults) as manifest:
             checked = manifest.check()
             sizes = {
                 (render.width, render.height, render.steps) for person in manifest.people() for render in person.renders
