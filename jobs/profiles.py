@@ -141,6 +141,10 @@ def _parse(path: Path, name: str, entry: Any, built_in: Profile | None) -> Profi
     try:
         kept = {} if built_in is None or "base" in entry else built_in.model_dump()
         profile = Profile(**{**kept, "name": name, **entry})
+        if kept:  # a preset decides what the built-in defaults say of drawing; the rest of them stays
+            decided = PRESETS.get(profile.preset or "", {})
+            own = {field: value for field, value in kept["defaults"].items() if field not in decided}
+            profile = profile.model_copy(update={"defaults": {**own, **entry.get("defaults", {})}})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

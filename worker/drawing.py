@@ -78,6 +78,7 @@ class Drawer:
         waiting = [render for group in able for render in self._readable(group.waiting)]
         first = self._planned([Trial(render).first() for render in waiting])
         following: list[Draw] = []
+        ripe: Todo = deque()
         try:
             while not self._should_stop():
                 may_begin = bool(first) and not self._is_over() and self._recorder.begun < self._most_begun
@@ -97,7 +98,8 @@ class Drawer:
                 else:
                     break
         finally:
-            self._recorder.forget([*following, *self._recorder.follow_ups()])
+            left = [draw for batch in ripe for draw in batch.draws]
+            self._recorder.forget([*following, *left, *self._recorder.follow_ups()])
 
     def _readable(self, waiting: Sequence[WaitingRender]) -> list[WaitingRender]:
         """The renders whose options this version knows; the others fail alone."""
@@ -152,7 +154,10 @@ class Drawer:
             self._draw_batch(batch)
         except BatchAbandoned as error:
             log.info("%s", error)
-            self._recorder.forget(batch.draws)
+            gone = [draw for draw in batch.draws if not self._may_draw(draw)] if batch.mixed else []
+            self._recorder.forget(gone or batch.draws)
+            if gone:  # the others wanted nothing of it
+                todo.appendleft(batch.only([draw for draw in batch.draws if draw not in gone]))
         except OutOfMemory as error:
             fits = self._sizes.did_not_fit(batch.key, count)
             log.warning("out of memory with a batch of %d; going on with %d", count, fits)
@@ -186,8 +191,11 @@ class Drawer:
         if is_retryable(error):
             self.faults[claim_of(render.unit)] = error
             return
-        with self._database.transaction() as tx:
-            render_rows.fail(tx, render, self._owner, error_code=code_of(error), error=told_of(error))
+        try:
+            with self._database.transaction() as tx:
+                render_rows.fail(tx, render, self._owner, error_code=code_of(error), error=told_of(error))
+        except JobsError as away:  # the reason could not be written: the unit is tried again
+            self.faults[claim_of(render.unit)] = away
 
     def _draw_batch(self, batch: Planned) -> None:
         asked = [self._sample(draw, key) for draw, key in zip(batch.draws, batch.keys, strict=True)]

@@ -21,6 +21,7 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
 STEADY_SECONDS = 120.0  # who lived so long is started again at once
 LOOK_SECONDS = 0.2
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def chosen_gpus(wanted: str, environment: Mapping[str, str], count: Callable[[], int]) -> list[str]:
@@ -76,7 +77,7 @@ class GpuFleet:
 
     def run(self) -> int:
         """Mind the workers until told to stop and all have ended; the first exit status that is not 0, else 0."""
-        before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._pass_on) for number in PASSED_ON}
         try:
             while not self._told.is_set():
                 for worker in self._workers:
@@ -84,6 +85,8 @@ class GpuFleet:
                 self._told.wait(LOOK_SECONDS)
             return self._ended()
         finally:
+            self.stop()  # whatever ended the loop: nobody is left on a GPU unminded
+            self._ended()
             for number, handler in before.items():
                 signal.signal(number, handler)
 

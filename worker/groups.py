@@ -24,6 +24,11 @@ class Group:
     fault: Exception | None = None
 
     @property
+    def was_lost(self) -> bool:
+        """Whether a unit was tried before: it may be what ended its worker, so its person keeps no company."""
+        return any(unit.attempts > 1 for unit in self.units)
+
+    @property
     def seconds_weights(self) -> float:
         """Each picture's share of the time that the weights took."""
         return 0.0 if self.cast is None else self.cast.seconds / max(1, len(self.waiting))

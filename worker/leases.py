@@ -57,8 +57,9 @@ class Leases:
     def hold(self, claimed: Sequence[ClaimedUnit]) -> None:
         """Begin to watch units that were just claimed."""
         with self._lock:
+            if not self._tokens:  # of others in hand only a beat can say that they are still ours
+                self._last_confirmed = time.monotonic()
             self._tokens.update({unit.id: unit.lease_token for unit in claimed})
-            self._last_confirmed = time.monotonic()
 
     def let_go(self, unit: ClaimedUnit) -> None:
         """Stop watching a unit that was settled or released."""

@@ -22,4 +22,5 @@ def with_weights(profile: Profile, home: Path) -> Profile:
 
     folder = build_untrained_pack(untrained_folder(home), seed=PACK_SEED)
     places = {"base": "sdxl", "hyperlora": "hyperlora", "clip_vision": "clip_vision"}
-    return profile.model_copy(update={field: str(folder / name) for field, name in places.items()})
+    empty = {field: str(folder / name) for field, name in places.items() if not getattr(profile, field)}
+    return profile.model_copy(update=empty)

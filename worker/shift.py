@@ -102,6 +102,8 @@ class Shift:
         self._owner, self._should_stop, self._costs = owner, should_stop, costs
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
         self._next: Future[list[Group]] | None = None
+        self._hand: list[Group] = []
+        self._aside: list[Group] = []  # claimed for company, but to be drawn alone
         self._ends_at = time.monotonic() + settings.shift_seconds
         self._drawer = Drawer(
             database,
@@ -121,29 +123,40 @@ class Shift:
         """Draw the named unit's person, or the next if that one does not wait, and go on until the shift ends."""
         behind: Future[None] | None = None
         with self._ahead, ThreadPoolExecutor(1, thread_name_prefix="behind") as settling:
-            hand = self._take(self._claim_named(unit_id) or self._claim_next())
-            while hand:
-                try:
-                    self._draw(hand)
-                finally:
-                    if behind is not None:
-                        behind.result()
-                    behind = settling.submit(self._settle_all, hand)
-                if self._is_over():
-                    break
-                hand = self._taken_over() or self._take(self._claim_next())
-            self._settle_all(self._taken_over())
+            try:
+                self._hand = self._take(self._claim_named(unit_id) or self._claim_next())
+                while self._hand:
+                    try:
+                        self._draw(self._hand)
+                    finally:
+                        before, behind = behind, settling.submit(self._settle_all, self._hand)
+                    if before is not None:
+                        before.result()
+                    if self._is_over():
+                        break
+                    self._hand = self._taken_over() or self._take(self._claim_next())
+            finally:
+                self._settle_all([*self._aside, *(self._ahead_of_time())])
             if behind is not None:
                 behind.result()
         return self.report
 
     def _look_ahead(self) -> None:
-        """Begin to claim and prepare the next people, once; not when no more will be drawn."""
-        if self._next is None and not self._is_over():
+        """Begin to claim and prepare the next people, once; not when no more will be drawn, and nobody beside one whose
+        worker was lost before: a person that ends the process must not cost others their attempts.
+        """
+        if any(group.was_lost for group in self._hand):
+            return
+        if self._next is None and not self._aside and not self._is_over():
             self._next = self._ahead.submit(lambda: self._take(self._claim_next()))
 
     def _taken_over(self) -> list[Group]:
-        """The people who were prepared ahead; none where nobody was."""
+        """Who was set aside, else the people who were prepared ahead; none where nobody was."""
+        if self._aside:
+            return [self._aside.pop()]
+        return self._ahead_of_time()
+
+    def _ahead_of_time(self) -> list[Group]:
         ahead, self._next = self._next, None
         return [] if ahead is None else ahead.result()
 
@@ -182,16 +195,24 @@ class Shift:
         """These units' person, and others as long as there is room in a batch that they would share."""
         hand: list[Group] = []
         while units:
-            hand.append(self._open(units))
+            group = self._open(units)
+            if hand and group.was_lost:
+                self._aside.append(group)
+                break
+            hand.append(group)
             if len(hand) == MOST_TOGETHER or self._is_over() or not self._has_room(hand):
                 break
-            units = self._claim_next()
+            try:
+                units = self._claim_next()
+            except JobsError as error:  # those in hand are drawn all the same
+                log.warning("nobody else could be claimed: %s", error)
+                break
         return hand
 
     def _has_room(self, hand: Sequence[Group]) -> bool:
         """Whether the last person's left-over pictures would be cheaper in a batch that others fill up."""
         size, last = self._renderer.batch_size, hand[-1].waiting
-        if self._costs is None or not last:
+        if self._costs is None or not last or hand[-1].was_lost:
             return False
         left = [len(group.waiting) % size for group in hand]
         render = last[0]
@@ -245,8 +266,8 @@ class Shift:
             if self._leases.holds(unit):
                 with self._database.transaction() as tx:
                     self._settle_held(tx, unit, fault)
-        except JobsError as error:
-            log.warning("unit %s is left to its lease: %s", unit.id, error)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the other units are settled
+            log_fault(f"unit {unit.id} is left to its lease", error)
         finally:
             self._leases.let_go(unit)
 

@@ -59,13 +59,13 @@ def _add_train(commands: Any) -> None:
 def _train(given: argparse.Namespace) -> None:
     """Run the slots in order; one that is not finished in its time ends the run with exit code 1."""
     from hyperlora.mini.learn.sizes import SIZES
-    from hyperlora.mini.learn.slots import TWINS, Slots
+    from hyperlora.mini.learn.slots import CHECKED, TWINS, Slots
 
     slots = Slots(
         SIZES[given.size], given.work, given.pack, given.judge, given.device, 60 * given.minutes,
         tell=lambda line: print(line, flush=True),
     )  # fmt: skip
-    wanted = given.slot or slots.names()
+    wanted = given.slot or ([name for name in CHECKED if name not in TWINS] if given.check else slots.names())
     if unknown := sorted(set(wanted) - {*slots.names(), *TWINS}):
         sys.exit(f"no such slot: {', '.join(unknown)}; there are {', '.join((*slots.names(), *TWINS))}")
     for name in wanted:

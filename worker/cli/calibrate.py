@@ -11,8 +11,6 @@ from worker.cli.extras import need_worker_extra
 from worker.cli.options import AsJson, load_settings
 from worker.cli.output import facts, hint, print_json
 
-PROMPTS_EACH = (1, 2, 3, 4, 6)
-
 
 def calibrate(
     profile: Annotated[str | None, typer.Option("--profile", help="What is measured; default: PORTRAITS_PROFILE.")] = (

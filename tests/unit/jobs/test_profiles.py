@@ -135,3 +135,14 @@ def test_a_manifest_may_name_the_schedulers_that_the_model_has() -> None:
     assert set(SCHEDULERS) == set(KNOWN)
     for name in SCHEDULERS:
         assert Drawing.model_validate({"scheduler": name}).scheduler == name
+
+
+def test_a_changed_default_leaves_the_built_in_ones(write: Write) -> None:
+    # Given a profile of the mini pack that changes one number, and one that names a preset
+    before = built_in_profiles()[MINI].drawing()
+    changed = load_profiles(write("[profiles.mini]\ndefaults = { steps = 7 }\n"))[MINI].drawing()
+    few = load_profiles(write('[profiles.mini]\npreset = "lightning-4"\npreset_weights = "w"\n'))[MINI].drawing()
+
+    # Then the rest stays as it was, and the preset decides what it is about
+    assert changed == {**before, "steps": 7}
+    assert (few["size"], few["steps"], few["scheduler"]) == (before["size"], 4, "euler_trailing")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from queue_world import World, add_job, person, settings
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from jobs.database import Database
 from jobs.errors import SettingsInvalid
@@ -213,3 +213,18 @@ def test_costs_are_found_from_drawings_of_few_and_many_steps() -> None:
 def test_one_picture_at_a_time_cannot_be_shared() -> None:
     with pytest.raises(CalibrationImpossible, match="PORTRAITS_BATCH_SIZE"):
         measure_costs(Clocked(batch_size=1), size=64, scheduler="euler", guidance=5.0, repeat=1, tell=print)
+
+
+def test_who_was_lost_before_is_drawn_alone(world: World) -> None:
+    # Given four people with one picture each, of whom one was tried before
+    job = add_job(world.database, [person(f"p{n}", [1], world.settings) for n in range(4)])
+    with world.database.transaction() as tx:
+        last = tx.execute(select(Unit.id).order_by(Unit.sort_key.desc(), Unit.id.desc()).limit(1)).scalar_one()
+        tx.execute(update(Unit).where(Unit.id == last).values(attempts=1))
+
+    # When they are drawn where people share batches
+    report = world.shift()
+
+    # Then that one shares none, and all are done
+    assert sorted(world.renderer.batch_sizes) == [1, 3] and report.drawn.mixed == 1
+    assert world.job(job)["done"] == 4
