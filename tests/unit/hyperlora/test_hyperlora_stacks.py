@@ -347,15 +347,14 @@ def test_a_stacked_unet_is_saved_and_copied_like_any_other(template: UNet2DCondi
     merger = WeightMerger(unet)
     merger.merge([(lora_of(unet, 1), 0.8)])
     merged = bits(unet)
-    # When saved by diffusers, by safetensors and by torch, and copied
+    # When saved by diffusers and by safetensors, and copied
     unet.save_pretrained(tmp_path / "diffusers")
     save_file(unet.state_dict(), tmp_path / "own.safetensors")
-    torch.save(unet.state_dict(), tmp_path / "own.pt")
     twin = copy.deepcopy(unet)
     # Then all hold the merged weights under the usual names, in files as large as ever
     read = UNet2DConditionModel.from_pretrained(tmp_path / "diffusers", dtype=torch.float16)
     loaded = unet_of(template, torch.float16)
-    for tensors in (read.state_dict(), load_file(tmp_path / "own.safetensors"), torch.load(tmp_path / "own.pt")):
+    for tensors in (read.state_dict(), load_file(tmp_path / "own.safetensors")):
         loaded.load_state_dict(tensors)
         assert bits(loaded) == merged
     save_file(plain.state_dict(), tmp_path / "plain.safetensors")

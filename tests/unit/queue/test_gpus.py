@@ -6,8 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,12 +16,12 @@ from worker.gpus import GpuFleet, chosen_gpus
 
 # A worker that writes down which GPU it sees, and ends with SIGTERM as a warm shutdown does.
 OBEDIENT = """
-import os, pathlib, signal, sys, time
+import os, pathlib, signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 place = pathlib.Path(sys.argv[1])
 place.write_text(os.environ["CUDA_VISIBLE_DEVICES"])
 while True:
-    time.sleep(0.05)
+    signal.pause()
 """
 CRASHING = """
 import pathlib, sys
@@ -55,20 +53,17 @@ def test_gpus_that_are_not_there(wanted: str, visible: str, count: int) -> None:
         chosen_gpus(wanted, {"CUDA_VISIBLE_DEVICES": visible}, lambda: count)
 
 
-def until(happened: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
-
-
 def test_each_worker_sees_its_gpu_and_all_end_with_the_parent(tmp_path: Path) -> None:
-    # Given a fleet of two, and somebody who sends SIGTERM when both are up
+    # Given a fleet of two, whose workers write into pipes, and somebody who sends SIGTERM when both have
+    saw: dict[str, str] = {}
+    for gpu in ("0", "2"):
+        os.mkfifo(tmp_path / gpu)
+
     def command(gpu: str) -> list[str]:
         return [sys.executable, "-c", OBEDIENT, str(tmp_path / gpu)]
 
     def stop_it() -> None:
-        until(lambda: all((tmp_path / gpu).exists() and (tmp_path / gpu).read_text() for gpu in ("0", "2")))
+        saw.update({gpu: (tmp_path / gpu).read_text() for gpu in ("0", "2")})
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
@@ -80,7 +75,7 @@ def test_each_worker_sees_its_gpu_and_all_end_with_the_parent(tmp_path: Path) ->
     stopper.join()
 
     # Then each saw its own GPU, all ended well, and the parent's own handlers are back
-    assert {gpu: (tmp_path / gpu).read_text() for gpu in ("0", "2")} == {"0": "0", "2": "2"}
+    assert saw == {"0": "0", "2": "2"}
     assert status == 0
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -7,9 +7,8 @@ import hashlib
 import io
 import json
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,16 @@ def world(database: Database, database_url: str, tmp_path: Path) -> World:
     return World(database, settings(tmp_path, database_url), FakeRenderer(batch_size=4))
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for another thread."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
+def second_generated(world: World) -> threading.Event:
+    """Set when the second weight set is being generated, by whatever thread."""
+    reached = threading.Event()
+
+    def seen(photos: Sequence[bytes]) -> None:
+        if world.renderer.calls["generate"] == 2:
+            reached.set()
+
+    world.renderer._refuse = seen
+    return reached
 
 
 def test_forty_jobs_of_one_person_are_one_generation_one_merge_full_batches(world: World) -> None:
@@ -385,11 +388,12 @@ def test_the_next_person_is_prepared_while_this_one_is_drawn(world: World) -> No
     # Given two people with two batches each, and a last batch of the first one that waits for the second's weights
     job = add_job(world.database, [person("ada", [8], world.settings), person("alan", [8], world.settings)])
     generated: list[int] = []
+    second = second_generated(world)
 
     def at_step(step: int) -> None:
         if step == 0:
             if len(world.renderer.batch_sizes) == 1:
-                wait_until(lambda: world.renderer.calls["generate"] == 2)
+                assert second.wait(60)
             generated.append(world.renderer.calls["generate"])
 
     world.renderer._at_step = at_step
@@ -406,9 +410,10 @@ def test_the_next_person_is_prepared_while_this_one_is_drawn(world: World) -> No
 def test_a_person_who_was_prepared_for_nothing_is_handed_back_unharmed(world: World) -> None:
     # Given two people, and a stop that comes when the second one has been claimed ahead
     job = add_job(world.database, [person("ada", [4], world.settings), person("alan", [4], world.settings)])
+    second = second_generated(world)
 
     def at_step(step: int) -> None:
-        wait_until(lambda: world.renderer.calls["generate"] == 2)
+        assert second.wait(60)
         world.stop.set()
 
     world.renderer._at_step = at_step
