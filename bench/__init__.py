@@ -1,0 +1,1 @@
+"""What is measured, and against whom: one command a file, `python bench/all.py` for all."""
