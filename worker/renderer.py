@@ -2,8 +2,8 @@
 
 `worker.sdxl.SdxlRenderer` is the real one; `worker.testing.FakeRenderer` draws flat colours without torch.
 
-One thread draws (`apply`, `draw`); what looks at finished pictures (`faces`, `small_faces`, `similarity`, `refusal`,
-`upscale`) is called by any thread.
+One thread makes ready and draws (`warm`, `apply`, `draw`, `when_idle`); what looks at finished pictures (`faces`,
+`small_faces`, `similarity`, `refusal`, `upscale`) is called by any thread.
 """
 
 from __future__ import annotations
@@ -112,6 +112,19 @@ class Renderer(Protocol):
     checker: str  # the safety checker's name; "none" for none
     batch_size: int
     notice: str | None  # what must be said beside every picture, such as "untrained"
+
+    def warm(self, should_stop: Callable[[], bool]) -> None:
+        """Make ready for the kinds of batches that are drawn most, before the first unit is claimed.
+
+        It may take minutes; `should_stop` is asked between two kinds. What is not warmed is drawn all the same.
+        """
+
+    def when_idle(self, should_stop: Callable[[], bool]) -> None:
+        """Do what was put off while there was work, such as making ready for what was drawn without.
+
+        Called when nothing waits, with nothing in hand; `should_stop` is asked between two things to do, and is true
+        as soon as something waits again.
+        """
 
     def generate(self, kind: str, people: Sequence[Person], *, branch: str = "id") -> GeneratedWeights:
         """A LoRA from photos (one person), a mix (several, by weight) or a slider (edited, original).

@@ -125,6 +125,12 @@ class SdxlRenderer:
             device=device,
         )
 
+    def warm(self, should_stop: Callable[[], bool]) -> None:
+        """Nothing has to be made ready where nothing is compiled."""
+
+    def when_idle(self, should_stop: Callable[[], bool]) -> None:
+        """Nothing was put off."""
+
     def generate(self, kind: str, people: Sequence[Person], *, branch: str = "id") -> GeneratedWeights:
         """A LoRA from photos, a mix or a slider. Raises NoUsablePhoto, PhotoRefused, CheckpointMismatch."""
         of_branch = cast(Branch, branch)

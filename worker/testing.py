@@ -27,8 +27,9 @@ class FakeRenderer:
     """Draws a flat colour that depends on weights, prompt and seed, and counts what it was asked to do.
 
     `fits` is the largest batch that does not run out of memory; `refuse` raises instead of generating; `step_seconds`
-    is how long a denoising step takes. What is seen in finished pictures is told by `faces_in`, `alike` (similarity,
-    None: no face) and `unsafe` (why a picture is refused).
+    is how long a denoising step takes; `at_warming` and `at_rest` are called for each thing done before and after work.
+    What is seen in finished pictures is told by `faces_in`, `alike` (similarity, None: no face) and `unsafe` (why a
+    picture is refused).
     """
 
     device = "fake"
@@ -47,6 +48,8 @@ class FakeRenderer:
         fits: int | None = None,
         refuse: Callable[[Sequence[bytes]], Exception | None] = lambda photos: None,
         at_step: Callable[[int], None] = lambda step: None,
+        at_warming: Callable[[], None] = lambda: None,
+        at_rest: Callable[[], None] = lambda: None,
         step_seconds: float = 0.0,
         faces_in: Callable[[Image], Sequence[Face]] = no_faces,
         alike: Callable[[Image], float | None] = lambda image: None,
@@ -60,11 +63,27 @@ class FakeRenderer:
         self.drawn: list[tuple[Sequence[Sample], Setting]] = []
         self.merged: list[Sequence[tuple[Any, float]]] = []
         self._fits, self._refuse, self._at_step = fits, refuse, at_step
+        self._at_warming, self._at_rest = at_warming, at_rest
         self._applied: tuple[tuple[Any, float], ...] | None = None
         self._step_seconds = step_seconds
         self._faces_in, self._alike, self._unsafe = faces_in, alike, unsafe
         self.nearest: Callable[[Face, Sequence[bytes]], int | None] = lambda face, references: 0
         self._pause = threading.Event()
+
+    def warm(self, should_stop: Callable[[], bool]) -> None:
+        """Three things to make ready, each counted and told."""
+        self._do("warm", self._at_warming, should_stop)
+
+    def when_idle(self, should_stop: Callable[[], bool]) -> None:
+        """Three things to do, each counted and told."""
+        self._do("idle", self._at_rest, should_stop)
+
+    def _do(self, what: str, tell: Callable[[], None], should_stop: Callable[[], bool]) -> None:
+        for _ in range(3):
+            if should_stop():
+                return
+            self.calls[what] += 1
+            tell()
 
     def generate(self, kind: str, people: Sequence[Person], *, branch: str = "id") -> GeneratedWeights:
         """A stand-in weight set: the hash of the photos, and for a mix of the weights."""
