@@ -1,264 +1,152 @@
 #!/usr/bin/env python
 """A whole job through queue, database and storage, beside the loops that a user would write with diffusers.
 
-    python bench/job.py                                         toy size: the mini pack on a CPU
-    python bench/job.py --profile realvis --people 4 --prompts 16 --size 1024 --repeat 3
+    python bench/job.py                                       toy size: the mini pack on a CPU
+    python bench/job.py --device cuda --targets               SDXL with random weights, 1024 pixels, 20 steps
+    python bench/job.py --profile realvis --profiles-file profiles.toml --people 4 --prompts 16 --repeat 3
 
-All of it in one process, one after the other, over and over; ratios are of medians. What is compared:
+All of it in one process, each way once a round; ratios are of images a second within a round. What is compared:
 
     portraits        enqueue, then a shift: photos, weight sets made anew, full batches, PNG files and rows
-    bare             the same UNet, VAE and batches, the LoRAs in memory: no photos, queue, database, storage or PNG
+    bare             the same compiled UNet and VAE in the same batches, the LoRAs in memory: no photos, queue,
+                     database, storage or PNG
     loop             diffusers: load_lora_weights of a stored file for each person, one picture at a time, unmerged
     batched loop     the same, one person's pictures in batches
+
+The last two take long: they may draw for fewer people (--loop-people), each with all prompts. Idle is the share of the
+time between the first batch and the last in which nothing was drawn. Time to the first picture: bench/first.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
+import sys
 import tempfile
-import time
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from sqlalchemy import select
 
-from hyperlora.batches import draw_all
-from hyperlora.lora import LoRA
-from hyperlora.pipeline import Sample
-from jobs import enqueue, results
-from jobs.database import Database
-from jobs.models import Unit
-from jobs.profiles import find_profile
-from jobs.settings import Settings
-from worker.lora_tools.drawing import load_pipeline
-from worker.lora_tools.maker import LoRAMaker, Place
-from worker.lora_tools.photos import read_photos
-from worker.process import WorkerProcess
+from bench import common, targets
+from bench.diffusers_loop import DiffusersLoop, save_loras
+from bench.product import Asked, Done, Product, add_job_lines
+from worker.lora_tools.maker import Place
 from worker.quiet import quiet_libraries
 
-PHOTOS = Path(__file__).resolve().parents[1] / "examples" / "photos"
-PEOPLE = ("ada", "alan", "grace", "hedy", "katherine", "linus", "omar", "tim")
-TEXTS = ("in a garden", "on a beach", "in an office", "under a starry sky", "in a library", "at sunset")
 WAYS = ("portraits", "bare", "loop", "batched loop")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """People, their prompts, and how all is drawn."""
-
-    people: tuple[str, ...]
-    prompts: tuple[str, ...]
-    size: int
-    steps: int
-    guidance: float
-    scheduler: str
-    batch: int
-
-    @property
-    def pictures(self) -> int:
-        """Of all people."""
-        return len(self.people) * len(self.prompts)
-
-
-class Bench:
-    """One profile, loaded as each way loads it."""
-
-    def __init__(self, options: argparse.Namespace, home: Path) -> None:
-        self.settings = Settings(home=home, profile=options.profile, profiles_file=options.profiles_file)
-        Database.from_settings(self.settings).upgrade()
-        profile = find_profile(self.settings, options.profile)
-        drawing = profile.drawing()
-        place = Place.of(profile, self.settings)
-        self.pipeline, self._base, self._place = load_pipeline(place), place.profile.base, place
-        self.asked = Asked(
-            PEOPLE[: options.people],
-            tuple(f"portrait photo of a person, {TEXTS[n % len(TEXTS)]}" for n in range(options.prompts)),
-            options.size or int(drawing.get("size", self.pipeline.default_size)),
-            options.steps or int(drawing.get("steps", 30)),
-            float(drawing.get("guidance", 5.0)),
-            str(drawing.get("scheduler", "dpmpp_2m_karras")),
-            options.batch or profile.batch_size,
-        )
-        self.process = WorkerProcess(self.settings.model_copy(update={"batch_size": self.asked.batch}))
-        self.loras = self._loras(home)
-        self._diffusers = self._load_diffusers()
-        self.facts: dict[str, Any] = {}
-
-    def portraits(self) -> None:
-        """The product, from a manifest to recorded pictures."""
-        asked = self.asked
-        run = uuid.uuid4().hex
-        tenant = f"bench-{run[:8]}"  # a tenant of its own has no weight set yet
-        manifest = {
-            "key": run,
-            "tenant": tenant,
-            "profile": self.settings.profile,
-            "defaults": {"size": asked.size, "steps": asked.steps, "detail": {"when": "never"}},
-            "prompts": [{"name": f"p{n}", "text": text, "seeds": [n]} for n, text in enumerate(asked.prompts)],
-            "identities": [{"id": who, "photos": [f"{who}-1.jpg"]} for who in asked.people],
-        }
-        enqueue(manifest, settings=self.settings, base=PHOTOS)
-        with Database.from_settings(self.settings).reading() as tx:
-            unit = tx.execute(select(Unit.id).where(Unit.tenant_id == tenant).limit(1)).scalar_one()
-        report = self.process.run_shift(unit, self.settings.profile)
-        done = [row for row in results(run, tenant=tenant, settings=self.settings) if row["state"] == "done"]
-        if len(done) != asked.pictures:
-            raise SystemExit(f"{len(done)} of {asked.pictures} pictures were drawn; the ways cannot be compared")
-        self.facts["idle_share_between_batches"] = round(report.idle_share, 4)
-
-    def bare(self) -> None:
-        """Merging and full batches, and nothing else."""
-        asked = self.asked
-        for lora, _ in self.loras.values():
-            self.pipeline.apply([(lora, 0.8)])
-            samples = [Sample(text, n, guidance=asked.guidance) for n, text in enumerate(asked.prompts)]
-            draw_all(
-                self.pipeline, samples, asked.batch, width=asked.size, height=asked.size, steps=asked.steps,
-                scheduler=asked.scheduler,
-            )  # fmt: skip
-
-    def loop(self) -> None:
-        """One picture at a time, the LoRA beside the weights."""
-        self._with_diffusers(1)
-
-    def batched_loop(self) -> None:
-        """One person's pictures in batches."""
-        self._with_diffusers(self.asked.batch)
-
-    def _with_diffusers(self, batch: int) -> None:
-        pipe, asked = self._diffusers, self.asked
-        for _, file in self.loras.values():
-            pipe.load_lora_weights(str(file))
-            for start in range(0, len(asked.prompts), batch):
-                texts = [
-                    f"{self.pipeline.trigger_words}, {text}".lstrip(", ")
-                    for text in asked.prompts[start : start + batch]
-                ]
-                dice = [torch.Generator().manual_seed(start + n) for n in range(len(texts))]
-                pipe(
-                    texts, num_inference_steps=asked.steps, guidance_scale=asked.guidance, generator=dice,
-                    width=asked.size, height=asked.size, cross_attention_kwargs={"scale": 0.8},
-                )  # fmt: skip
-            pipe.unload_lora_weights()
-
-    def _loras(self, home: Path) -> dict[str, tuple[LoRA, Path]]:
-        maker = LoRAMaker.load(self._place)
-        made = {}
-        for who in self.asked.people:
-            person = maker.read(read_photos([PHOTOS / f"{who}-1.jpg"], self.settings), ["clearest"])
-            lora = maker.generate(person, "id")
-            file = home / f"{who}.safetensors"
-            lora.save(file, format="diffusers")
-            made[who] = (lora, file)
-        return made
-
-    def _load_diffusers(self) -> Any:
-        from diffusers import DPMSolverMultistepScheduler, StableDiffusionXLPipeline
-
-        unet = self.pipeline.components.unet
-        pipe: Any = cast(Any, StableDiffusionXLPipeline).from_pretrained(self._base, dtype=unet.dtype)
-        pipe.scheduler = cast(Any, DPMSolverMultistepScheduler).from_config(
-            pipe.scheduler.config, use_karras_sigmas=True
-        )
-        pipe.set_progress_bar_config(disable=True)
-        return pipe.to(unet.device)
-
-
-def timed(act: Callable[[], None]) -> float:
-    """Seconds, with everything that the device was given."""
-    _wait()
-    began = time.perf_counter()
-    act()
-    _wait()
-    return time.perf_counter() - began
+STAGES = ("weights", "merge", "denoise", "decode", "encode", "upload")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All ways, in turn, once to warm up and `repeat` times for the medians."""
-    quiet_libraries()
+    """All ways in turn."""
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options, Path(folder))
-        ways: dict[str, Callable[[], None]] = {
-            "portraits": bench.portraits, "bare": bench.bare, "loop": bench.loop, "batched loop": bench.batched_loop,
-        }  # fmt: skip
-        taken: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(options.repeat + 1):
-            for name, act in ways.items():
-                seconds = timed(act)
-                if turn:
-                    taken[name].append(seconds)
-        bench.process.close()
-        medians = {name: statistics.median(values) for name, values in taken.items()}
-        asked = bench.asked
-        return {
-            "device": _device(bench.pipeline.components.unet.device),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "profile": options.profile,
-            "people": len(asked.people),
-            "prompts": len(asked.prompts),
-            "size": asked.size,
-            "steps": asked.steps,
-            "batch": asked.batch,
-            "repeat": options.repeat,
-            "images_per_second": {name: round(asked.pictures / seconds, 3) for name, seconds in medians.items()},
-            "portraits_against": {
-                name: round(medians[name] / medians["portraits"], 3) for name in WAYS if name != "portraits"
-            },
-            **bench.facts,
-        }
+        product = Product(options, Path(folder))
+        asked = product.asked(options)
+        jobs: list[Done] = []
+        ways = _ways(product, asked, options, jobs)
+        turns = common.take_turns(ways, repeat=options.repeat, device=options.device)
+        product.close()
+    return {**_told(asked, options), **_rates(turns, asked, options), **_of_jobs(jobs[1:], asked)}
+
+
+def _ways(
+    product: Product, asked: Asked, options: argparse.Namespace, jobs: list[Done]
+) -> dict[str, Callable[[], object]]:
+    loras = product.loras(asked)
+    ways: dict[str, Callable[[], object]] = {
+        "portraits": lambda: jobs.append(product.job(asked)),
+        "bare": lambda: product.bare(asked, loras),
+    }
+    if options.loop_people:
+        files = save_loras(loras[: options.loop_people], product.home)
+        place = Place.of(product.profile, product.settings)
+        words = product.renderer.final_prompt("").strip(", ")
+        theirs = DiffusersLoop(place.profile.base, options.device, place.dtype, trigger_words=words)
+        ways["loop"] = lambda: theirs.draw(asked, files, batch=1)
+        ways["batched loop"] = lambda: theirs.draw(asked, files, batch=asked.batch)
+    return ways
+
+
+def _told(asked: Asked, options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "profile": options.profile,
+        "people": asked.people,
+        "prompts": asked.prompts,
+        "photos": asked.photos,
+        "size": asked.size,
+        "steps": asked.steps,
+        "guidance": asked.guidance,
+        "batch": asked.batch,
+        "loop_people": options.loop_people,
+    }
+
+
+def _rates(turns: common.Turns, asked: Asked, options: argparse.Namespace) -> dict[str, Any]:
+    """Images a second of each way, and how many times as fast the product is, round by round."""
+    drawn = {name: asked.pictures for name in turns.seconds}
+    drawn |= {name: options.loop_people * asked.prompts for name in WAYS[2:] if name in drawn}
+    rates = {name: turns.spread(name).inverse(drawn[name]) for name in turns.seconds}
+    against = {
+        name: turns.faster("portraits", name).scaled(drawn["portraits"] / drawn[name])
+        for name in turns.seconds
+        if name != "portraits"
+    }
+    return {"images_per_second": rates, "portraits_against": against}
+
+
+def _of_jobs(jobs: Sequence[Done], asked: Asked) -> dict[str, Any]:
+    """What the product itself tells: idle share, the first picture, and what each stage took a picture."""
+    return {
+        "idle_share": common.Spread.of([done.report.idle_share for done in jobs]),
+        "first_picture_seconds": common.Spread.of([done.first_seconds for done in jobs]),
+        "seconds_per_picture": {
+            name: common.Spread.of([done.stage(name) / asked.pictures for done in jobs]) for name in STAGES
+        },
+        "peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+    }
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The table of a result."""
+    """The tables of a result."""
     asked = (
-        f"{found['people']} people x {found['prompts']} prompts, {found['size']} px, {found['steps']} steps, "
-        f"batches of {found['batch']}, profile {found['profile']}, {found['device']}, {found['threads']} threads"
+        f"{found['people']} people x {found['prompts']} prompts, {found['photos']} photos each, {found['size']} px, "
+        f"{found['steps']} steps, guidance {found['guidance']:g}, batches of {found['batch']}, profile "
+        f"{found['profile']}; medians, in brackets quartiles"
     )
     rows = [
-        f"| {name} | {found['images_per_second'][name]:.2f} | {found['portraits_against'].get(name, 1.0):.2f} |"
-        for name in WAYS
+        (name, rate.told(3), found["portraits_against"][name].told() if name in found["portraits_against"] else "1")
+        for name, rate in found["images_per_second"].items()
     ]
-    return "\n".join([asked, "", "| way | images/s | portraits is so many times as fast |", "|---|---|---|", *rows])
+    table = common.table(("way", "images/s", "portraits is so many times as fast"), rows)
+    stages = ", ".join(f"{name} {1000 * each.median:.1f}" for name, each in found["seconds_per_picture"].items())
+    more = (
+        f"Nothing was drawn in {100 * found['idle_share'].median:.1f} % of the time between the first and the last "
+        f"batch; the first picture was recorded after {found['first_picture_seconds'].told()} s. A picture's share, "
+        f"ms: {stages}."
+    )
+    return f"{asked}\n\n{table}\n\n{more}"
 
 
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} {platform.machine()}"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print Markdown, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", default="mini")
-    parser.add_argument("--profiles-file", type=Path)
-    parser.add_argument("--people", type=int, default=3, choices=range(1, len(PEOPLE) + 1))
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--size", type=int, help="pixels; default: the profile's")
-    parser.add_argument("--steps", type=int, help="default: the profile's")
-    parser.add_argument("--batch", type=int, help="default: the profile's")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the result here too")
-    options = parser.parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print Markdown, write JSON; with --targets 1 where one is missed."""
+    made = common.parser(__doc__, repeat=3)
+    add_job_lines(made, people=3, prompts=8)
+    made.add_argument("--loop-people", type=int, help="people for whom diffusers' loops draw; 0: none; default: all")
+    made.add_argument("--targets", action="store_true", help="show the figures beside what is wanted of an H100")
+    options = common.parsed(made, arguments)
+    if options.toy:
+        options.people, options.prompts, options.steps = 2, 3, 2
+    options.loop_people = options.people if options.loop_people is None else min(options.loop_people, options.people)
+    quiet_libraries()
     found = measure(options)
-    print(markdown(found))
-    print(json.dumps(found))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    result = common.finish("job", found, markdown(found), options)
+    if not options.targets:
+        return 0
+    table, missed = targets.table([result])
+    print(f"\n{table}")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

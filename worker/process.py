@@ -160,6 +160,10 @@ class WorkerProcess:
         self.tell()
         return report
 
+    def load(self, profile_name: str) -> Renderer:
+        """What shifts of this profile draw with, loaded now if it is not. Raises what loading raises."""
+        return self._ready_for(profile_name)[0]
+
     def tell(self, state: str | None = None, error: str | None = None) -> None:
         """Give a sign of life now."""
         self._state = state or self._state
