@@ -16,6 +16,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from hyperlora.basis_stream import BUFFER_BYTES, HostStream, pinned
 from hyperlora.config import Branch, HyperLoRAConfig, Projection
 from hyperlora.lora_layer import FactorStack, StackedLayers
 
@@ -71,23 +72,76 @@ class BasisBank(nn.Module):
             key=lambda entry: entry[0].down_token,
         )
         self._token_index: dict[torch.device, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._from_host: HostStream | None = None
 
     def views(self) -> Iterator[tuple[Projection, torch.Tensor, torch.Tensor]]:
         """Every projection with its down basis (K, I, R) and its up basis (K, R, O), as views, in token order."""
         for projection, key, row in self._order:
             yield projection, self.down[key].detach()[row], self.up[key].detach()[row]
 
+    @property
+    def device(self) -> torch.device:
+        """Where LoRAs are mixed; the bases lie there too, unless they are streamed."""
+        return self._from_host.device if self._from_host is not None else self.down[self.groups[0].key].device
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the bases lie in host memory and reach the device in pieces, at each mixing."""
+        return self._from_host is not None
+
+    def stream(self, device: torch.device | str, *, buffer_bytes: int = BUFFER_BYTES) -> None:
+        """Keep the bases in host memory and mix on `device`, through two buffers of `buffer_bytes` each.
+
+        The LoRAs are the same but for the rounding of other kernels. Mixing for training (`mix_batch`) needs the bases
+        on the device.
+        """
+        self._from_host = HostStream(torch.device(device), buffer_bytes)
+        for parameter in self.parameters():
+            parameter.data = pinned(parameter.data, self._from_host.device)
+
     def mix(self, coefficients_QK: torch.Tensor) -> StackedLayers:
         """Mix the bases of one person; returns a layer per projection, down (R, I) and up (O, R), in token order.
 
         Layers of one shape stay in one stack, as the bases are.
         """
+        return self.mix_many(coefficients_QK.unsqueeze(0))[0]
+
+    def mix_many(self, coefficients_BQK: torch.Tensor) -> list[StackedLayers]:
+        """Mix the bases of several people, each as `mix` does, but for the rounding of a larger product.
+
+        The bases are read once for all, which is nearly all that mixing costs.
+        """
+        rows_LBK, bases_LX = [], []
+        coefficients_BQK = coefficients_BQK.to(self.device)
+        for group, tokens in zip(self.groups, self._tokens(self.device), strict=True):
+            for tokens_L, bank in zip(tokens, (self.down, self.up), strict=True):
+                rows_LBK.append(coefficients_BQK[:, tokens_L].to(bank[group.key].dtype).transpose(0, 1))
+                bases_LX.append(bank[group.key])
+        mixed = self._mixed(rows_LBK, bases_LX)
+        return [self._layers(mixed, person) for person in range(len(coefficients_BQK))]
+
+    def _mixed(self, rows_LBK: list[torch.Tensor], bases_LKAC: list[torch.Tensor]) -> list[torch.Tensor]:
+        """For every stack of bases its mixes, (L, B, A, C)."""
+        if self._from_host is None:
+            flat = [torch.bmm(rows, bases.flatten(2)) for rows, bases in zip(rows_LBK, bases_LKAC, strict=True)]
+        else:
+            flat = [
+                rows.new_empty((*rows.shape[:2], bases[0, 0].numel()))
+                for rows, bases in zip(rows_LBK, bases_LKAC, strict=True)
+            ]
+            # (L, K, A, C) -> (L, K * A * C): a row is all that one projection has.
+            for piece in self._from_host.pieces([bases.detach().flatten(1) for bases in bases_LKAC]):
+                rows = rows_LBK[piece.tensor][piece.rows]
+                bases_LKX = piece.data_LX.view(*rows.shape[::2], -1)
+                torch.bmm(rows.detach(), bases_LKX, out=flat[piece.tensor][piece.rows])
+        return [each.view(*each.shape[:2], *bases.shape[2:]) for each, bases in zip(flat, bases_LKAC, strict=True)]
+
+    def _layers(self, mixed: list[torch.Tensor], person: int) -> StackedLayers:
         stacks = []
-        for group, (down_tokens_L, up_tokens_L) in zip(self.groups, self._tokens(coefficients_QK.device), strict=True):
-            down_LIR = _mix(coefficients_QK[down_tokens_L], self.down[group.key])
-            up_LRO = _mix(coefficients_QK[up_tokens_L], self.up[group.key])
-            down_LRI = down_LIR.transpose(1, 2).contiguous()
-            up_LOR = up_LRO.transpose(1, 2).contiguous()
+        for number, group in enumerate(self.groups):
+            down_LRI, up_LOR = (
+                mixed[place].select(1, person).transpose(1, 2).contiguous() for place in (2 * number, 2 * number + 1)
+            )
             stacks.append(FactorStack(group.layers, down_LRI, up_LOR, (self.alpha,) * len(group.layers)))
         return StackedLayers(stacks, [projection.layer for projection, _, _ in self._order])
 
@@ -115,11 +169,6 @@ class BasisBank(nn.Module):
                 for group in self.groups
             ]
         return self._token_index[device]
-
-
-def _mix(coefficients_LK: torch.Tensor, bases_LKAB: torch.Tensor) -> torch.Tensor:
-    row_L1K = coefficients_LK.to(bases_LKAB.dtype).unsqueeze(1)
-    return torch.bmm(row_L1K, bases_LKAB.flatten(2)).view(-1, *bases_LKAB.shape[2:])  # (L, A, B)
 
 
 def _mix_batch(coefficients_BLK: torch.Tensor, bases_LKAC: torch.Tensor) -> torch.Tensor:

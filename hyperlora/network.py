@@ -168,8 +168,25 @@ class HyperLoRA(nn.Module):
             )
         bank = self.id_bases if branch == "id" else self.base_bases
         assert bank is not None
-        layers = bank.mix(coefficients.reshape(expected).to(self.resampler.latents.device))
-        return LoRA(layers, self._provenance(branch))
+        return LoRA(bank.mix(coefficients.reshape(expected)), self._provenance(branch))
+
+    @torch.no_grad()
+    def loras(self, coefficients: torch.Tensor, branch: Branch = "id") -> list[LoRA]:
+        """Mix the bases by several people's coefficients, (B, Q, K), reading them once; raises what `lora` raises.
+
+        Each LoRA is that of `lora`, but for the rounding of a larger product.
+        """
+        self.config.rank_of(branch)
+        expected = (self.config.tokens, self.config.bases)
+        if coefficients.ndim != 3 or tuple(coefficients.shape[1:]) != expected:
+            raise InvalidRequest(
+                f"coefficients of several people are (B, {expected[0]}, {expected[1]}), found "
+                f"{tuple(coefficients.shape)}"
+            )
+        bank = self.id_bases if branch == "id" else self.base_bases
+        assert bank is not None
+        provenance = self._provenance(branch)
+        return [LoRA(layers, provenance) for layers in bank.mix_many(coefficients)]
 
     def generate(
         self,
