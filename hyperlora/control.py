@@ -150,6 +150,11 @@ def make_inputs(
     return inputs
 
 
+def at_work(controls: Sequence[ControlInput], total: int) -> list[tuple[bool, ...]]:
+    """For each of so many steps which of the controls are on."""
+    return [tuple(each.control.is_on(step, total) for each in controls) for step in range(total)]
+
+
 def residuals(
     controls: Sequence[ControlInput],
     latents_BCHW: torch.Tensor,

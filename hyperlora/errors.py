@@ -6,8 +6,10 @@ HyperLoRAError
 ├── NonFiniteWeights        NaN or infinity in weights
 ├── FaceEncoderMismatch     embeddings of another face encoder than the checkpoint was trained with
 ├── WeightsMissing          a model folder, file or hub repository is not there
+├── ProviderMissing         ONNX Runtime cannot run on the device that was asked for
 ├── UnknownScheduler        a scheduler name nobody knows
 ├── UnknownPreset           a few-step preset nobody knows
+├── LossyMismatch           a lossy speed-up that this model or device cannot take
 ├── ControlMismatch         a ControlNet does not fit the base model
 ├── UpscalerMismatch        an upscaler's file cannot be used
 ├── CheckerMismatch         a safety checker cannot be used, or none was chosen by name
@@ -20,6 +22,7 @@ HyperLoRAError
 ├── PackageMissing          an optional package is asked for and not installed
 ├── InvalidRequest          a picture was asked for in a way that cannot be drawn (size, steps, mixed guidance)
 ├── NonFinitePicture        the model's numbers overflowed while drawing
+├── CompilationFailed       the UNet cannot be compiled on this machine
 ├── DatasetError            a data set cannot be used
 │   ├── DatasetMissing      there is no data set, or no picture in it
 │   ├── DatasetDamaged      its files are not what its description says
@@ -78,6 +81,12 @@ class WeightsMissing(HyperLoRAError):
     code = "weights_missing"
 
 
+class ProviderMissing(HyperLoRAError):
+    """ONNX Runtime cannot run on the device that was asked for."""
+
+    code = "provider_missing"
+
+
 class UnknownScheduler(HyperLoRAError):
     """Nobody knows a scheduler of this name."""
 
@@ -88,6 +97,12 @@ class UnknownPreset(HyperLoRAError):
     """Nobody knows a few-step preset of this name."""
 
     code = "unknown_preset"
+
+
+class LossyMismatch(HyperLoRAError):
+    """This model or device cannot take the lossy speed-up."""
+
+    code = "lossy_mismatch"
 
 
 class ControlMismatch(HyperLoRAError):
@@ -161,6 +176,12 @@ class NonFinitePicture(HyperLoRAError):
     """The model gave NaN or infinity instead of a picture; draw in bfloat16 or float32, or lower the LoRA weight."""
 
     code = "non_finite_picture"
+
+
+class CompilationFailed(HyperLoRAError):
+    """The UNet cannot be compiled on this machine."""
+
+    code = "compilation_failed"
 
 
 class DatasetError(HyperLoRAError):

@@ -11,6 +11,7 @@ import torch
 
 from hyperlora.components import SDXLComponents
 from hyperlora.lora import LoRA
+from hyperlora.lossy import Lossy
 from hyperlora.merge import WeightMerger
 from hyperlora.presets import Preset
 
@@ -22,6 +23,7 @@ class MergedModel:
         self.components = components
         self.merger = WeightMerger(components.unet)
         self._applied: tuple[tuple[LoRA, float], ...] = ()
+        self.lossy = Lossy(components.unet)
 
     @property
     def device(self) -> torch.device:
@@ -44,13 +46,17 @@ class MergedModel:
         """The few-step preset that is fused into the UNet."""
         return self.components.preset
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """The base model's SHA-256, 64 hex digits: names and contents of its config, vocabulary and weight files.
 
-        For a single file it is the file's own SHA-256; a preset's name and weights count too. Computed when first
-        asked for; every file is read once.
+        For a single file it is the file's own SHA-256; a preset's name and weights count too, and lossy options that
+        are on. Computed when first asked for; every file is read once.
         """
+        return self.lossy.options.fingerprint(self._base_fingerprint)
+
+    @cached_property
+    def _base_fingerprint(self) -> str:
         return self.components.fingerprint()
 
     def apply(self, loras: Sequence[tuple[LoRA, float]]) -> float:
@@ -62,10 +68,13 @@ class MergedModel:
             return 0.0
         self._applied = ()
         started = self._now()
-        if loras:
-            self.merger.merge(loras)
-        else:
-            self.merger.restore()
+        try:
+            if loras:
+                self.merger.merge(loras)
+            else:
+                self.merger.restore()
+        finally:
+            self.lossy.refresh(self.merger.layers)
         self._applied = tuple(loras)
         return self._now() - started
 
@@ -73,6 +82,7 @@ class MergedModel:
         """Give the UNet its pristine weights back, bit for bit."""
         self._applied = ()
         self.merger.restore()
+        self.lossy.refresh(self.merger.layers)
 
     def _is_applied(self, loras: Sequence[tuple[LoRA, float]]) -> bool:
         return len(loras) == len(self._applied) and all(
