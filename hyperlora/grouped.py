@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,10 +21,15 @@ from torch import nn
 
 from hyperlora.errors import LoRAMismatch
 from hyperlora.lora import LoRA
+from hyperlora.lora_layer import FactorStack
 from hyperlora.merge import attention_projections
+from hyperlora.shapes import to_rank
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 """Layer of a LoRA file -> (down (B, I, R), up (B, R, O))."""
+
+Stack = Sequence[tuple[LoRA, float]]
+"""LoRAs with their weights, which add up."""
 
 Scale = float | torch.Tensor
 """One number for all samples, or one for each, (B,)."""
@@ -85,29 +91,73 @@ def chosen(factors: Factors, rows: torch.Tensor) -> Factors:
     return {layer: (down_BIR[rows], up_BRO[rows]) for layer, (down_BIR, up_BRO) in factors.items()}
 
 
-def factors_of(stacks: Sequence[Sequence[tuple[LoRA, float]]]) -> Factors:
+def own_rank(stacks: Sequence[Stack]) -> int:
+    """The rank that `factors_of` gives the LoRAs of these samples: that of the largest stack, filled up."""
+    return to_rank(max(sum(max(each.rank for each in lora.stacks) for lora, _ in stack) for stack in stacks))
+
+
+def factors_of(
+    stacks: Sequence[Stack], *, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> Factors:
     """The LoRAs of each sample as one set of factors, with weight and alpha / rank inside `up`.
 
-    Samples may differ in layers and in ranks: what one lacks is filled with zeros, which add nothing.
+    Samples may differ in layers and in ranks: what one lacks is filled with zeros, which add nothing. All layers get
+    one rank, one of a few (`hyperlora.shapes.to_rank`), and one memory layout, so that compiled code fits all.
     """
-    layers = sorted({name for stack in stacks for lora, _ in stack for name in lora.layers})
-    return {name: _factors_of_layer(name, stacks) for name in layers}
+    rank = own_rank(stacks)
+    factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    for names, parts in _alike(stacks).items():
+        some = parts[0].factors
+        out_features, in_features = some.shape
+        room = {"device": device or some.down_LRI.device, "dtype": dtype or some.down_LRI.dtype}
+        down_LBRI = torch.zeros((len(names), len(stacks), rank, in_features), **room)
+        up_LBOR = torch.zeros((len(names), len(stacks), out_features, rank), **room)
+        filled = [0] * len(stacks)
+        for part in parts:
+            first = filled[part.row]
+            filled[part.row] = last = first + part.factors.rank
+            down_LBRI[:, part.row, first:last] = part.factors.down_LRI
+            up_LBOR[:, part.row, :, first:last] = part.scaled_up()
+        for number, name in enumerate(names):
+            factors[name] = (down_LBRI[number].transpose(1, 2), up_LBOR[number].transpose(1, 2))
+    return factors
 
 
-def _factors_of_layer(name: str, stacks: Sequence[Sequence[tuple[LoRA, float]]]) -> tuple[torch.Tensor, torch.Tensor]:
-    parts = [[(lora.layers[name], weight) for lora, weight in stack if name in lora.layers] for stack in stacks]
-    some = next(layer for row in parts for layer, _ in row)
-    rank = max(sum(layer.down.shape[0] for layer, _ in row) for row in parts)
-    down_BIR = some.down.new_zeros((len(parts), some.down.shape[1], rank))
-    up_BRO = some.up.new_zeros((len(parts), rank, some.up.shape[0]))
-    for place, row in enumerate(parts):
-        first = 0
-        for layer, weight in row:
-            last = first + layer.down.shape[0]
-            down_BIR[place, :, first:last] = layer.down.T
-            up_BRO[place, first:last] = (weight * layer.scale * layer.up).T
-            first = last
-    return down_BIR, up_BRO
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Layers of one shape of one sample's LoRA."""
+
+    row: int
+    weight: float
+    factors: FactorStack
+
+    def scaled_up(self) -> torch.Tensor:
+        """Up (L, O, R) with weight and alpha / rank inside."""
+        up_LOR, scales = self.factors.up_LOR, self.factors.scales
+        if len(set(scales)) == 1:
+            return self.weight * scales[0] * up_LOR
+        scale_L = torch.tensor([self.weight * scale for scale in scales], dtype=up_LOR.dtype, device=up_LOR.device)
+        return scale_L.view(-1, 1, 1) * up_LOR
+
+
+def _alike(stacks: Sequence[Stack]) -> dict[tuple[str, ...], list[_Part]]:
+    """Layers of one shape that all samples' LoRAs have in the same stacks; else every layer by itself."""
+    parts: dict[tuple[str, ...], list[_Part]] = {}
+    for row, stack in enumerate(stacks):
+        for lora, weight in stack:
+            for factors in lora.stacks:
+                parts.setdefault(factors.names, []).append(_Part(row, weight, factors))
+    if len({name for names in parts for name in names}) == sum(len(names) for names in parts):
+        return parts
+    single: dict[tuple[str, ...], list[_Part]] = {}
+    for whole in (part for alike in parts.values() for part in alike):
+        for number, name in enumerate(whole.factors.names):
+            layer = slice(number, number + 1)
+            factors = FactorStack(
+                (name,), whole.factors.down_LRI[layer], whole.factors.up_LOR[layer], (whole.factors.alphas[number],)
+            )
+            single.setdefault((name,), []).append(_Part(whole.row, whole.weight, factors))
+    return single
 
 
 class _Beside:

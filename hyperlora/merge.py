@@ -73,6 +73,21 @@ class WeightMerger:
         """Layer -> (out, in) of its weight."""
         return dict(self._shapes)
 
+    def adjacent(self, layers: Sequence[str]) -> torch.Tensor | None:
+        """The weights of these layers as one matrix, rows stacked, (sum of out, in): a view that shows what is merged.
+
+        None where they do not lie one after the other in memory.
+        """
+        places = [self._rows.get(name) for name in layers]
+        if any(place is None for place in places):
+            return None
+        found = [place for place in places if place is not None]
+        first, row = found[0]
+        if found != [(first, row + number) for number in range(len(found))]:
+            return None
+        rows_NOI = self._stacks[first].weights_NOI[row : row + len(found)]
+        return rows_NOI.view(-1, rows_NOI.shape[-1])
+
     @property
     def is_pristine(self) -> bool:
         """True while nothing is merged: the UNet's weights are the ones that it came with."""

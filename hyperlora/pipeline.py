@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,15 @@ from PIL import Image
 
 from hyperlora.batches import draw_all, paired
 from hyperlora.components import SDXLComponents
-from hyperlora.control import Control, ControlInput, make_inputs
+from hyperlora.control import Control, ControlInput, at_work, make_inputs
 from hyperlora.detail import DetailPass
 from hyperlora.detail_draw import redraw_faces
+from hyperlora.engine import Engine, EngineOptions
 from hyperlora.errors import InvalidRequest
 from hyperlora.faces.types import FaceAnalyzer
-from hyperlora.grouped import factors_of, grouped
+from hyperlora.grouped import Stack
 from hyperlora.lora import LoRA
+from hyperlora.lossy import EXACT, LossyOptions
 from hyperlora.merged_model import MergedModel
 from hyperlora.prompts import PromptEncoder, with_trigger_words
 from hyperlora.regional import Region, check_regions, regional_attention
@@ -37,11 +38,9 @@ from hyperlora.sampling import (
 from hyperlora.schedulers import DEFAULT_SCHEDULER, make_scheduler, set_timesteps
 from hyperlora.start import Start, lay_over, make_start
 from hyperlora.texts import SampleTexts, TextPair, with_region_words
+from hyperlora.unet_call import UNetCall
 
 __all__ = ["Drawing", "PortraitPipeline", "Sample"]
-
-Stack = Sequence[tuple[LoRA, float]]
-"""LoRAs with their weights, which add up."""
 
 DEFAULT_STEPS = 20
 DEFAULT_GUIDANCE = 5.0
@@ -53,8 +52,16 @@ class PortraitPipeline(MergedModel):
     `trigger_words` are put in front of every prompt that lacks them (see `final_prompt`); "" adds none.
     """
 
-    def __init__(self, components: SDXLComponents, *, trigger_words: str = "", decode_at_once: int = 4) -> None:
+    def __init__(
+        self,
+        components: SDXLComponents,
+        *,
+        trigger_words: str = "",
+        decode_at_once: int = 4,
+        engine: EngineOptions | None = None,
+    ) -> None:
         super().__init__(components)
+        self.engine = Engine(components.unet, self.merger, engine, size_step=self.size_step)
         self.trigger_words = trigger_words
         self.decode_at_once = decode_at_once
         self.prompts = PromptEncoder(components.tokenizers, components.text_encoders)
@@ -72,10 +79,12 @@ class PortraitPipeline(MergedModel):
         variant: str | None = None,
         preset: str | None = None,
         preset_weights: str | Path | None = None,
+        engine: EngineOptions | None = None,
     ) -> PortraitPipeline:
         """Load a diffusers SDXL folder, a hub id, or a single .safetensors file; `WeightsMissing` where it is not.
 
-        `preset` names a few-step model and `preset_weights` its LoRA or UNet: see `SDXLComponents.load`.
+        `preset` names a few-step model and `preset_weights` its LoRA or UNet: see `SDXLComponents.load`. `engine` says
+        how the UNet is run, eager by default.
         """
         components = SDXLComponents.load(
             folder_or_hub_id_or_file,
@@ -86,7 +95,22 @@ class PortraitPipeline(MergedModel):
             preset=preset,
             preset_weights=preset_weights,
         )
-        return cls(components, trigger_words=trigger_words)
+        return cls(components, trigger_words=trigger_words, engine=engine)
+
+    def use(self, options: LossyOptions | None) -> None:
+        """Switch lossy speed-ups on, or all off with None: see `hyperlora.lossy`. What is applied stays applied.
+
+        Raises `LossyMismatch` for what this model, device or engine cannot; then all are off. Raises `InvalidRequest`
+        where compiled code would be lost: choose number types before warming.
+        """
+        options = options or EXACT
+        if self.engine.warmed and options.linears != self.lossy.options.linears:
+            raise InvalidRequest(
+                "linear layers change their number type only before the engine is warmed; found it warm"
+            )
+        if options.linears is not None:
+            self.engine.unfuse()
+        self.lossy.use(options, whole=self.engine.options.compile == "whole")
 
     def final_prompt(self, sample: Sample) -> str:
         """The prompt as it is encoded: with the trigger words, unless the sample declines them."""
@@ -181,12 +205,14 @@ class PortraitPipeline(MergedModel):
         with self._timed("denoise", seconds):
             latent_size = (height // self.size_step, width // self.size_step)
             inputs = make_inputs(controls, [sample.control for sample in samples], guided=samples[0].guided)
+            # With guidance the UNet sees every sample twice, the negative prompts first.
+            own = None if stacks is None else [*stacks] * (2 if samples[0].guided else 1)
             with (
+                self.engine.drawing(conditioning, width=width, height=height, own=own, regional=bool(regions)) as call,
                 regional_attention(unet, regions, words, latent_size=latent_size),
-                self._own_loras(stacks, guided=samples[0].guided),
             ):
                 latents = self._walk(
-                    samples, sampler, timesteps, conditioning, inputs, start, strength, latent_size, on_step
+                    call, samples, sampler, timesteps, conditioning, inputs, start, strength, latent_size, on_step
                 )
         # 5. Latents into pictures.
         with self._timed("decode", seconds):
@@ -268,23 +294,12 @@ class PortraitPipeline(MergedModel):
             lora.require_fit(self.merger.shapes)
             lora.require_finite()
 
-    def _own_loras(self, stacks: Sequence[Stack] | None, *, guided: bool) -> AbstractContextManager[None]:
-        if stacks is None:
-            return nullcontext()
-        # With guidance the UNet sees every sample twice, the negative prompts first.
-        unet, times = self.components.unet, 2 if guided else 1
-
-        def rows(factor: torch.Tensor) -> torch.Tensor:
-            return factor.to(unet.device, unet.dtype).repeat(times, 1, 1)
-
-        factors = factors_of(stacks)
-        return grouped(unet, {layer: (rows(down), rows(up)) for layer, (down, up) in factors.items()})
-
     def _embed(self, samples: Sequence[Sample]) -> list[TextPair]:
         return [self._texts.embed(sample, self.final_prompt(sample)) for sample in samples]
 
     def _walk(
         self,
+        call: UNetCall,
         samples: Sequence[Sample],
         sampler: Any,
         timesteps: torch.Tensor,
@@ -300,7 +315,7 @@ class PortraitPipeline(MergedModel):
         generators = make_generators([sample.seed for sample in samples])
         noise = draw_noise(generators, unet.config.in_channels, *latent_size).to(self.device)
         return denoise(
-            unet,
+            call.through(self.lossy.stepped(at_work(controls, len(timesteps)))),
             sampler,
             timesteps,
             noise * sampler.init_noise_sigma if start is None else start.begin(sampler, noise, timesteps, strength),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 
 from hyperlora.control import ControlInput, residuals
 from hyperlora.errors import NonFinitePicture
+from hyperlora.pace import Pace
 from hyperlora.schedulers import takes_generator
 from hyperlora.texts import TextPair
 
@@ -32,6 +34,11 @@ class Conditioning:
     pooled_BP: torch.Tensor
     time_ids_B6: torch.Tensor
     guidance_B111: torch.Tensor | None
+
+    @cached_property
+    def added(self) -> dict[str, torch.Tensor]:
+        """What SDXL's UNet takes beside the tokens."""
+        return {"text_embeds": self.pooled_BP, "time_ids": self.time_ids_B6}
 
 
 def make_generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -87,11 +94,11 @@ def denoise(
     """Walk over the timesteps from noisy latents to clean ones; returns float32.
 
     Latents and guidance stay float32, only the UNet sees its own dtype. `generators` (one per sample) feed samplers
-    that add noise. `keep(latents, next timestep or None)` may replace latents after each step. `on_step(done, steps)`
-    is called after every step; what it raises ends the walk.
+    that add noise. `keep(latents, next timestep or None)` may replace latents after each step. `on_step(asked, steps)`
+    is called when a step has been asked of the device, which is at most two steps behind; what it raises ends the walk.
     """
     latents, total = latents_BCHW, len(timesteps)
-    added = {"text_embeds": conditioning.pooled_BP, "time_ids": conditioning.time_ids_B6}
+    added, pace = conditioning.added, Pace(latents_BCHW.device)
     noise = {"generator": list(generators)} if takes_generator(scheduler) else {}
     for step, timestep in enumerate(timesteps):
         inputs = latents if conditioning.guidance_B111 is None else torch.cat([latents, latents])
@@ -110,6 +117,7 @@ def denoise(
         latents = scheduler.step(predicted, timestep, latents, return_dict=False, **noise)[0]
         if keep is not None:
             latents = keep(latents, timesteps[step + 1] if step + 1 < total else None)
+        pace.step()
         if on_step is not None:
             on_step(step + 1, total)
     return latents
