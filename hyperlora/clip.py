@@ -13,11 +13,14 @@ from typing import Any
 import torch
 from PIL import Image
 
+from hyperlora.clip_pixels import ClipPixels
 from hyperlora.errors import InvalidRequest, WeightsMissing
 from hyperlora.hub import files_fingerprint, resolve
 
 HIDDEN_LAYER = -2
 """The penultimate hidden state, as the released checkpoints read it."""
+MOST_IMAGES = 64
+"""In one pass: every layer's output is held until the end, 0.9 GB of ViT-L/14 in half precision."""
 
 
 class ClipVision:
@@ -27,6 +30,7 @@ class ClipVision:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.folder = folder
+        self._pixels = ClipPixels(processor)
 
     @classmethod
     def from_pretrained(
@@ -71,13 +75,18 @@ class ClipVision:
 
     @torch.inference_mode()
     def tokens(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Every token of the penultimate layer, (N, T, C), for RGB images of any size.
+        """Every token of the penultimate layer, (N, T, C), for RGB images of any size, at most 64 of them at a time.
 
         Raises `InvalidRequest` for an empty list.
         """
         if not images:
             raise InvalidRequest("CLIP needs at least one image, found none")
-        pixels_N3HW = self.processor(list(images), return_tensors="pt")["pixel_values"]
-        output = self.model(pixels_N3HW.to(self.model.device, self.model.dtype), output_hidden_states=True)
+        begins = range(0, len(images), MOST_IMAGES)
+        chunks = [self._read(images[begin : begin + MOST_IMAGES]) for begin in begins]
+        return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+
+    def _read(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        pixels_N3HW = self._pixels.on(self.model.device, images).to(self.model.dtype)
+        output = self.model(pixels_N3HW, output_hidden_states=True)
         tokens_NTC: torch.Tensor = output.hidden_states[HIDDEN_LAYER]
         return tokens_NTC

@@ -7,6 +7,7 @@ HyperLoRAError
 ├── FaceEncoderMismatch     embeddings of another face encoder than the checkpoint was trained with
 ├── WeightsMissing          a model folder, file or hub repository is not there
 ├── ProviderMissing         ONNX Runtime cannot run on the device that was asked for
+├── MemoryTooSmall          a model does not fit into the memory that it may take
 ├── UnknownScheduler        a scheduler name nobody knows
 ├── UnknownPreset           a few-step preset nobody knows
 ├── LossyMismatch           a lossy speed-up that this model or device cannot take
@@ -85,6 +86,12 @@ class ProviderMissing(HyperLoRAError):
     """ONNX Runtime cannot run on the device that was asked for."""
 
     code = "provider_missing"
+
+
+class MemoryTooSmall(HyperLoRAError):
+    """The model does not fit into the memory that it may take."""
+
+    code = "memory_too_small"
 
 
 class UnknownScheduler(HyperLoRAError):

@@ -8,7 +8,7 @@ import numpy as np
 from PIL.Image import Image
 
 from hyperlora.errors import FaceEncoderMismatch, FaceError
-from hyperlora.faces.prepare import embed_closely
+from hyperlora.faces.closer import embed_closely
 from hyperlora.faces.types import Face, FaceAnalyzer, FloatArray, unit_length
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from hyperlora.errors import FaceError, InvalidRequest, WeightsMissing
+from hyperlora.faces.closer import embed_closely
 from hyperlora.faces.find import find_faces
 from hyperlora.faces.load import load_analyzer
-from hyperlora.faces.prepare import embed_closely
 from hyperlora.faces.types import Face, FaceAnalyzer, FloatArray, RGBArray
 
 SAME_NETWORK_COSINE = 0.999

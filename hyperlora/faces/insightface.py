@@ -9,7 +9,6 @@ non-commercial research only, unless licensed otherwise.
 from __future__ import annotations
 
 import importlib.util
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,29 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hyperlora.errors import WeightsMissing
+from hyperlora.errors import BadPhoto, WeightsMissing
 from hyperlora.faces.align import aligned_crop
+from hyperlora.faces.landmarks import Landmarks
+from hyperlora.faces.onnx_batch import OnnxBatch
+from hyperlora.faces.providers import Providers, choose_providers
+from hyperlora.faces.scrfd import Scrfd
 from hyperlora.faces.types import Face, FloatArray, RGBArray, check_rgb, unit_length
 
 DETECTION, LANDMARKS, RECOGNITION = "detection", "landmark_2d_106", "recognition"
 SCORE_THRESHOLD = 0.5
+MOST_FACES = 32
 
 
 class InsightFaceAnalyzer:
-    """SCRFD, 106 landmarks and an ArcFace-like recogniser behind the analyzer's interface; one lock guards all."""
+    """SCRFD, 106 landmarks and an ArcFace-like recogniser behind the analyzer's interface.
 
-    def __init__(self, folder: str | Path, *, providers: Sequence[str] | None = None) -> None:
+    Many photos go through each network together where its graph allows it; one is the case of one. ONNX Runtime's
+    sessions may be called from several threads at once, and nothing else here changes.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, providers: Sequence[str] | None = None, engine_cache: Path | None = None
+    ) -> None:
         """Load a pack.
 
         Parameters
@@ -36,20 +46,28 @@ class InsightFaceAnalyzer:
         folder
             The pack's folder of ONNX files; its name becomes part of the analyzer's name.
         providers
-            ONNX Runtime's execution providers; None lets InsightFace choose the GPU where it can.
+            Execution providers, best first: tensorrt, cuda, cpu or ONNX Runtime's names; None takes the best present.
+        engine_cache
+            Folder for TensorRT's engines.
 
         Raises
         ------
         WeightsMissing
             Package, folder or one of the three models is missing, or a file cannot be read.
+        ProviderMissing
+            A provider was asked for that is not there or cannot be used.
         """
         place = _pack_folder(folder)
         self.name = f"insightface-{place.name}"
-        self._lock = threading.Lock()
-        self._models = _load_models(place, providers)
-        self._detector: Any = self._models[DETECTION]
-        self._recogniser: Any = self._models[RECOGNITION]
+        _require_packages()
+        chosen = choose_providers(providers, engine_cache=engine_cache)
+        models = _load_models(place, chosen)
+        self.providers = chosen.check(place, [model.session.get_providers() for model in models.values()])
+        """What the networks run on, the preferred one first."""
+        self._detector, self._landmarks = Scrfd(models[DETECTION]), Landmarks(models[LANDMARKS])
+        self._recogniser: Any = models[RECOGNITION]
         self._side = int(self._recogniser.input_size[0])
+        self._embedder = OnnxBatch(self._recogniser.session, (3, self._side, self._side), most=MOST_FACES)
         self.embedding_size = self._measured_width()
 
     def detect(self, rgb_HW3: RGBArray, size: int = 640) -> list[Face]:
@@ -62,16 +80,22 @@ class InsightFaceAnalyzer:
         BadPhoto
             Not an 8 bit RGB picture.
         """
-        check_rgb(rgb_HW3)
-        bgr_HW3 = cv2.cvtColor(rgb_HW3, cv2.COLOR_RGB2BGR)
-        with self._lock:
-            boxes_F5, points_F52 = self._detector.detect(bgr_HW3, input_size=(size, size))
-            faces = [
-                self._with_landmarks(bgr_HW3, box_5, points_52)
-                for box_5, points_52 in zip(boxes_F5, points_F52, strict=True)
-                if np.isfinite(box_5).all() and np.isfinite(points_52).all()
+        return self.detect_many([rgb_HW3], size)[0]
+
+    def detect_many(self, photos: Sequence[RGBArray], size: int = 640) -> list[list[Face]]:
+        """What `detect` finds in each of the photos; raises the same."""
+        for rgb_HW3 in photos:
+            check_rgb(rgb_HW3)
+        found = self._detector.detect(photos, size)
+        seen = [(photos[at], box_5[:4]) for at, each in enumerate(found) for box_5 in each.boxes_F5]
+        landmarks = iter(self._landmarks.find(seen))
+        return [
+            [
+                Face(box_xyxy=box_5[:4].copy(), score=float(box_5[4]), points_5_2=points_52, points_106_2=points_106_2)
+                for box_5, points_52, points_106_2 in zip(each.boxes_F5, each.points_F52, landmarks, strict=False)
             ]
-        return sorted(faces, key=lambda face: -face.score)
+            for each in found
+        ]
 
     def embed(self, rgb_HW3: RGBArray, face: Face) -> FloatArray:
         """(E,) embedding of unit length.
@@ -81,28 +105,41 @@ class InsightFaceAnalyzer:
         BadPhoto
             Not an 8 bit RGB picture, or a face whose points lie in one place.
         """
-        check_rgb(rgb_HW3)
-        aligned_SS3 = cv2.cvtColor(aligned_crop(rgb_HW3, face.points_5_2, self._side), cv2.COLOR_RGB2BGR)
-        with self._lock:
-            feature_1E = self._recogniser.get_feat(aligned_SS3)
-        return unit_length(feature_1E)
+        answer = self.embed_many([(rgb_HW3, face)])[0]
+        if isinstance(answer, BadPhoto):
+            raise answer
+        return answer
 
-    def _with_landmarks(self, bgr_HW3: Any, box_5: FloatArray, points_52: FloatArray) -> Face:
-        from insightface.app.common import Face as PackFace
+    def embed_many(self, faces: Sequence[tuple[RGBArray, Face]]) -> list[FloatArray | BadPhoto]:
+        """What `embed` makes of each face, or the error that it would raise."""
+        answers: list[FloatArray | BadPhoto] = [BadPhoto()] * len(faces)
+        squares: dict[int, RGBArray] = {}
+        for at, (rgb_HW3, face) in enumerate(faces):
+            try:
+                check_rgb(rgb_HW3)
+                squares[at] = aligned_crop(rgb_HW3, face.points_5_2, self._side)
+            except BadPhoto as fault:
+                answers[at] = fault
+        for at, feature_E in zip(squares, self._features(list(squares.values())), strict=True):
+            try:
+                answers[at] = unit_length(feature_E)
+            except BadPhoto as fault:
+                answers[at] = fault
+        return answers
 
-        pack_face = PackFace(bbox=box_5[:4], kps=points_52, det_score=box_5[4])
-        points_106_2 = self._models[LANDMARKS].get(bgr_HW3, pack_face)
-        return Face(
-            box_xyxy=np.asarray(box_5[:4], dtype=np.float32),
-            score=float(box_5[4]),
-            points_5_2=np.asarray(points_52, dtype=np.float32),
-            points_106_2=np.asarray(points_106_2, dtype=np.float32),
-        )
+    def _features(self, squares: Sequence[RGBArray]) -> list[FloatArray]:
+        """The recogniser's answers for aligned RGB squares, of any length."""
+        mean, deviation = float(self._recogniser.input_mean), float(self._recogniser.input_std)
+        features: list[FloatArray] = []
+        for begin in range(0, len(squares), MOST_FACES):
+            chunk = list(squares[begin : begin + MOST_FACES])
+            blob = cv2.dnn.blobFromImages(chunk, 1 / deviation, mean=(mean,) * 3)
+            features += [answer[0].reshape(-1) for answer in self._embedder.run(blob)]
+        return features
 
     def _measured_width(self) -> int:
         """The numbers of an embedding; files may leave the output's shape open, so one blank square is recognised."""
-        blank_SS3 = np.full((self._side, self._side, 3), 127, dtype=np.uint8)
-        return int(np.asarray(self._recogniser.get_feat(blank_SS3)).size)
+        return self._features([np.full((self._side, self._side, 3), 127, dtype=np.uint8)])[0].size
 
 
 def _pack_folder(folder: str | Path) -> Path:
@@ -119,19 +156,22 @@ def _pack_folder(folder: str | Path) -> Path:
     return place
 
 
-def _load_models(place: Path, providers: Sequence[str] | None) -> dict[str, Any]:
+def _require_packages() -> None:
     if importlib.util.find_spec("insightface") is None or importlib.util.find_spec("onnxruntime") is None:
         raise WeightsMissing(
             "InsightFace packs need the packages insightface and onnxruntime; "
             "run: pip install 'hyperlora-portraits[insightface]'"
         )
+
+
+def _load_models(place: Path, providers: Providers) -> dict[str, Any]:
     from google.protobuf.message import DecodeError
     from insightface.app import FaceAnalysis
     from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
     torn = (runtime.InvalidProtobuf, runtime.InvalidGraph, runtime.InvalidArgument, runtime.Fail, runtime.NoSuchFile,
             runtime.NotImplemented, runtime.RuntimeException, DecodeError)  # fmt: skip
-    settings: dict[str, Any] = {} if providers is None else {"providers": list(providers)}
+    settings: dict[str, Any] = {"providers": list(providers.names), "provider_options": list(providers.options)}
     try:
         analysis = FaceAnalysis(
             name=str(place), root=str(place.parent), allowed_modules=[DETECTION, LANDMARKS, RECOGNITION], **settings

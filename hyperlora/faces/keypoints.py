@@ -14,8 +14,9 @@ from PIL import Image
 
 from hyperlora.errors import InvalidRequest
 from hyperlora.faces.choice import FaceChoice, choose_face
+from hyperlora.faces.closer import SURE_SCORE, embed_closely
 from hyperlora.faces.photo import upright_rgb
-from hyperlora.faces.prepare import SURE_SCORE, embed_closely, upright_search
+from hyperlora.faces.prepare import upright_search
 from hyperlora.faces.types import FaceAnalyzer, FloatArray, RGBArray
 
 # Left eye, right eye, nose, left and right mouth corner (left and right of the picture).

@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from hyperlora.errors import FaceEncoderMismatch, FaceError
+from hyperlora.faces.closer import embed_closely
 from hyperlora.faces.find import find_faces
 from hyperlora.faces.photo import upright_rgb
-from hyperlora.faces.prepare import embed_closely
 from hyperlora.faces.types import FaceAnalyzer, FloatArray, unit_length
 
 

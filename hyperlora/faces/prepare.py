@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from hyperlora.errors import BadPhoto, NoFaceFound
+from hyperlora.errors import BadPhoto, FaceError, InvalidRequest
 from hyperlora.faces.choice import FaceChoice, choose_face
-from hyperlora.faces.crops import FACE_STREAM_SIDES, crop_padded, faceless, masked_face
-from hyperlora.faces.find import DETECTOR_SIZES, Search, quarter_turns, search_faces
+from hyperlora.faces.closer import CloserLook, embed_closely_many
+from hyperlora.faces.crops import base_box, faceless, masked_face
+from hyperlora.faces.find import Search, quarter_turns_many, search_many
 from hyperlora.faces.findings import TINY_FACE_PIXELS, Finding, findings
-from hyperlora.faces.geometry import landmark_box
-from hyperlora.faces.photo import upright_rgb
+from hyperlora.faces.photo import Photo, upright_rgb
 from hyperlora.faces.types import Face, FaceAnalyzer, FloatArray, RGBArray
+from hyperlora.side_by_side import side_by_side
 
 Verdict = Literal["usable", "warning"]
-# The same face seen twice shares more than this part of the boxes' common area.
-SAME_FACE_OVERLAP = 0.3
-# A detector that scores lower than this in both looks may be looking at something else.
-SURE_SCORE = 0.75
-_FIRST_DETECTION = Finding(
-    "first_detection_used",
-    "a second, closer look did not show the face again, so the likeness rests on the first look alone",
-)
-_UNSURE = (
-    "the detector is not sure that this is a face (score {:.2f}); it may be covered, drawn, turned away or badly lit"
-)
+PhotoFault: TypeAlias = FaceError | InvalidRequest
+PHOTO_FAULTS = (FaceError, InvalidRequest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +32,6 @@ class PhotoConditions:
     ----------
     clip_image
         RGB; the face on grey, for the ID branch's CLIP stream.
-    base_image
-        RGB; the surroundings with the face blurred away, for the Base branch.
     face_embedding
         (E,) of unit length.
     face
@@ -55,10 +46,11 @@ class PhotoConditions:
         The upright RGB photo that everything was cut from.
     others
         Further faces of the photo, best score first.
+    surroundings
+        The picture for the Base branch where it was cut beforehand, else None: see `base_image`.
     """
 
     clip_image: Image.Image
-    base_image: Image.Image
     face_embedding: FloatArray
     face: Face
     verdict: Verdict
@@ -66,6 +58,12 @@ class PhotoConditions:
     encoder: str
     photo: Image.Image
     others: tuple[Face, ...] = ()
+    surroundings: Image.Image | None = None
+
+    @property
+    def base_image(self) -> Image.Image:
+        """RGB; the surroundings with the face blurred away, for the Base branch; cut now if it was not yet."""
+        return self.surroundings or faceless(self.photo, self.face)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -74,11 +72,12 @@ class PhotoConditions:
 
 
 @dataclass(frozen=True, eq=False)
-class CloserLook:
-    """A face's (E,) embedding of unit length, and what was noticed on the way."""
+class Upright:
+    """A photo as its face stands upright, the search in it, and the degrees it was turned counter-clockwise."""
 
-    embedding_E: FloatArray
-    findings: tuple[Finding, ...]
+    photo: Image.Image
+    search: Search
+    turn: int
 
 
 def prepare_photo(analyzer: FaceAnalyzer, image: Image.Image, *, face: FaceChoice = "clearest") -> PhotoConditions:
@@ -104,70 +103,110 @@ def prepare_photo(analyzer: FaceAnalyzer, image: Image.Image, *, face: FaceChoic
     InvalidRequest
         `face` is none of the words and no number from 0 on.
     """
-    # 1. Opaque, 8 bit RGB, upright by its file and, where that is missing, by its face.
-    opened = upright_rgb(image)
+    prepared = prepare_photos(analyzer, [upright_rgb(image)], [face])[0]
+    if isinstance(prepared, PHOTO_FAULTS):
+        raise prepared
+    return prepared
+
+
+def prepare_photos(
+    analyzer: FaceAnalyzer, opened: Sequence[Photo], choices: Sequence[FaceChoice], *, surroundings: bool = True
+) -> list[PhotoConditions | PhotoFault]:
+    """What `prepare_photo` makes of each of several photos, or the error that it would raise.
+
+    Detector and recogniser are given all of them together; the rest is done in threads.
+
+    Parameters
+    ----------
+    analyzer
+        Finds and knows faces.
+    opened
+        The photos, opaque and upright by their files; see `upright_rgb`.
+    choices
+        For each the face that is meant.
+    surroundings
+        Whether to cut the pictures for the Base branch, too.
+    """
+    # 1. Upright by the face, where the file does not say so.
+    upright = upright_searches(analyzer, [photo.image for photo in opened])
     # 2. The face that is meant.
-    photo, search, turn = upright_search(analyzer, opened.image)
-    chosen = _large_enough(choose_face(search.faces, face, photo.size))
+    chosen = [_chosen(each, choice) for each, choice in zip(upright, choices, strict=True)]
     # 3. The face stream: look again, closely, then recognise.
-    closer = embed_closely(analyzer, photo, chosen)
-    # 4. What to tell the owner.
+    able = {at: face for at, face in enumerate(chosen) if isinstance(face, Face)}
+    looks = embed_closely_many(analyzer, [(upright[at].photo, face) for at, face in able.items()])
+    closer: dict[int, CloserLook | FaceError] = dict(zip(able, looks, strict=True))
+
+    def finished(at: int) -> PhotoConditions | PhotoFault:
+        face, look = chosen[at], closer.get(at)
+        if not isinstance(face, Face):
+            return face
+        if not isinstance(look, CloserLook):
+            assert look is not None
+            return look
+        try:
+            return _conditions(analyzer.name, upright[at], face, choices[at], look, opened[at].notes, surroundings)
+        except FaceError as fault:
+            return fault
+
+    # 4. What to tell the owner, and the pictures for CLIP.
+    return side_by_side(finished, range(len(opened)))
+
+
+def _chosen(upright: Upright, choice: FaceChoice) -> Face | PhotoFault:
+    try:
+        return _large_enough(choose_face(upright.search.faces, choice, upright.photo.size))
+    except PHOTO_FAULTS as fault:
+        return fault
+
+
+def _conditions(
+    encoder: str,
+    upright: Upright,
+    chosen: Face,
+    choice: FaceChoice,
+    closer: CloserLook,
+    notes: tuple[Finding, ...],
+    surroundings: bool,
+) -> PhotoConditions:
+    photo, search = upright.photo, upright.search
     rgb_HW3: RGBArray = np.asarray(photo, dtype=np.uint8)
-    found = [*findings(photo, rgb_HW3, search, turn, face=chosen, choice=face), *closer.findings]
-    found += opened.notes
-    # 5. The pictures for CLIP.
+    found = [*findings(photo, rgb_HW3, search, upright.turn, face=chosen, choice=choice), *closer.findings, *notes]
+    base_box(photo, chosen)  # a face beside the photo is refused for either branch
     return PhotoConditions(
         clip_image=masked_face(photo, chosen),
-        base_image=faceless(photo, chosen),
         face_embedding=closer.embedding_E,
         face=chosen,
         verdict="warning" if found else "usable",
         findings=tuple(found),
-        encoder=analyzer.name,
+        encoder=encoder,
         photo=photo,
         others=tuple(other for other in search.faces if other is not chosen),
+        surroundings=faceless(photo, chosen) if surroundings else None,
     )
-
-
-def embed_closely(analyzer: FaceAnalyzer, image: Image.Image, face: Face) -> CloserLook:
-    """The embedding from a crop of twice the landmark box, in which the face is detected again at 640 pixels.
-
-    Raises
-    ------
-    NoFaceFound
-        The first look was unsure and the second saw nothing: most likely no face at all.
-    BadPhoto
-        The face's points cannot be used.
-    """
-    crop, corner = crop_padded(image, landmark_box(face, FACE_STREAM_SIDES))
-    rgb_HW3: RGBArray = np.asarray(crop, dtype=np.uint8)
-    expected = face.moved(-corner[0], -corner[1])
-    again = max(analyzer.detect(rgb_HW3, DETECTOR_SIZES[0]), key=expected.overlap, default=None)
-    # A neighbour may stand in the crop too: it must be the same face, not just any.
-    if again is None or expected.overlap(again) < SAME_FACE_OVERLAP:
-        if face.score < SURE_SCORE:
-            raise NoFaceFound(
-                f"no face found: something at {tuple(round(float(v)) for v in face.box_xyxy)} looked like one "
-                f"(score {face.score:.2f}), but a closer look did not confirm it; use a photo that shows the face "
-                "from the front, uncovered and in focus"
-            )
-        return CloserLook(analyzer.embed(rgb_HW3, expected), (_FIRST_DETECTION,))
-    unsure: tuple[Finding, ...] = ()
-    score = max(face.score, again.score)
-    if score < SURE_SCORE:
-        unsure = (Finding("unsure_face", _UNSURE.format(score)),)
-    return CloserLook(analyzer.embed(rgb_HW3, again), unsure)
 
 
 def upright_search(analyzer: FaceAnalyzer, image: Image.Image) -> tuple[Image.Image, Search, int]:
     """The photo as its face stands upright, the search in it, and the degrees it was turned counter-clockwise."""
-    rgb_HW3: RGBArray = np.asarray(image, dtype=np.uint8)
-    search = search_faces(analyzer, rgb_HW3)
-    turns = quarter_turns(analyzer, rgb_HW3, search)
-    if turns == 0:
-        return image, search, 0
-    turned_HW3 = np.ascontiguousarray(np.rot90(rgb_HW3, turns))
-    return Image.fromarray(turned_HW3), search_faces(analyzer, turned_HW3), turns * 90
+    found = upright_searches(analyzer, [image])[0]
+    return found.photo, found.search, found.turn
+
+
+def upright_searches(analyzer: FaceAnalyzer, images: Sequence[Image.Image]) -> list[Upright]:
+    """What `upright_search` makes of each of several photos."""
+    photos: list[RGBArray] = [np.asarray(image, dtype=np.uint8) for image in images]
+    searches = search_many(analyzer, photos)
+    turns = quarter_turns_many(analyzer, photos, searches)
+    lying = [at for at, turn in enumerate(turns) if turn]
+    turned: list[RGBArray] = [np.ascontiguousarray(np.rot90(photos[at], turns[at])) for at in lying]
+    again = dict(zip(lying, zip(turned, search_many(analyzer, turned), strict=True), strict=True))
+    out = []
+    for at, image in enumerate(images):
+        if at in again:
+            rgb_HW3, search = again[at]
+            out.append(Upright(Image.fromarray(rgb_HW3), search, turns[at] * 90))
+        else:
+            out.append(Upright(image, searches[at], 0))
+    return out
 
 
 def _large_enough(face: Face) -> Face:

@@ -122,7 +122,8 @@ def test_alignment_is_opencvs_own(astronaut: Image.Image, astronaut_conditions: 
     # Given OpenCV's alignment for SFace as an independent implementation
     from hyperlora.faces.opencv import OpenCVAnalyzer
 
-    recogniser = OpenCVAnalyzer()._recogniser
+    with OpenCVAnalyzer()._pair() as (_, free):
+        recogniser = free
     face = astronaut_conditions.face
     row = np.concatenate([face.box_xyxy[:2], [face.width, face.height], face.points_5_2.ravel(), [face.score]])
     theirs = recogniser.alignCrop(np.asarray(astronaut), row.astype(np.float32))

@@ -12,11 +12,11 @@ from skimage import data
 
 from hyperlora.errors import BadPhoto, NoFaceFound
 from hyperlora.faces import Face, PhotoConditions, debug_picture, prepare_photo, similarity
+from hyperlora.faces.closer import embed_closely
 from hyperlora.faces.crops import base_box, faceless, masked_face
 from hyperlora.faces.findings import share_outside
 from hyperlora.faces.geometry import POLYGON_ORDER, face_polygon, landmark_box
 from hyperlora.faces.photo import upright_rgb
-from hyperlora.faces.prepare import embed_closely
 from hyperlora.faces.types import FaceAnalyzer
 
 GREY = (0x7F, 0x7F, 0x7F)
