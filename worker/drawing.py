@@ -1,4 +1,8 @@
-"""Draws the people in hand: batch after batch, and what follows from the pictures, until nothing does."""
+"""Draws people: batch after batch, and what follows from the pictures, until nothing does.
+
+While the last pictures of some are looked at, those who come next are begun, and what follows from the former is drawn
+in between: in full batches where it fills them, and no later than when nothing else may be begun.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,21 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 from jobs.database import Database
 from jobs.errors import JobsError
 from jobs.repository import renders as render_rows
 from jobs.repository.renders import WaitingRender
+from worker.begun import Claim, News, claim_of
 from worker.cast import Cast
 from worker.costs import Costs
+from worker.drawn import Drawn
 from worker.errors import BatchAbandoned, OutOfMemory, code_of, is_retryable
 from worker.groups import Group
 from worker.leases import Leases
 from worker.plan import BatchKey, BatchSizes, Planned, batch_key, batches
-from worker.recorder import Claim, Finished, Recorder, claim_of
+from worker.recorder import Finished, Recorder
 from worker.renderer import Batch, Renderer, Sample
 from worker.samples import setting_of, text_sample
 from worker.trial import Draw, Trial
@@ -27,15 +33,20 @@ log = logging.getLogger(__name__)
 Todo = deque[Planned]
 
 
-@dataclass
-class Drawn:
-    """What was drawn; seconds in which a batch was drawn, and those between batches."""
+class People(Protocol):
+    """Where people come from and go to; it wakes the drawer (`Begun.nudge`) when somebody may have come."""
 
-    renders: int = 0
-    batches: int = 0
-    mixed: int = 0
-    seconds_drawing: float = 0.0
-    seconds_between: float = 0.0
+    def near_end(self) -> None:
+        """The last batch that may begin without others is about to be drawn: see to it that some are there then."""
+
+    def join(self) -> Sequence[Group]:
+        """Who is begun now, beside those in the making; nobody where nobody is ready."""
+
+    def is_coming(self) -> bool:
+        """Whether it helps to wait for somebody who joins."""
+
+    def finished(self, group: Group) -> None:
+        """Everything of this person is decided; what is left is to record it."""
 
 
 class Drawer:
@@ -53,53 +64,117 @@ class Drawer:
         costs: Costs | None,
         should_stop: Callable[[], bool],
         is_over: Callable[[], bool],
-        near_end: Callable[[], None],
+        people: People,
     ) -> None:
-        """`is_over` says that no render may be begun any more, `near_end` is told before the last batch of firsts."""
+        """`is_over` says that no render may be begun any more."""
         self._database, self._renderer, self._recorder, self._leases = database, renderer, recorder, leases
         self._owner, self._sizes, self._costs = owner, sizes, costs
-        self._should_stop, self._is_over, self._near_end = should_stop, is_over, near_end
+        self._should_stop, self._is_over, self._people = should_stop, is_over, people
         self._most_begun = max(16, 4 * renderer.batch_size)
         self._group_of: dict[Claim, Group] = {}
-        self._drawn_until: float | None = None
+        self._first: Todo = deque()
+        self._following: dict[Draw, BatchKey] = {}
         self.faults: dict[Claim, Exception] = {}
         """Faults of units that may pass: whoever settles the unit takes its own out."""
         self.drawn = Drawn()
 
-    def draw(self, groups: Sequence[Group]) -> None:
-        """Draw everything that waits for these people.
+    @property
+    def groups(self) -> list[Group]:
+        """The people in the making."""
+        return list(dict.fromkeys(self._group_of.values()))
+
+    def begin(self, hand: Sequence[Group]) -> None:
+        """Take these people in when nobody is left to begin: everything that waits for them is to be drawn."""
+        self._group_of |= {claim_of(unit): group for group in hand for unit in group.units}
+        able = [group for group in hand if group.cast is not None]
+        waiting = [render for group in able for render in self._readable(group.waiting)]
+        keys = self._keys_of([Trial(render).first() for render in waiting])
+        self._first = self._cut(keys)
+
+    def draw(self) -> None:
+        """Draw everything that waits for the people in hand and for those who join them.
 
         Only so many renders are begun before others are brought to their end: pictures in the making lie in memory,
         and are lost when the worker is stopped. When the shift's time is up no render is begun any more, but those that
         were begun are finished: else a gate with many seeds would go round in circles.
         """
-        able = [group for group in groups if group.cast is not None]
-        self._group_of = {claim_of(unit): group for group in able for unit in group.units}
-        waiting = [render for group in able for render in self._readable(group.waiting)]
-        first = self._planned([Trial(render).first() for render in waiting])
-        following: list[Draw] = []
         ripe: Todo = deque()
         try:
             while not self._should_stop():
-                may_begin = bool(first) and not self._is_over() and self._recorder.begun < self._most_begun
-                following += self._recorder.follow_ups(wait=not may_begin)
-                planned = self._planned(following)
-                ripe = deque(
-                    batch for batch in planned if not may_begin or len(batch.draws) >= self._sizes.of(batch.key)
-                )
+                news = self._recorder.begun.look()
+                self._following |= self._keys_of(news.follow_ups)
+                self._let_go()
+                if self._has_joined():
+                    continue
+                may_begin = self._may_begin()
+                ripe = self._ripe(news, may_begin)
                 if ripe:
-                    following = [draw for batch in planned if batch not in ripe for draw in batch.draws]
                     while ripe and not self._should_stop():
                         self._draw_next(ripe)
                 elif may_begin:
-                    if len(first) == 1:
-                        self._near_end()
-                    self._draw_next(first)
+                    if len(self._first) == 1:
+                        self._people.near_end()
+                    self._draw_next(self._first)
+                elif news.unjudged or self._people.is_coming():
+                    self._recorder.begun.wait(news.number)
                 else:
                     break
         finally:
             left = [draw for batch in ripe for draw in batch.draws]
-            self._recorder.forget([*following, *left, *self._recorder.follow_ups()])
+            self._recorder.forget([*self._following, *left, *self._recorder.begun.look().follow_ups])
+            self._following = {}
+
+    def give_back(self) -> list[Group]:
+        """The people who are not finished: nothing more of them is drawn here."""
+        groups = self.groups
+        self._group_of, self._first = {}, deque()
+        return groups
+
+    def _has_joined(self) -> bool:
+        hand = [] if self._first else self._people.join()
+        if hand:
+            self.begin(hand)
+        return bool(hand)
+
+    def _may_begin(self) -> bool:
+        return bool(self._first) and not self._is_over() and len(self._recorder.begun) < self._most_begun
+
+    def _let_go(self) -> None:
+        """Hand on who is finished: nothing of them is to be drawn, and nothing is undecided."""
+        drawings = [*self._following, *(draw for batch in self._first for draw in batch.draws)]
+        busy = self._recorder.begun.claims() | {claim_of(draw.render.unit) for draw in drawings}
+        for group in self.groups:
+            claims = [claim_of(unit) for unit in group.units]
+            if busy.isdisjoint(claims):
+                for claim in claims:
+                    del self._group_of[claim]
+                self._people.finished(group)
+
+    def _ripe(self, news: News, may_begin: bool) -> Todo:
+        """Take out the batches of follow-ups that are to be drawn now."""
+        if not self._following:
+            return deque()
+        waiting = {claim_of(draw.render.unit) for b in self._first for draw in b.draws} if may_begin else set()
+        growing = [self._group_of[claim] for claim in waiting | news.unjudged if claim in self._group_of]
+        planned = self._cut(self._following)
+        ripe = deque(batch for batch in planned if self._is_ripe(batch, growing))
+        for batch in ripe:
+            for draw in batch.draws:
+                del self._following[draw]
+        return ripe
+
+    def _is_ripe(self, batch: Planned, growing: Sequence[Group]) -> bool:
+        """Whether a batch is full, or nothing that would fill it up can come from these people."""
+        size, key, count = self._sizes.of(batch.key), batch.key, len(batch.draws)
+        if count >= size or not growing:
+            return True
+        if batch.mixed or (
+            self._costs is not None
+            and key.shared is not None
+            and self._costs.pays(count, size, key.steps, key.width * key.height)
+        ):
+            return False
+        return self._group(batch.draws[0]) not in growing
 
     def _readable(self, waiting: Sequence[WaitingRender]) -> list[WaitingRender]:
         """The renders whose options this version knows; the others fail alone."""
@@ -108,8 +183,8 @@ class Drawer:
                 self._fail_alone(render, render.fault)
         return [render for render in waiting if render.fault is None]
 
-    def _planned(self, draws: Sequence[Draw]) -> Todo:
-        """The drawings in batches; a text that cannot be read fails its render."""
+    def _keys_of(self, draws: Sequence[Draw]) -> dict[Draw, BatchKey]:
+        """The drawings with what must be equal in their batches; a text that cannot be read fails its render."""
         keys: dict[Draw, BatchKey] = {}
         side = self._renderer.detail_side()
         for draw in draws:
@@ -119,10 +194,10 @@ class Drawer:
                 keys[draw] = batch_key(draw, chunks=chunks, detail_side=side, people=people)
             except Exception as error:  # noqa: BLE001 - it becomes the render's fault, whatever it was
                 self._give_up(draw, error)
-        return self._cut(keys)
+        return keys
 
     def _cut(self, keys: dict[Draw, BatchKey]) -> Todo:
-        numbers = {id(group): number for number, group in enumerate(self._group_of.values())}
+        numbers = {id(group): number for number, group in enumerate(self.groups)}
 
         def person_of(draw: Draw) -> int:
             return numbers[id(self._group(draw))]
@@ -166,7 +241,7 @@ class Drawer:
             else:
                 left = [batch, *todo]
                 todo.clear()
-                todo.extend(self._cut({draw: k for b in left for draw, k in zip(b.draws, b.keys, strict=True)}))
+                todo.extend(self._cut({draw: key for b in left for draw, key in b.pairs}))
         except Exception as error:  # noqa: BLE001 - it becomes the render's fault, whatever it was
             if count == 1:
                 self._give_up(batch.draws[0], error)
@@ -175,7 +250,7 @@ class Drawer:
 
     def _may_draw(self, draw: Draw) -> bool:
         unit = draw.render.unit
-        return self._leases.holds(unit) and claim_of(unit) not in self.faults
+        return draw.trial.is_open and self._leases.holds(unit) and claim_of(unit) not in self.faults
 
     def _give_up(self, draw: Draw, error: Exception) -> None:
         """A drawing that cannot be made: its render fails, or goes without it where there is a picture already."""
@@ -198,12 +273,11 @@ class Drawer:
             self.faults[claim_of(render.unit)] = away
 
     def _draw_batch(self, batch: Planned) -> None:
-        asked = [self._sample(draw, key) for draw, key in zip(batch.draws, batch.keys, strict=True)]
+        asked = [self._sample(draw, key) for draw, key in batch.pairs]
         merging, drawn = self._draw_mixed(batch, asked) if batch.mixed else self._draw_merged(batch, asked)
         count = len(batch.draws)
-        self.drawn.batches += 1
-        self.drawn.mixed += batch.mixed
-        self.drawn.renders += sum(draw.is_first for draw in batch.draws)
+        firsts = sum(draw.is_first for draw in batch.draws)
+        self.drawn.add_batch(count, self._sizes.of(batch.key), firsts=firsts, mixed=batch.mixed)
         for draw, sample, image in zip(batch.draws, asked, drawn.images, strict=True):
             self._recorder.add(
                 Finished(
@@ -231,16 +305,16 @@ class Drawer:
         began = time.monotonic()
         merging = self._renderer.apply(stack)
         drawn = self._renderer.draw(asked, setting, on_step=self._watching(batch))
-        self._count_time(began)
+        self.drawn.add_time(began)
         return merging, drawn
 
     def _draw_mixed(self, batch: Planned, asked: Sequence[Sample]) -> tuple[float, Batch]:
         """Several people's pictures, each with LoRAs of its own; nothing is merged."""
-        stacks = [self._cast_of(draw).merged(key) for draw, key in zip(batch.draws, batch.keys, strict=True)]
+        stacks = [self._cast_of(draw).merged(key) for draw, key in batch.pairs]
         setting = setting_of(batch.key, self._cast_of(batch.draws[0]))
         began = time.monotonic()
         drawn = self._renderer.draw(asked, setting, stacks=stacks, on_step=self._watching(batch))
-        self._count_time(began)
+        self.drawn.add_time(began)
         return 0.0, drawn
 
     def _watching(self, batch: Planned) -> Callable[[int, int], None]:
@@ -249,13 +323,6 @@ class Drawer:
                 raise BatchAbandoned
 
         return on_step
-
-    def _count_time(self, began: float) -> None:
-        ended = time.monotonic()
-        self.drawn.seconds_drawing += ended - began
-        if self._drawn_until is not None:
-            self.drawn.seconds_between += began - self._drawn_until
-        self._drawn_until = ended
 
 
 def log_fault(what: str, error: Exception) -> None:

@@ -22,6 +22,7 @@ class Group:
     cast: Cast | None = None
     samples: Samples | None = None
     fault: Exception | None = None
+    is_settled: bool = False
 
     @property
     def was_lost(self) -> bool:

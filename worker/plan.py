@@ -64,6 +64,11 @@ class Planned:
         """The first drawing's key; what a mixed batch needs equal is equal in all."""
         return self.keys[0]
 
+    @property
+    def pairs(self) -> tuple[tuple[Draw, BatchKey], ...]:
+        """Each drawing with its key."""
+        return tuple(zip(self.draws, self.keys, strict=True))
+
     def only(self, draws: Sequence[Draw]) -> Planned:
         """The same with some of the drawings."""
         kept = [place for place, draw in enumerate(self.draws) if draw in draws]
@@ -166,7 +171,7 @@ def _mixed(planned: Sequence[Planned], sizes: BatchSizes, costs: Costs) -> list[
         counts, size = [len(batch.draws) for batch in rest], sizes.of(shared)
         chosen = rest[: costs.to_mix(counts, size, shared.steps, shared.width * shared.height)]
         gone |= {id(batch) for batch in chosen}
-        pairs = [pair for batch in chosen for pair in zip(batch.draws, batch.keys, strict=True)]
+        pairs = [pair for batch in chosen for pair in batch.pairs]
         for start in range(0, len(pairs), size):
             part = pairs[start : start + size]
             together.append(Planned(tuple(draw for draw, _ in part), tuple(key for _, key in part), mixed=True))

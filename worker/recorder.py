@@ -11,7 +11,6 @@ import hashlib
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from jobs.repository import renders as render_rows
 from jobs.repository.renders import CandidateRow, Drawn, OutputRow, WaitingRender
 from jobs.repository.units import ClaimedUnit
 from jobs.storage import Storage
+from worker.begun import Begun, Claim, claim_of
 from worker.cast import Cast
 from worker.errors import code_of, is_retryable
 from worker.judge import Judge, Judgement
@@ -32,7 +32,6 @@ from worker.renderer import Renderer
 from worker.trial import Draw, Trial
 
 log = logging.getLogger(__name__)
-Claim = tuple[uuid.UUID, int]
 TRIES = 4
 FIRST_WAIT_SECONDS = 0.2
 
@@ -74,11 +73,9 @@ class Recorder:
         self._lock = threading.Lock()
         self._pending: dict[Claim, list[Future[None]]] = {}
         self._faults: dict[Claim, Exception] = {}
-        self._judged = threading.Condition()
-        self._unjudged = 0
-        self._follow_ups: list[Draw] = []
-        self._open: set[Trial] = set()
         self._wake = threading.Event()
+        self.begun = Begun()
+        """What is in the making here, and what follows from it."""
 
     def add(self, finished: Finished) -> None:
         """Take over a picture; waits while the queue is full."""
@@ -91,9 +88,7 @@ class Recorder:
 
     def _submit(self, draw: Draw, judge: Callable[[], Judgement], cast: Cast) -> None:
         self._room.acquire()
-        with self._judged:
-            self._unjudged += 1
-            self._open.add(draw.trial)
+        self.begun.add(draw)
         future = self._pool.submit(self._settle, draw, judge, cast)
         with self._lock:
             self._pending.setdefault(claim_of(draw.render.unit), []).append(future)
@@ -102,20 +97,6 @@ class Recorder:
         _count_seconds(finished.draw.trial, finished)
         return self._judge.look(finished.draw, finished.image, finished.cast, mask=finished.mask)
 
-    @property
-    def begun(self) -> int:
-        """How many renders have been begun and are not decided."""
-        with self._judged:
-            return len(self._open)
-
-    def follow_ups(self, *, wait: bool = True) -> list[Draw]:
-        """The drawings that finished pictures asked for; `wait` until every picture so far has been judged."""
-        with self._judged:
-            if wait:
-                self._judged.wait_for(lambda: self._unjudged == 0)
-            draws, self._follow_ups = self._follow_ups, []
-        return draws
-
     def forget(self, draws: Sequence[Draw]) -> None:
         """These will not be drawn: their renders are somebody else's now, or are begun again later."""
         for trial in {draw.trial for draw in draws}:
@@ -123,10 +104,8 @@ class Recorder:
                 self._close(trial)
 
     def _close(self, trial: Trial) -> None:
-        with self._judged:
-            self._open.discard(trial)
-            self._judged.notify_all()
         trial.close()
+        self.begun.end(trial)
 
     def wait_for(self, unit: ClaimedUnit) -> Exception | None:
         """Wait until every picture of the unit is settled; returns the fault that kept one from being recorded."""
@@ -145,7 +124,7 @@ class Recorder:
         trial = draw.trial
         try:
             with trial.lock:
-                judgement = self._judged_now(trial, judge)
+                judgement = self._judged_now(draw, judge)
                 if trial.losers:
                     self._patiently(lambda: self._store_losers(trial, cast))
                 if judgement.decided:
@@ -157,20 +136,15 @@ class Recorder:
         finally:
             self._room.release()
 
-    def _judged_now(self, trial: Trial, judge: Callable[[], Judgement]) -> Judgement:
+    def _judged_now(self, draw: Draw, judge: Callable[[], Judgement]) -> Judgement:
         """Judge, and let the planner know at once: it need not wait for the picture to be stored."""
-        judgement, undecided = Judgement(), False
+        trial, judgement, undecided = draw.trial, Judgement(), False
         try:
             if trial.is_open:  # else another of its drawings has ended it
                 judgement = judge()
             undecided = trial.is_open and not judgement.decided
         finally:
-            with self._judged:
-                self._unjudged -= 1
-                self._follow_ups += judgement.draws
-                if not undecided:
-                    self._open.discard(trial)
-                self._judged.notify_all()
+            self.begun.judged(draw, judgement.draws, is_undecided=undecided)
         return judgement
 
     def _note_fault(self, render: WaitingRender, error: Exception) -> None:
@@ -324,11 +298,6 @@ class Recorder:
         if self._renderer.notice:
             record["notice"] = self._renderer.notice
         return record
-
-
-def claim_of(unit: ClaimedUnit) -> Claim:
-    """A unit as it was claimed this time: one that was lost and claimed anew is another."""
-    return unit.id, unit.lease_token
 
 
 def _folder(render: WaitingRender) -> str:

@@ -4,12 +4,12 @@
 2. obtain the person's weight set
 3. where that person's pictures would leave a batch half empty, and the device draws people together cheaply, claim the
    next ones too, until a batch is full
-4. draw them (see `worker.drawing`)
+4. draw them (see `worker.drawing`), and while their last pictures are looked at, those who come next
 5. settle the units: done, failed with a reason, or released for another try
 6. go on with the next people until nothing waits, the time is up, or the worker is told to stop
 
-Beside the drawing, in a thread each: the next people are claimed and prepared from the last batch of these on, and
-those before are settled. So the device waits for no photo and no commit.
+Beside the drawing, in a thread each: the next people are claimed and prepared from the last batch of these on, one hand
+of them at most, and those who are finished are settled. So the device waits for no photo, no judgement and no commit.
 """
 
 from __future__ import annotations
@@ -32,31 +32,41 @@ from jobs.repository import units as unit_rows
 from jobs.repository.units import ClaimedUnit
 from jobs.settings import Settings
 from jobs.storage import Storage
+from worker.begun import claim_of
 from worker.cast import Cast
 from worker.costs import Costs
-from worker.drawing import Drawer, Drawn, log_fault, told_of
+from worker.drawing import Drawer, log_fault, told_of
+from worker.drawn import Drawn
 from worker.errors import code_of, is_retryable
 from worker.groups import Group
 from worker.leases import Leases
 from worker.pictures import GivenPictures
 from worker.plan import BatchSizes
-from worker.recorder import Recorder, claim_of
+from worker.recorder import Recorder
 from worker.renderer import Renderer
 from worker.samples import Samples
 from worker.weights import WeightSets
 
 log = logging.getLogger(__name__)
 MOST_TOGETHER = 16
-"""People in hand at once."""
+"""People who are begun at once: one hand."""
+MOST_HANDS = 4
+"""Hands that were begun and are not settled: the one that is drawn, and those whose pictures are judged or stored."""
 
 
 @dataclass
 class ShiftReport:
-    """What one shift did."""
+    """What one shift did.
+
+    `groups` are people who were begun; `seconds_preparing` are those of reading what waits for them and of their
+    weights, most of them beside the drawing; `ran_dry` says that it ended because nobody waited any more.
+    """
 
     units: int = 0
     groups: int = 0
     generated: int = 0
+    seconds_preparing: float = 0.0
+    ran_dry: bool = False
     handed_back: list[uuid.UUID] = field(default_factory=list)
     drawn: Drawn = field(default_factory=Drawn)
 
@@ -73,8 +83,7 @@ class ShiftReport:
     @property
     def idle_share(self) -> float:
         """The part of the time from the first batch to the last in which no batch was drawn, 0 to 1."""
-        whole = self.drawn.seconds_drawing + self.drawn.seconds_between
-        return self.drawn.seconds_between / whole if whole else 0.0
+        return self.drawn.idle_share
 
 
 class Shift:
@@ -101,8 +110,10 @@ class Shift:
         self._weight_sets, self._leases, self._recorder = weight_sets, leases, recorder
         self._owner, self._should_stop, self._costs = owner, should_stop, costs
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+        self._behind = ThreadPoolExecutor(1, thread_name_prefix="behind")
+        self._settling: list[Future[None]] = []
         self._next: Future[list[Group]] | None = None
-        self._hand: list[Group] = []
+        self._hands: list[list[Group]] = []
         self._aside: list[Group] = []  # claimed for company, but to be drawn alone
         self._ends_at = time.monotonic() + settings.shift_seconds
         self._drawer = Drawer(
@@ -115,40 +126,72 @@ class Shift:
             costs=costs,
             should_stop=should_stop,
             is_over=self._is_over,
-            near_end=self._look_ahead,
+            people=self,
         )
         self.report = ShiftReport(drawn=self._drawer.drawn)
 
     def run(self, unit_id: uuid.UUID) -> ShiftReport:
         """Draw the named unit's person, or the next if that one does not wait, and go on until the shift ends."""
-        behind: Future[None] | None = None
-        with self._ahead, ThreadPoolExecutor(1, thread_name_prefix="behind") as settling:
+        with self._ahead, self._behind:
             try:
-                self._hand = self._take(self._claim_named(unit_id) or self._claim_next())
-                while self._hand:
-                    try:
-                        self._draw(self._hand)
-                    finally:
-                        before, behind = behind, settling.submit(self._settle_all, self._hand)
-                    if before is not None:
-                        before.result()
+                hand = self._take(self._claim_named(unit_id) or self._claim_next())
+                while hand:
+                    self._draw(hand)
                     if self._is_over():
                         break
-                    self._hand = self._taken_over() or self._take(self._claim_next())
+                    hand = self._taken_over() or self._take(self._claim_next())
+                else:
+                    self.report.ran_dry = not self._should_stop()
             finally:
-                self._settle_all([*self._aside, *(self._ahead_of_time())])
-            if behind is not None:
-                behind.result()
+                self._settle_soon(self._aside)
+                self._settle_soon(self._ahead_of_time())
+            for settling in self._settling:
+                settling.result()
         return self.report
 
-    def _look_ahead(self) -> None:
+    def near_end(self) -> None:
         """Begin to claim and prepare the next people, once; not when no more will be drawn, and nobody beside one whose
         worker was lost before: a person that ends the process must not cost others their attempts.
         """
-        if any(group.was_lost for group in self._hand):
+        if any(group.was_lost for group in self._drawer.groups):
             return
         if self._next is None and not self._aside and not self._is_over():
             self._next = self._ahead.submit(lambda: self._take(self._claim_next()))
+            self._next.add_done_callback(lambda _: self._recorder.begun.nudge())
+
+    def join(self) -> list[Group]:
+        """The people who were prepared ahead, as soon as they are and there is room for them."""
+        self.near_end()
+        if not self._is_ready() or not self._has_room_for_a_hand():
+            return []
+        return self._begun(self._ahead_of_time())
+
+    def is_coming(self) -> bool:
+        """Whether somebody is being prepared, or waits for room."""
+        return self._next is not None and not self._is_over() and (not self._next.done() or self._is_ready())
+
+    def finished(self, group: Group) -> None:
+        """Settle a person's units beside the drawing."""
+        self._settle_soon([group])
+
+    def _is_ready(self) -> bool:
+        """Whether people were prepared ahead who may be begun beside others; a fault of claiming them is raised later,
+        when nobody is in hand whose fault it might be taken for.
+        """
+        if self._next is None or not self._next.done() or self._next.exception() is not None or self._is_over():
+            return False
+        hand = self._next.result()
+        return bool(hand) and not any(group.was_lost for group in hand)
+
+    def _has_room_for_a_hand(self) -> bool:
+        self._hands = [hand for hand in self._hands if not all(group.is_settled for group in hand)]
+        return len(self._hands) < MOST_HANDS
+
+    def _begun(self, hand: list[Group]) -> list[Group]:
+        self._hands.append(hand)
+        self.report.groups += len(hand)
+        self.report.generated += sum(group.cast.generated for group in hand if group.cast is not None)
+        return hand
 
     def _taken_over(self) -> list[Group]:
         """Who was set aside, else the people who were prepared ahead; none where nobody was."""
@@ -220,7 +263,7 @@ class Shift:
 
     def _open(self, units: list[ClaimedUnit]) -> Group:
         """What waits for these units' person, and the person's weights; a fault is told when the group is settled."""
-        group = Group(units)
+        group, began = Group(units), time.monotonic()
         try:
             with self._database.reading() as tx:
                 group.waiting = render_rows.waiting(tx, units)
@@ -230,26 +273,34 @@ class Shift:
             group.fault = error
         if group.cast is not None:
             group.samples = Samples(self._renderer, self._storage, self._pictures, group.cast)
+        self.report.seconds_preparing += time.monotonic() - began
         return group
 
-    def _draw(self, hand: Sequence[Group]) -> None:
-        """Draw everything that waits for these people."""
-        self.report.groups += len(hand)
-        self.report.generated += sum(group.cast.generated for group in hand if group.cast is not None)
+    def _draw(self, hand: list[Group]) -> None:
+        """Draw everything that waits for these people, and for those who join them."""
         try:
-            self._drawer.draw(hand)
+            self._drawer.begin(self._begun(hand))
+            self._drawer.draw()
         except Exception as error:  # noqa: BLE001 - it becomes the units' fault, whatever it was
             log_fault("people could not be drawn", error)
-            for group in hand:
+            for group in self._drawer.groups:
                 group.fault = group.fault or error
+        finally:
+            self._settle_soon(self._drawer.give_back())
 
-    def _settle_all(self, hand: Sequence[Group]) -> None:
+    def _settle_soon(self, groups: Sequence[Group]) -> None:
+        """Settle these people's units in the thread behind, in turn."""
+        self._settling.append(self._behind.submit(self._settle_all, groups))
+
+    def _settle_all(self, groups: Sequence[Group]) -> None:
         """Settle the units when all their pictures are recorded, whatever happened."""
-        for group in hand:
+        for group in groups:
             for unit in group.units:
                 recorded = self._recorder.wait_for(unit)
                 self._settle(unit, recorded or self._drawer.faults.pop(claim_of(unit), None) or group.fault)
             self.report.units += len(group.units)
+            group.is_settled = True
+            self._recorder.begun.nudge()
 
     def _cast(self, group: Sequence[ClaimedUnit]) -> Cast | None:
         return Cast.obtain(group[0], self._weight_sets, self._pictures, lambda: self._wanted(group))
