@@ -95,6 +95,7 @@ class World:
         self.sizes = BatchSizes(renderer.batch_size)
         self.weight_sets = WeightSets(database, self.storage, renderer, owner, lease_seconds=settings.lease_seconds)
         self.leases: Leases | None = None
+        self.recorder: Recorder | None = None
         self.costs: Costs | None = None
 
     def use_storage(self, storage: Any) -> None:
@@ -116,7 +117,7 @@ class World:
             lease_seconds=self.settings.lease_seconds,
             also=(self._sign_of_life, self.weight_sets.heartbeat),
         )
-        recorder = Recorder(
+        self.recorder = recorder = Recorder(
             self.database,
             self.storage,
             self.renderer,
