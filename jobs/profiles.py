@@ -15,6 +15,7 @@ Others are named in a TOML file (`PORTRAITS_PROFILES_FILE`), which may also chan
     safety = "none"                                  # a folder or hub id of a checker; to have none is said by name
     preset = "lightning-4"                           # a few-step base: its steps, scheduler and guidance are defaults
     preset_weights = "/models/sdxl_lightning_4step_lora.safetensors"
+    lossy = { linears = "int8", cache = { every = 2 } }    # faster, other pictures (docs/lossy.md); left out: exact
     defaults = { size = 1024, steps = 20, guidance = 5 }   # what a manifest that says nothing is drawn with
 
     [profiles.realvis.controlnets]                   # the names that a manifest's `control` may use
@@ -35,6 +36,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobs.errors import ProfileInvalid, ProfileUnknown
+from jobs.lossy import Lossy
 from jobs.presets import PRESETS
 from jobs.settings import Settings
 
@@ -73,6 +75,7 @@ class Profile(BaseModel):
     safety: str = ""
     preset: str | None = None
     preset_weights: Place | None = None
+    lossy: Lossy | None = None
     controlnets: dict[Part, Place] = Field(default_factory=dict)
     upscalers: dict[Part, Place] = Field(default_factory=dict)
 

@@ -190,6 +190,7 @@ def _profile(profile: Profile, settings: Settings) -> Finding:
 
         made = (untrained_folder(settings.home) / PACK_CARD).is_file()
         return Finding("drawing", name, "ok", "made already" if made else "will be made when a worker first needs it")
+    lossy = "" if profile.lossy is None else f"; lossy: {profile.lossy.words() or 'nothing, all is exact'}"
     parts = {"base": profile.base, "hyperlora": profile.hyperlora, "clip_vision": profile.clip_vision}
     absent = {part: place for part, place in parts.items() if not Path(place).expanduser().exists()}
     local = {part: place for part, place in absent.items() if not _HUB_ID.fullmatch(place)}
@@ -199,8 +200,8 @@ def _profile(profile: Profile, settings: Settings) -> Finding:
         return Finding("drawing", name, "problem", f"not found: {told}", hint)
     if absent:
         told = ", ".join(absent.values())
-        return Finding("drawing", name, "note", f"from the hub's cache, or fetched when first needed: {told}")
-    return Finding("drawing", name, "ok", "all weights are there")
+        return Finding("drawing", name, "note", f"from the hub's cache, or fetched when first needed: {told}{lossy}")
+    return Finding("drawing", name, "ok", f"all weights are there{lossy}")
 
 
 def _faces(spec: str) -> Finding:

@@ -112,6 +112,7 @@ class Renderer(Protocol):
     checker: str  # the safety checker's name; "none" for none
     batch_size: int
     notice: str | None  # what must be said beside every picture, such as "untrained"
+    lossy: dict[str, Any]  # speed-ups that change pictures; empty where they are exact
 
     def warm(self, should_stop: Callable[[], bool]) -> None:
         """Make ready for the kinds of batches that are drawn most, before the first unit is claimed.

@@ -40,6 +40,7 @@ from jobs.profiles import Profile
 from jobs.settings import Settings
 from worker.errors import NotInProfile, OutOfMemory, PartUnavailable
 from worker.likeness import embedding_in, likeness
+from worker.lossy import lossy_of
 from worker.mini_pack import with_weights
 from worker.renderer import Batch, GeneratedWeights, Person, Photo, Sample, Setting, Verdict
 
@@ -83,6 +84,8 @@ class SdxlRenderer:
         self.device = device_name(device)
         self.batch_size = settings.batch_size or profile.batch_size
         self.notice = profile.notice
+        pipeline.use(lossy_of(profile))
+        self.lossy = pipeline.lossy.options.told
         self.model_fingerprint = pipeline.fingerprint
         self.hyperlora_fingerprint = network.fingerprint
         self.conditioning = f"{analyzer.name}|{clip.fingerprint}|{PREPROCESSING}"

@@ -39,6 +39,7 @@ class FakeRenderer:
     recogniser = "fake"
     checker = "none"
     notice: str | None = "fake: flat colours from a test renderer"
+    lossy: dict[str, Any] = {}  # noqa: RUF012 - what the seam asks for
 
     def __init__(
         self,

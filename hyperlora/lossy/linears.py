@@ -13,9 +13,8 @@ from hyperlora.lossy.stack import stack_layers
 class QuantisedLinears:
     """The quantised copies beside a UNet's weights; the UNet multiplies by them until `release`.
 
-    The weights stay as they are, in the UNet's dtype: LoRAs are merged into those, and `refresh` makes the copies of the
-    layers that changed anew, in the same buffers, so that compiled and captured graphs see them. They take one byte for
-    each weight.
+    The weights stay as they are, in the UNet's dtype: LoRAs are merged into those, and `refresh` makes the copies of
+    what changed anew, in the same buffers, so that compiled and captured graphs see them. A copy takes a byte a weight.
 
     Raises `LossyMismatch` for a device that cannot and for a UNet without layers that fit.
     """

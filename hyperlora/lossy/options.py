@@ -12,7 +12,7 @@ from typing import Any
 from hyperlora.errors import InvalidRequest
 
 LINEARS = ("int8", "fp8", "fp8-emulated")
-"""Number types of linear layers. `fp8-emulated` rounds as `fp8` does and is slower than exact: it is there to measure."""
+"""Number types of linear layers. `fp8-emulated` rounds as `fp8` does and is slower than exact: it is for measuring."""
 
 MAX_EVERY = 16
 

@@ -15,15 +15,19 @@ from hyperlora.safety import SafetyChecker, load_checker
 from jobs.profiles import Profile
 from worker.errors import ContentRefused
 from worker.lora_tools.maker import Place, local
+from worker.lossy import lossy_of
 
 STEPS = 20
 
 
 def load_pipeline(place: Place, *, preset: bool = True) -> PortraitPipeline:
-    """The profile's base model, with its few-step preset unless that is not wanted. Raises WeightsMissing."""
+    """The profile's base model, with its few-step preset and lossy options unless these are not wanted.
+
+    Raises WeightsMissing, LossyMismatch.
+    """
     profile = place.profile
     weights = local(profile.preset_weights) if preset and profile.preset_weights else None
-    return PortraitPipeline.from_pretrained(
+    pipeline = PortraitPipeline.from_pretrained(
         local(profile.base),
         trigger_words=trigger_words(profile),
         revision=profile.revision,
@@ -31,6 +35,9 @@ def load_pipeline(place: Place, *, preset: bool = True) -> PortraitPipeline:
         preset_weights=weights,
         **place.options,
     )
+    if preset:
+        pipeline.use(lossy_of(profile))
+    return pipeline
 
 
 def trigger_words(profile: Profile) -> str:
