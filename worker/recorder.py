@@ -295,6 +295,8 @@ class Recorder:
             record["options"] = options
         if trial.options.start is not None:
             record["strength"] = trial.options.start.strength
+        if self._renderer.lossy:
+            record["lossy"] = self._renderer.lossy
         if self._renderer.notice:
             record["notice"] = self._renderer.notice
         return record
