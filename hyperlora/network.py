@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,6 +35,9 @@ from hyperlora.hub import resolve
 from hyperlora.lora import LoRA
 from hyperlora.resampler import Resampler
 from hyperlora.tensorfile import tensor_bytes
+
+MOST_PHOTOS = 32
+"""Photos of several people in one pass of the resampler."""
 
 
 class IdProjector(nn.Sequential):
@@ -154,6 +157,33 @@ class HyperLoRA(nn.Module):
         return normalise(raw_NQK.float().mean(dim=0, keepdim=True))
 
     @torch.no_grad()
+    def coefficients_many(
+        self, people: Sequence[tuple[torch.Tensor | None, torch.Tensor | None]], branch: Branch = "id"
+    ) -> torch.Tensor:
+        """Read the photos of several people, of each as many as there are; returns (B, Q, K), float32.
+
+        Each person is given as to `coefficients`, which this raises like. Photos of all go through the resampler
+        together, 32 at a time; only one person's are averaged, so a row is that of `coefficients` but for rounding.
+        """
+        if not people:
+            raise InvalidRequest("coefficients of at least one person were wanted, found nobody")
+        for face_embeddings, clip_tokens in people:
+            self._check_conditions(face_embeddings, clip_tokens, branch)
+        reads = self.config.streams if branch == "id" else ("clip",)
+        faces = [row_E for each, _ in people if each is not None for row_E in each] if "face" in reads else []
+        clips = [row_TC for _, each in people if each is not None for row_TC in each] if "clip" in reads else []
+        raw = []
+        for begin in range(0, max(len(faces), len(clips)), MOST_PHOTOS):
+            some = slice(begin, begin + MOST_PHOTOS)
+            raw.append(self.raw_coefficients(self._stacked(faces[some]), self._stacked(clips[some]), branch).float())
+        read = [face if "face" in reads else clip for face, clip in people]
+        counts = [len(each) for each in read if each is not None]
+        return normalise(torch.stack([rows_NQK.mean(dim=0) for rows_NQK in torch.cat(raw).split(counts)]))
+
+    def _stacked(self, rows: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        return torch.stack(list(rows)).to(self.resampler.latents.device) if rows else None
+
+    @torch.no_grad()
     def lora(self, coefficients: torch.Tensor, branch: Branch = "id") -> LoRA:
         """Mix the bases by one person's coefficients, (1, Q, K) or (Q, K); the LoRA has the network's dtype.
 
@@ -212,10 +242,23 @@ class HyperLoRA(nn.Module):
         Values are hashed as float32 under their released names, so a checkpoint keeps its fingerprint through saving
         and loading, and through a change of dtype that loses nothing.
         """
-        state = tuple((parameter.data_ptr(), parameter._version) for parameter in self.parameters())
+        state = self._state()
         if self._fingerprint is None or self._fingerprint[0] != state:
             self._fingerprint = (state, self._hash())
         return self._fingerprint[1]
+
+    def _state(self) -> tuple[tuple[int, int], ...]:
+        """Where every parameter lies and how often it was written to: another parameter, or a change in place, shows.
+
+        A plain walk: `parameters()` costs twice as much, and every mixing asks.
+        """
+        state: list[tuple[int, int]] = []
+        left: list[nn.Module] = [self]
+        while left:
+            module = left.pop()
+            left += [child for child in module._modules.values() if child is not None]
+            state += [(each.data_ptr(), each._version) for each in module._parameters.values() if each is not None]
+        return tuple(state)
 
     def released_files(self) -> tuple[str, ...]:
         """The tensor files that this checkpoint consists of."""
