@@ -12,13 +12,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
-import torch._dynamo
 from torch.nn.attention import SDPBackend
 
 from hyperlora.attention import UNetAttention
@@ -64,7 +63,7 @@ class EngineOptions:
     compile: Compile = "off"
     fuse_qkv: bool = False
     cache_text: bool = True
-    backend: str = "inductor"
+    backend: str | Callable[..., Any] = "inductor"
     mode: str | None = None
     room: float = ROOM
 
@@ -92,7 +91,7 @@ class Engine:
         self._attention = UNetAttention(unet)
         self._kernels: tuple[SDPBackend, ...] | None = None
         self._most_rows: dict[Shape, int] = {}
-        self._graphs_before = _graphs()
+        self._graphs_before = _graphs() if self.options.compile != "off" else 0
         if self.options.fuse_qkv:
             self._attention.fuse(merger.adjacent)
         for module in self._compiled():
@@ -101,7 +100,7 @@ class Engine:
     @property
     def compilations(self) -> int:
         """Graphs that were compiled in this process since the engine was made."""
-        return _graphs() - self._graphs_before
+        return _graphs() - self._graphs_before if self.options.compile != "off" else 0
 
     def unfuse(self) -> None:
         """Make every projection a product of its own again, for whoever replaces a projection's product."""
@@ -211,8 +210,8 @@ class Engine:
                 )
         except BaseException as error:
             self.warmed.discard(shape)
-            if isinstance(error, torch._dynamo.exc.TorchDynamoException):
-                raise CompilationFailed(f"the UNet cannot be compiled for {shape}: {_first_line(error)}") from error
+            if _is_compilers(error):
+                raise CompilationFailed(f"the UNet cannot be compiled for {shape}: {_told(error)}") from error
             raise
         finally:
             self._stance = DRAWING
@@ -228,10 +227,8 @@ class Engine:
                 yield
                 return
             # The default limits mean an endless change of shapes; here every graph was asked for.
-            with (
-                torch.compiler.set_stance(self._stance),
-                torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS, accumulated_recompile_limit=MOST_GRAPHS),
-            ):
+            limits = torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS, accumulated_recompile_limit=MOST_GRAPHS)
+            with torch.compiler.set_stance(self._stance), limits:
                 yield
 
     def _kernel_order(self) -> tuple[SDPBackend, ...]:
@@ -242,8 +239,18 @@ class Engine:
 
 
 def _graphs() -> int:
+    import torch._dynamo.utils  # takes a second or two, which who never compiles need not wait for
+
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _is_compilers(error: BaseException) -> bool:
+    import torch._dynamo.exc
+
+    return isinstance(error, torch._dynamo.exc.TorchDynamoException)
+
+
+def _told(error: BaseException) -> str:
+    """What the compiler says before it comes to advice: who raised, and what."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__

@@ -1,0 +1,249 @@
+"""The engine: compiled or not, filled up or not, every way of running the UNet draws the same pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_sdxl import SIZE, tiny_pipeline
+
+from hyperlora import HyperLoRA, LoRA, PortraitPipeline, Region, Sample
+from hyperlora.components import SDXLComponents
+from hyperlora.engine import EngineOptions
+from hyperlora.errors import CompilationFailed, InvalidRequest
+from hyperlora.shapes import Shape, fitting, to_rank, worthwhile
+
+SETTING = {"width": SIZE, "height": SIZE, "steps": 2}
+SAMPLES = [
+    Sample("a cat in a hat", seed=1, guidance=5.0),
+    Sample("an old man", seed=2, guidance=3.0, negative_prompt="blurry"),
+    Sample("a garden", seed=3, guidance=2.0),
+    Sample("the sea", seed=4, guidance=2.0),
+]
+# What is compiled, without a C++ compiler: PyTorch traces, and runs what it traced.
+TRACED = EngineOptions(compile="blocks", backend="eager")
+
+
+def make(folder: Path, options: EngineOptions | None = None) -> PortraitPipeline:
+    """Always the same tiny model, run in a way of its own."""
+    return PortraitPipeline(SDXLComponents.from_diffusers(tiny_pipeline(folder)), engine=options)
+
+
+def person(network: HyperLoRA, seed: int) -> LoRA:
+    """A strong LoRA of somebody."""
+    dice = torch.Generator().manual_seed(seed)
+    shape = (1, len(network.resampler.latents[0]), network.config.bases)
+    return network.lora(torch.nn.functional.normalize(torch.randn(shape, generator=dice), dim=-1)).scaled(3.0)
+
+
+def distance(one: Image.Image, other: Image.Image) -> int:
+    """The largest difference of a byte."""
+    return int(np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max())
+
+
+def alike(some: Sequence[Image.Image], others: Sequence[Image.Image]) -> bool:
+    return len(some) == len(others) and all(distance(a, b) <= 1 for a, b in zip(some, others, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        EngineOptions(cache_text=False),
+        EngineOptions(fuse_qkv=True),
+        TRACED,
+        replace(TRACED, fuse_qkv=True),
+    ],
+    ids=["text at every step", "fused", "blocks", "blocks fused"],
+)
+def test_every_way_of_running_draws_the_same(tmp_path: Path, unet_network: HyperLoRA, options: EngineOptions) -> None:
+    # Given the plain way and another, two people, and a shape that is warm
+    plain, other = make(tmp_path), make(tmp_path, options)
+    ada, alan = person(unet_network, 1), person(unet_network, 2)
+    other.engine.warm(SIZE, SIZE, 2)
+    other.engine.warm(SIZE, SIZE, 2, rank=4)
+    compiled = other.engine.compilations
+
+    # When both draw somebody merged, somebody else, two people at once, and nobody
+    pictures = []
+    for pipeline in (plain, other):
+        drawn = []
+        for merged in ([(ada, 1.0)], [(alan, 0.7)]):
+            pipeline.apply(merged)
+            drawn += pipeline.draw(SAMPLES[:2], **SETTING).images
+        drawn += pipeline.draw(SAMPLES[:2], stacks=[[(ada, 1.0)], [(alan, 0.7)]], **SETTING).images
+        drawn += pipeline.draw(SAMPLES[:2], **SETTING).images
+        pictures.append(drawn)
+
+    # Then the pictures are the same, the people are not, and nothing was compiled while drawing
+    assert alike(*pictures)
+    assert distance(pictures[0][0], pictures[0][2]) > 10 and distance(pictures[0][0], pictures[0][6]) > 10
+    assert distance(pictures[0][0], pictures[0][4]) <= 1
+    assert other.engine.compilations == compiled
+    assert (compiled > 0) == (options.compile != "off")
+    assert not other.engine.wanted
+
+
+def test_no_change_of_person_compiles(tmp_path: Path, unet_network: HyperLoRA) -> None:
+    # Given a warm engine
+    pipeline = make(tmp_path, TRACED)
+    pipeline.engine.warm(SIZE, SIZE, 1)
+    compiled, people = pipeline.engine.compilations, [person(unet_network, seed) for seed in range(6)]
+
+    # When many people are drawn, one after the other
+    pictures = []
+    for somebody in people:
+        pipeline.apply([(somebody, 1.0)])
+        pictures += pipeline.draw(SAMPLES[:1], **SETTING).images
+
+    # Then all are drawn by the same code, and each as themselves
+    assert pipeline.engine.compilations == compiled and not pipeline.engine.wanted
+    assert all(distance(one, other) > 5 for one, other in pairwise(pictures))
+
+
+def test_a_batch_that_is_nearly_full_is_filled_up_to_the_compiled_shape(
+    tmp_path: Path, unet_network: HyperLoRA
+) -> None:
+    # Given code for four pictures, and room for three in it
+    plain, pipeline = make(tmp_path), make(tmp_path, replace(TRACED, room=1.4))
+    pipeline.engine.warm(SIZE, SIZE, 4)
+    pipeline.engine.warm(SIZE, SIZE, 4, rank=4)
+    seen: list[int] = []
+    pipeline.components.unet.conv_in.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    stacks = [[(person(unet_network, seed), 1.0)] for seed in range(3)]
+
+    # When three pictures are drawn, of nobody and of three people
+    found = pipeline.draw(SAMPLES[:3], **SETTING).images + pipeline.draw(SAMPLES[:3], stacks=stacks, **SETTING).images
+    wanted = plain.draw(SAMPLES[:3], **SETTING).images + plain.draw(SAMPLES[:3], stacks=stacks, **SETTING).images
+
+    # Then the UNet saw eight rows, and three pictures came out, as they are without
+    assert set(seen) == {8} and len(seen) == 4
+    assert alike(found, wanted)
+
+
+def test_what_is_not_warm_runs_eager_and_is_remembered_for_later(tmp_path: Path) -> None:
+    # Given code for one picture only
+    plain, pipeline = make(tmp_path), make(tmp_path, TRACED)
+    pipeline.engine.warm(SIZE, SIZE, 1)
+    compiled = pipeline.engine.compilations
+
+    # When three are drawn, twice, and once two of another size
+    found = pipeline.draw(SAMPLES[:3], **SETTING).images
+    pipeline.draw(SAMPLES[:3], **SETTING)
+    pipeline.draw(SAMPLES[:2], width=SIZE, height=2 * SIZE, steps=1)
+
+    # Then they are right, nothing was compiled, and the shape that came most is the first to be warmed
+    assert alike(found, plain.draw(SAMPLES[:3], **SETTING).images)
+    assert pipeline.engine.compilations == compiled
+    most = Shape(SIZE, SIZE, 6, 77)
+    assert pipeline.engine.wanted[most] == 2
+    assert pipeline.engine.warm_wanted() == most
+    now = pipeline.engine.compilations
+    assert now > compiled
+
+    # And from then on it is drawn by compiled code
+    assert alike(pipeline.draw(SAMPLES[:3], **SETTING).images, found)
+    assert pipeline.engine.compilations == now
+    assert most not in pipeline.engine.wanted
+    assert pipeline.engine.warm_wanted() == Shape(SIZE, 2 * SIZE, 4, 77)
+    assert pipeline.engine.warm_wanted() is None
+
+
+def test_a_whole_unet_may_be_compiled_and_regions_drawn_beside_it(tmp_path: Path, unet_network: HyperLoRA) -> None:
+    # Given a region with somebody in it, and a UNet that is compiled whole for the same shape
+    plain, pipeline = make(tmp_path), make(tmp_path, replace(TRACED, compile="whole"))
+    pipeline.engine.warm(SIZE, SIZE, 1)
+    compiled = pipeline.engine.compilations
+    mask = Image.new("L", (SIZE, SIZE))
+    mask.paste(255, (0, 0, SIZE // 2, SIZE))
+    region = Region(((person(unet_network, 1), 1.0),), mask, "a hat")
+
+    # When it is drawn, and after it a picture without
+    pictures = [
+        each.draw(SAMPLES[:1], regions=[region], **SETTING).images + each.draw(SAMPLES[:1], **SETTING).images
+        for each in (plain, pipeline)
+    ]
+
+    # Then both are as they are without compiled code, and nothing was compiled again
+    assert alike(*pictures)
+    assert distance(pictures[0][0], pictures[0][1]) > 3
+    assert pipeline.engine.compilations == compiled == 1
+
+
+def test_a_batch_that_is_given_up_leaves_nothing_behind(tmp_path: Path, unet_network: HyperLoRA) -> None:
+    # Given an engine
+    plain, pipeline = make(tmp_path), make(tmp_path)
+
+    class Enough(Exception):
+        """The caller wants no more."""
+
+    def stop(_done: int, _steps: int) -> None:
+        raise Enough
+
+    # When a batch of two people is given up after the first step
+    with pytest.raises(Enough):
+        pipeline.draw(SAMPLES[:2], stacks=[[(person(unet_network, n), 1.0)] for n in (1, 2)], on_step=stop, **SETTING)
+
+    # Then neither their LoRAs nor their texts are in the next picture
+    other = [replace(SAMPLES[0], prompt="somebody else")]
+    assert pipeline.draw(other, **SETTING).images == plain.draw(other, **SETTING).images
+
+
+def test_what_the_compiler_cannot_do_is_told(tmp_path: Path) -> None:
+    # Given a compiler that is none
+    def broken(_graph: object, _inputs: object) -> object:
+        raise RuntimeError("no C++ compiler found")
+
+    pipeline = make(tmp_path, replace(TRACED, backend=broken))
+
+    # When a shape is warmed, the reason is told
+    with pytest.raises(CompilationFailed, match=r"cannot be compiled for 64x64.*no C\+\+ compiler"):
+        pipeline.engine.warm(SIZE, SIZE, 1)
+
+    # And pictures are drawn all the same
+    assert not pipeline.engine.warmed
+    assert alike(pipeline.draw(SAMPLES[:1], **SETTING).images, make(tmp_path).draw(SAMPLES[:1], **SETTING).images)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"), [({"compile": "everything"}, "off, blocks, whole"), ({"room": 0.5}, "at least 1")]
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, object], told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told):
+        EngineOptions(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rows", "compiled", "room", "wanted"),
+    [
+        (16, [16], 1.0, 16),
+        (14, [16, 32], 1.18, 16),  # 16 / 14 = 1.14
+        (13, [16, 32], 1.18, None),  # 16 / 13 = 1.23
+        (13, [14, 16], 1.3, 14),  # the smaller one
+        (17, [16], 2.0, None),  # never fewer rows than pictures
+    ],
+)
+def test_a_batch_takes_the_smallest_compiled_shape_with_room(
+    rows: int, compiled: list[int], room: float, wanted: int | None
+) -> None:
+    shapes = {Shape(1024, 1024, each, 77) for each in compiled}
+    shapes |= {Shape(896, 1024, rows, 77), Shape(1024, 1024, rows, 154), Shape(1024, 1024, rows, 77, 8)}
+    found = fitting(Shape(1024, 1024, rows, 77), shapes, room)
+    assert (found and found.rows) == wanted
+
+
+@pytest.mark.parametrize(("rows", "most", "wanted"), [(5, 16, 6), (6, 16, 6), (13, 14, 14), (100, 100, 100)])
+def test_what_is_worth_compiling_has_a_usual_number_of_rows_and_no_more_than_was_seen(
+    rows: int, most: int, wanted: int
+) -> None:
+    assert worthwhile(Shape(64, 64, rows, 77), most).rows == wanted
+
+
+@pytest.mark.parametrize(("rank", "wanted"), [(1, 8), (8, 8), (9, 16), (32, 32), (33, 64), (64, 64)])
+def test_ranks_are_filled_up_to_a_few(rank: int, wanted: int) -> None:
+    assert to_rank(rank) == wanted
