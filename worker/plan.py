@@ -153,6 +153,13 @@ def batches(
     return planned if costs is None else _mixed(planned, sizes, costs)
 
 
+def has_room(left: Sequence[int], size: int, steps: int, pixels: int, costs: Costs) -> bool:
+    """Whether another person should be taken into the hand: the last one's left-over pictures would be cheaper in a
+    batch that others fill up. `left` are the pictures that everybody in the hand has beside full batches of `size`.
+    """
+    return sum(left) < size and costs.pays(left[-1], size, steps, pixels)
+
+
 def _batch(rows: Sequence[Draw], key: BatchKey) -> Planned:
     return Planned(tuple(rows), (key,) * len(rows))
 
