@@ -447,6 +447,44 @@ class Worker(Base):
     last_seen_at: Mapped[float]
 
 
+class Shift(Base):
+    """What a worker drew in one stretch of claiming, and how long its device drew and stood still, in seconds.
+
+    Workers serve every tenant within one shift, so it is the fleet's: it names no tenant, person, job or picture.
+    `pictures` are those of all batches, follow-ups included; `places` what these batches could have held;
+    `batch_sizes` how many batches there were of each number of pictures; `seconds_before` passed before the first
+    batch, `seconds_between` between batches. Loading and warming come before the shift begins.
+    """
+
+    __tablename__ = "shifts"
+    __table_args__ = (Index("ix_shifts_ended", "ended_at"), Index("ix_shifts_worker", "worker", "ended_at"))
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    worker: Mapped[str] = mapped_column(String(200))
+    worker_id: Mapped[str] = mapped_column(String(100))
+    profile: Mapped[str] = mapped_column(String(100))
+    device: Mapped[str] = mapped_column(String(100))
+    version: Mapped[str] = mapped_column(String(32))
+    began_at: Mapped[dt.datetime]
+    ended_at: Mapped[dt.datetime]
+    seconds: Mapped[float]
+    units: Mapped[int]
+    people: Mapped[int]
+    renders: Mapped[int]
+    pictures: Mapped[int]
+    places: Mapped[int]
+    batches: Mapped[int]
+    mixed: Mapped[int]
+    generated: Mapped[int]
+    batch_sizes: Mapped[dict[str, Any]]
+    ran_dry: Mapped[bool]
+    seconds_loading: Mapped[float]
+    seconds_warming: Mapped[float]
+    seconds_before: Mapped[float]
+    seconds_drawing: Mapped[float]
+    seconds_between: Mapped[float]
+    seconds_preparing: Mapped[float]
+
+
 class Leader(Base):
     """A task of which only one process of the fleet does its turn, such as the reaper."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import gc
 import logging
 import multiprocessing
@@ -19,7 +20,8 @@ from importlib.metadata import PackageNotFoundError, version
 from sqlalchemy import Connection
 
 from jobs.database import Database
-from jobs.errors import DatabaseUnavailable
+from jobs.errors import DatabaseUnavailable, JobsError
+from jobs.models import utcnow
 from jobs.profiles import Profile, find_profile, load_profiles
 from jobs.repository import fleet
 from jobs.repository import units as unit_rows
@@ -36,6 +38,7 @@ from worker.weights import WeightSets
 log = logging.getLogger(__name__)
 # How long a profile that could not be loaded is left alone: messages for it must not unload the one that works.
 UNFIT_SECONDS = 60.0
+NOBODY = uuid.UUID(int=0)  # no unit's id
 
 # Set by the parent when it is told to stop, read by the child between batches. It must exist before the fork.
 STOPPING = multiprocessing.get_context("fork").Event() if platform.system() != "Windows" else multiprocessing.Event()
@@ -103,6 +106,7 @@ class WorkerProcess:
         self._costs: Costs | None = None
         self._unfit_until: dict[str, float] = {}
         self._state = "starting"
+        self._seconds_loading = self._seconds_warming = 0.0
 
     def profile_to_draw(self, unit_id: uuid.UUID) -> str | None:
         """The profile to load for this message, or None when nothing waits that this worker could draw."""
@@ -113,16 +117,43 @@ class WorkerProcess:
             return unit_rows.profile_to_draw(tx, unit_id, sorted(known, key=lambda name: name != held))
 
     def run_shift(self, unit_id: uuid.UUID, profile_name: str) -> ShiftReport:
-        """Draw from this unit on until the shift ends."""
+        """Draw from this unit on until the shift ends, and when nothing waits any more do what was put off.
+
+        The profile is loaded and warmed first, with nothing claimed; told to stop meanwhile, nothing is.
+        """
         with _sigterm_finishes_the_batch() as told:
-            return self._run_shift(
-                unit_id, *self._ready_for(profile_name), should_stop=lambda: told.is_set() or STOPPING.is_set()
-            )
+
+            def should_stop() -> bool:
+                return told.is_set() or STOPPING.is_set()
+
+            renderer, weight_sets = self._ready_for(profile_name, should_stop)
+            if should_stop():
+                return ShiftReport()
+            report = self._run_shift(unit_id, renderer, weight_sets, should_stop=should_stop)
+            if report.ran_dry:
+                self._rest(renderer, should_stop)
+            return report
+
+    def _rest(self, renderer: Renderer, should_stop: Callable[[], bool]) -> None:
+        """Let the renderer do what was put off; what fails there costs nobody a picture."""
+
+        def must_end() -> bool:
+            try:
+                return should_stop() or self.profile_to_draw(NOBODY) is not None
+            except JobsError as error:  # a database that is away has no work for us
+                log.warning("whether something waits cannot be asked: %s", error)
+                return False
+
+        try:
+            renderer.when_idle(must_end)
+        except Exception:
+            log.exception("what was put off could not be done")
 
     def _run_shift(
         self, unit_id: uuid.UUID, renderer: Renderer, weight_sets: WeightSets, *, should_stop: Callable[[], bool]
     ) -> ShiftReport:
         self._state = "working"
+        began_at, began = utcnow(), time.monotonic()
         leases = Leases(
             self._database,
             self.owner,
@@ -158,11 +189,35 @@ class WorkerProcess:
             recorder.close()
             self._state = "idle"
         self.tell()
+        self._keep(report, renderer, began_at, time.monotonic() - began)
         return report
+
+    def _keep(self, report: ShiftReport, renderer: Renderer, began_at: dt.datetime, seconds: float) -> None:
+        """Record what the shift did; one that found nobody leaves no row."""
+        if not report.groups:
+            return
+        row = report.row() | {"seconds": seconds}
+        row |= {"seconds_loading": self._seconds_loading, "seconds_warming": self._seconds_warming}
+        self._seconds_loading = self._seconds_warming = 0.0
+        try:
+            with self._database.transaction() as tx:
+                fleet.record_shift(
+                    tx,
+                    worker=self.name,
+                    worker_id=WORKER_ID,
+                    profile=renderer.profile,
+                    device=renderer.device[:100],
+                    version=package_version(),
+                    began_at=began_at,
+                    ended_at=utcnow(),
+                    **row,
+                )
+        except JobsError as error:  # the pictures are recorded; a shift's figures are not worth failing for
+            log.warning("what the shift did is not kept: %s", error)
 
     def load(self, profile_name: str) -> Renderer:
         """What shifts of this profile draw with, loaded now if it is not. Raises what loading raises."""
-        return self._ready_for(profile_name)[0]
+        return self._ready_for(profile_name, lambda: False)[0]
 
     def tell(self, state: str | None = None, error: str | None = None) -> None:
         """Give a sign of life now."""
@@ -191,24 +246,38 @@ class WorkerProcess:
             error=error,
         )
 
-    def _ready_for(self, profile_name: str) -> tuple[Renderer, WeightSets]:
-        """The loaded profile; a worker that cannot load it says so in its row and takes no unit of it for a while."""
+    def _ready_for(self, profile_name: str, should_stop: Callable[[], bool]) -> tuple[Renderer, WeightSets]:
+        """The profile, loaded and warmed; a worker that cannot load it says so in its row and takes no unit of it for a
+        while. One that is told to stop ends warming early.
+        """
         if self._renderer is not None and self._weight_sets is not None and self._renderer.profile == profile_name:
             return self._renderer, self._weight_sets
         profile = find_profile(self._settings, profile_name)
         self._renderer = self._weight_sets = None  # the old profile's memory goes before the new one is loaded
         gc.collect()
         self.tell("starting")
+        began = time.monotonic()
         try:
             renderer = make_renderer(profile, self._settings)
             costs = load_costs(self._settings.home, renderer)
+            loaded = time.monotonic()
+            renderer.warm(should_stop)
         except Exception as error:
             self._unfit_until[profile_name] = time.monotonic() + UNFIT_SECONDS
             self.tell("unfit", f"profile {profile_name}: {error}")
             log.error("this worker takes no unit of profile %s: %s", profile_name, error)
             raise
+        self._seconds_loading, self._seconds_warming = loaded - began, time.monotonic() - loaded
         self._renderer, self._sizes, self._costs = renderer, BatchSizes(renderer.batch_size), costs
+        log.info(
+            "%s profile %s: loaded in %.1f s, warmed in %.1f s",
+            "told to stop with" if should_stop() else "ready for",
+            profile_name,
+            self._seconds_loading,
+            self._seconds_warming,
+        )
         self._weight_sets = WeightSets(
             self._database, self._storage, renderer, self.owner, lease_seconds=self._settings.lease_seconds
         )
+        self.tell("idle")
         return renderer, self._weight_sets

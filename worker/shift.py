@@ -41,7 +41,7 @@ from worker.errors import code_of, is_retryable
 from worker.groups import Group
 from worker.leases import Leases
 from worker.pictures import GivenPictures
-from worker.plan import BatchSizes
+from worker.plan import BatchSizes, has_room
 from worker.recorder import Recorder
 from worker.renderer import Renderer
 from worker.samples import Samples
@@ -84,6 +84,19 @@ class ShiftReport:
     def idle_share(self) -> float:
         """The part of the time from the first batch to the last in which no batch was drawn, 0 to 1."""
         return self.drawn.idle_share
+
+    def row(self) -> dict[str, Any]:
+        """The columns of `shifts` that a shift knows itself."""
+        counts = ("renders", "pictures", "places", "batches", "mixed")
+        seconds = ("seconds_drawing", "seconds_between", "seconds_before")
+        return {name: getattr(self.drawn, name) for name in (*counts, *seconds)} | {
+            "units": self.units,
+            "people": self.groups,
+            "generated": self.generated,
+            "batch_sizes": {str(size): count for size, count in sorted(self.drawn.sizes.items())},
+            "ran_dry": self.ran_dry,
+            "seconds_preparing": self.seconds_preparing,
+        }
 
 
 class Shift:
@@ -259,7 +272,7 @@ class Shift:
             return False
         left = [len(group.waiting) % size for group in hand]
         render = last[0]
-        return sum(left) < size and self._costs.pays(left[-1], size, render.steps, render.width * render.height)
+        return has_room(left, size, render.steps, render.width * render.height, self._costs)
 
     def _open(self, units: list[ClaimedUnit]) -> Group:
         """What waits for these units' person, and the person's weights; a fault is told when the group is settled."""

@@ -48,12 +48,13 @@ def shift(unit_id: str) -> None:
         _wake_another(report.handed_back[0])
     log.info(
         "shift ended: %d pictures of %d people in %d batches (%d of several people), %d weight sets generated, "
-        "idle between batches %.0f %%",
+        "batches %.0f %% full, idle between batches %.0f %%",
         report.renders,
         report.groups,
         report.batches,
         report.drawn.mixed,
         report.generated,
+        100 * report.drawn.fill,
         100 * report.idle_share,
     )
 

@@ -1,12 +1,17 @@
-"""The workers' signs of life, and the election of the one that reaps."""
+"""The workers' signs of life, their shifts, and the election of the one that reaps."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, or_, select, update
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.database import epoch_now
-from jobs.models import Leader, Worker, utcnow
+from jobs.models import Leader, Shift, Worker, new_id, utcnow
+
+SHIFTS_KEPT = dt.timedelta(days=90)
 
 
 def sign_of_life(
@@ -53,6 +58,12 @@ def alive(tx: Connection, *, within_seconds: float) -> int:
         .where(Worker.state != "stopped", Worker.last_seen_at > epoch_now() - within_seconds)
     )
     return tx.execute(statement).scalar_one()
+
+
+def record_shift(tx: Connection, **row: Any) -> None:
+    """Keep what one shift did, in the columns of `shifts`, and let go of those that ended long ago."""
+    tx.execute(insert(Shift).values(id=new_id(), **row))
+    tx.execute(delete(Shift).where(Shift.ended_at < utcnow() - SHIFTS_KEPT))
 
 
 def elect(tx: Connection, name: str, owner: str, *, seconds: float) -> bool:

@@ -1,21 +1,22 @@
 """What people ask, read from the documented views.
 
-These are `job_status`, `identity_status`, `render_metrics` and `render_outputs`.
+These are `job_status`, `identity_status`, `render_metrics`, `render_outputs` and, of the fleet, `shift_metrics`.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import JSON, Connection, RowMapping, and_, func, select, table, tuple_
+from sqlalchemy import JSON, Boolean, Connection, RowMapping, and_, func, select, table, tuple_
 from sqlalchemy.sql import column
 from sqlalchemy.types import TypeEngine
 from sqlalchemy.types import Uuid as UuidType
 
 from jobs.database import epoch_now
-from jobs.models import Event, Render, Utc, Worker
+from jobs.models import Event, Render, Utc, Worker, utcnow
 
 PAGE = 1_000
 
@@ -28,6 +29,11 @@ _TYPES: dict[str, TypeEngine[Any]] = {
     "created_at": Utc(),
     "finished_at": Utc(),
     "options": JSON(none_as_null=True),
+    "id": UuidType(),
+    "began_at": Utc(),
+    "ended_at": Utc(),
+    "batch_sizes": JSON(none_as_null=True),
+    "ran_dry": Boolean(),
 }
 
 
@@ -55,6 +61,12 @@ RENDER_METRICS = _view(
 )
 RENDER_OUTPUTS = _view(
     "render_outputs", "tenant_id job_id render_id name storage_key media_type width height size_bytes sha256"
+)
+SHIFT_METRICS = _view(
+    "shift_metrics",
+    "id worker worker_id profile device version began_at ended_at seconds units people renders pictures places batches "
+    "mixed generated batch_sizes ran_dry seconds_loading seconds_warming seconds_before seconds_drawing "
+    "seconds_between seconds_preparing idle_share busy_share fill",
 )
 
 
@@ -134,6 +146,16 @@ def workers(tx: Connection, *, since_seconds: float = 86_400.0) -> list[RowMappi
     table_ = Worker.__table__
     statement = select(*table_.c).where(table_.c.last_seen_at > epoch_now() - since_seconds)
     return list(tx.execute(statement.order_by(table_.c.last_seen_at.desc())).mappings())
+
+
+def shifts(tx: Connection, *, per_worker: int, since_seconds: float = 86_400.0) -> list[RowMapping]:
+    """The last shifts of each worker that ended lately, from the view `shift_metrics`, the newest first."""
+    view = SHIFT_METRICS
+    place = func.row_number().over(partition_by=view.c.worker, order_by=(view.c.ended_at.desc(), view.c.id.desc()))
+    since = utcnow() - dt.timedelta(seconds=since_seconds)
+    numbered = select(view, place.label("place")).where(view.c.ended_at > since).subquery()
+    statement = select(*(numbered.c[column.name] for column in view.c)).where(numbered.c.place <= per_worker)
+    return list(tx.execute(statement.order_by(numbered.c.ended_at.desc(), numbered.c.id.desc())).mappings())
 
 
 def events(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> list[RowMapping]:

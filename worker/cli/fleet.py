@@ -1,4 +1,4 @@
-"""The workers in a sentence: who works, who waits, who cannot and why."""
+"""The workers in a sentence: who works, who waits, who cannot and why; and what their last shifts did."""
 
 from __future__ import annotations
 
@@ -40,3 +40,30 @@ def unfit_reasons(workers: Sequence[Mapping[str, Any]]) -> list[str]:
     """Why workers take no unit, each reason once."""
     reasons = dict.fromkeys(short(worker["error"], 300) for worker in workers if worker["state"] == "unfit")
     return [f"unfit: {reason}" for reason in reasons][:SHOWN_REASONS]
+
+
+def fleet_shifts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each worker's last shifts together, in the order of `rows`; shares are of all their seconds and places.
+
+    None where there is nothing to share: nothing was drawn, or no time passed.
+    """
+    workers: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        workers.setdefault(row["worker"], []).append(row)
+    return [_together(shifts) for shifts in workers.values()]
+
+
+def _together(shifts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    counts = ("units", "people", "renders", "pictures", "places", "batches", "mixed", "generated")
+    spent = ("seconds", "seconds_before", "seconds_drawing", "seconds_between", "seconds_preparing")
+    told = {name: shifts[0][name] for name in ("worker", "profile", "device", "version", "ended_at")}
+    told |= {"shifts": len(shifts)} | {name: sum(shift[name] for shift in shifts) for name in (*counts, *spent)}
+    return told | {
+        "idle_share": _share(told["seconds_between"], told["seconds_between"] + told["seconds_drawing"]),
+        "busy_share": _share(told["seconds_drawing"], told["seconds"]),
+        "fill": _share(told["pictures"], told["places"]),
+    }
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli.fleet import fleet, fleet_line
+from worker.cli.fleet import fleet, fleet_line, fleet_shifts
 from worker.cli.options import AsJson, Tenant, load_settings
 from worker.cli.output import ago, facts, hint, out, print_json, say, short, table
 
@@ -18,16 +18,25 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 SHOWN_PEOPLE = 50
+SHIFTS_TOGETHER = 10
 
 
 def status(
     job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Id or key; without it, the newest jobs.")] = None,
     tenant: Tenant = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Jobs in the table.")] = 20,
+    of_fleet: Annotated[
+        bool, typer.Option("--fleet", help="The workers' last shifts instead: how busy devices are, how full batches.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the newest jobs and the workers, or one job with its people and the reasons of failures."""
     settings = load_settings()
+    if of_fleet:
+        if job is not None or tenant is not None:
+            raise typer.BadParameter("--fleet shows the workers, which serve every job and tenant; leave these out")
+        _fleet(settings, as_json=as_json)
+        return
     if job is None:
         _jobs(settings, tenant, limit, as_json=as_json)
         return
@@ -67,6 +76,54 @@ def _jobs(settings: Settings, tenant: str | None, limit: int, *, as_json: bool) 
     else:
         say(f"tenant {tenant or settings.tenant} has no jobs; `portraits enqueue MANIFEST` makes one")
     say(fleet_line(workers))
+
+
+def _fleet(settings: Settings, *, as_json: bool) -> None:
+    """The last shifts of each worker that ended within a day."""
+    from jobs.database import Database
+    from jobs.repository import queries
+
+    database = Database.from_settings(settings)
+    try:
+        with database.reading() as tx:
+            shifts = [dict(row) for row in queries.shifts(tx, per_worker=SHIFTS_TOGETHER)]
+    finally:
+        database.dispose()
+    told, now = fleet_shifts(shifts), workers_now(settings)
+    if as_json:
+        print_json({"workers": now, "together": told, "shifts": shifts})
+        return
+    columns = (
+        "worker",
+        "profile",
+        "device",
+        "shifts",
+        "ended",
+        "pictures",
+        "batches",
+        "full",
+        "shared",
+        "idle",
+        "busy",
+    )
+    rows = [
+        (
+            *(short(one["worker"], 40), one["profile"], short(one["device"], 40), one["shifts"]),
+            *(f"{age_of(one['ended_at'])} ago", one["pictures"], one["batches"], _percent(one["fill"])),
+            *(one["mixed"], _percent(one["idle_share"]), _percent(one["busy_share"])),
+        )
+        for one in told
+    ]
+    if rows:
+        out().print(table(None, columns, rows, right="shifts pictures batches full shared idle busy"))
+        hint(f"the last {SHIFTS_TOGETHER} shifts of each; idle: between batches; busy: drawing, of the whole time")
+    else:
+        say("no shift ended within a day")
+    say(fleet_line(now))
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def workers_now(settings: Settings) -> list[dict[str, Any]]:

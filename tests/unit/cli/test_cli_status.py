@@ -16,7 +16,7 @@ from jobs.database import Database
 from jobs.repository import fleet
 from worker.cli import watch
 from worker.cli.fleet import fleet as fleet_of
-from worker.cli.fleet import fleet_line
+from worker.cli.fleet import fleet_line, fleet_shifts
 from worker.cli.progress import LinesView, Moment, Speed, follow, remark
 
 
@@ -43,6 +43,48 @@ def test_status_lists_jobs_and_workers(cli: CliWorld) -> None:
     assert answer["jobs"][0]["job_id"] == job["job_id"]
     assert answer["jobs"][0]["waiting"] == 6
     assert "Summer party" in told and "0/6" in told and "none running" in told
+
+
+def test_status_of_the_fleet_tells_how_busy_devices_are(cli: CliWorld) -> None:
+    # Given a day without a shift, and then a job that a worker draws
+    cli.migrate()
+    assert "no shift ended within a day" in cli.run("status", "--fleet").stdout
+    cli.enqueue(key="party")
+    cli.draw()
+
+    # When the fleet's status is asked
+    answer, told = cli.json("status", "--fleet"), cli.run("status", "--fleet").stdout
+
+    # Then the worker's shifts are summed: 6 pictures of two people in two batches of at most 4
+    assert set(answer) == {"workers", "together", "shifts"}
+    [together], [shift] = answer["together"], answer["shifts"]
+    assert [together[name] for name in ("shifts", "pictures", "batches", "fill")] == [1, 6, 2, 0.75]
+    assert shift["worker"] == together["worker"] and shift["batch_sizes"] == {"3": 2}
+    assert 0 <= together["idle_share"] < 1 and 0 < together["busy_share"] <= 1
+    assert "75 %" in told and "busy: drawing" in cli.run("status", "--fleet").stderr
+
+
+def test_shares_of_several_shifts_are_of_all_their_seconds() -> None:
+    # Given a long shift that hardly idled and a short one that idled for half of its time
+    common = {"worker": "a", "profile": "p", "device": "d", "version": "1", "ended_at": None}
+    counts = dict.fromkeys(("units", "people", "renders", "mixed", "generated"), 1)
+    long = {"seconds": 100.0, "seconds_drawing": 90.0, "seconds_between": 0.0, "pictures": 9, "places": 10}
+    short = {"seconds": 25.0, "seconds_drawing": 10.0, "seconds_between": 10.0, "pictures": 1, "places": 10}
+    rest = {"batches": 1, "seconds_before": 1.0, "seconds_preparing": 1.0}
+
+    # When they are taken together
+    [told] = fleet_shifts([common | counts | rest | long, common | counts | rest | short])
+
+    # Then shares are weighted by time and places: 10 of 110 seconds, 100 of 125, 10 of 20
+    assert (told["idle_share"], told["busy_share"], told["fill"]) == (pytest.approx(10 / 110), 0.8, 0.5)
+    assert told["shifts"] == 2
+    [none] = fleet_shifts([common | counts | rest | dict.fromkeys(long, 0)])
+    assert (none["idle_share"], none["busy_share"], none["fill"]) == (None, None, None)
+
+
+def test_the_fleet_is_nobodys_job_or_tenant(cli: CliWorld) -> None:
+    cli.migrate()
+    assert "serve every job" in cli.run("status", "party", "--fleet", exit_code=2).stderr
 
 
 def test_status_of_a_job_by_id_and_by_key(cli: CliWorld) -> None:

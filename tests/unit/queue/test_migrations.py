@@ -20,10 +20,10 @@ from jobs.database import Database
 from jobs.errors import DatabaseOutdated, JobsError
 from jobs.models import Base, PhotoSet, Render, WeightSet
 from jobs.options import ORDINARY, RenderOptions
-from jobs.repository import queries, units, weight_sets
+from jobs.repository import fleet, queries, units, weight_sets
 from jobs.repository import renders as render_rows
 
-FLEET_TABLES = {"workers", "leaders", "alembic_version", "tenants"}
+FLEET_TABLES = {"workers", "leaders", "shifts", "alembic_version", "tenants"}
 
 
 def test_migrations_make_what_the_models_say(database: Database) -> None:
@@ -209,6 +209,117 @@ def test_there_and_back_keeps_what_0_1_0_knew(database_url: str) -> None:
     database.upgrade()
     database.require_current()
     database.dispose()
+
+
+def write_as_0_2_0(tx: Connection, known: dict[str, uuid.UUID], key: str) -> None:
+    """What 0.1.0 wrote, and a row in each table that 0.2.0 added."""
+    write_as_0_1_0(tx, known, key)
+    other = uuid.UUID(int=known["photo_set"].int + 1000)
+    place = {"identity_id": known["identity"], "fingerprint": "e" * 64, "kind": "mix"}
+    put(tx, "photo_sets", **OWN, id=other, **place)
+    member = {"photo_set_id": other, "position": 0, "member_photo_set_id": known["photo_set"], "weight": 1.0}
+    put(tx, "photo_set_members", tenant_id="acme", **member)
+    put(tx, "job_pictures", tenant_id="acme", job_id=known["job"], photo_id=known["photo"])
+    file = {"name": "small", "storage_key": f"{key}-small.png", "media_type": "image/png", "sha256": "0" * 64}
+    size = {"width": 8, "height": 8, "size_bytes": 1}
+    put(tx, "outputs", **OWN, id=uuid.UUID(int=1_000_000), render_id=known["render"], **file, **size)
+    tx.execute(text("UPDATE renders SET draws = 1, detail_faces = 0 WHERE state = 'done'"))
+
+
+def test_rows_of_0_2_0_live_on_there_and_back(database_url: str) -> None:
+    # Given a database of 0.2.0 with a job in it
+    database, known = Database(database_url), ids(1)
+    database.upgrade("0002")
+    with database.transaction() as tx:
+        put(tx, "tenants", id="acme", created_at=AT)
+        write_as_0_2_0(tx, known, "spring")
+        before, tables = rows_of(tx), set(inspect(tx).get_table_names())
+
+    # When it is upgraded, and a shift is kept
+    database.upgrade()
+    database.require_current()
+    with database.transaction() as tx:
+        fleet.record_shift(tx, **A_SHIFT)
+
+    # Then every row is there
+    with database.reading() as tx:
+        after = rows_of(tx)
+        assert {name: after[name] for name in before} == before
+        assert after["shifts"] == 1
+
+    # When it is put back, then tables and rows are as they were, and upgrading again works
+    with database.transaction() as tx:
+        command.downgrade(database._alembic(tx), "0002")
+    with database.transaction() as tx:
+        assert rows_of(tx) == before
+        assert set(inspect(tx).get_table_names()) == tables
+        assert "shift_metrics" not in inspect(tx).get_view_names()
+    with pytest.raises(DatabaseOutdated):
+        database.require_current()
+    database.upgrade()
+    database.require_current()
+    database.dispose()
+
+
+def test_0_2_0_goes_on_on_the_new_schema(database: Database) -> None:
+    # Given the newest schema and a process of 0.2.0
+    with database.transaction() as tx:
+        put(tx, "tenants", id="acme", created_at=AT)
+        write_as_0_2_0(tx, ids(1), "spring")
+
+    # Then its units can be claimed and its rows be read, and it leaves no shift
+    with database.transaction() as tx:
+        assert len(units.claim_next(tx, "fake", "w", limit=5, lease_seconds=30, max_attempts=3)) == 1
+    with database.reading() as tx:
+        assert [row["draws"] for row in queries.renders(tx, "acme", ids(1)["job"])] == [1, None]
+        assert len(list(queries.outputs(tx, "acme", ids(1)["job"]))) == 1
+        assert queries.shifts(tx, per_worker=10) == []
+
+
+A_SHIFT: dict[str, Any] = {
+    **{"worker": "host:1", "worker_id": "host:1:a", "profile": "fake", "device": "fake", "version": "0.3.0"},
+    **{"began_at": AT, "ended_at": AT, "seconds": 10.0, "ran_dry": True, "batch_sizes": {"4": 1, "2": 1}},
+    **{"units": 1, "people": 1, "renders": 6, "pictures": 6, "places": 8, "batches": 2, "mixed": 1, "generated": 1},
+    **{"seconds_loading": 0.0, "seconds_warming": 0.0, "seconds_preparing": 0.5},
+    **{"seconds_before": 1.0, "seconds_drawing": 6.0, "seconds_between": 2.0},
+}
+
+
+def test_the_view_of_shifts_tells_shares(database: Database) -> None:
+    # Given a shift of ten seconds, and one that drew nothing
+    now = dt.datetime.now(dt.UTC)
+    nothing = {"pictures": 0, "places": 0, "seconds": 0.0, "seconds_drawing": 0.0, "seconds_between": 0.0}
+    with database.transaction() as tx:
+        fleet.record_shift(tx, **A_SHIFT | {"ended_at": now})
+        fleet.record_shift(tx, **A_SHIFT | nothing | {"ended_at": now - dt.timedelta(hours=1), "batch_sizes": {}})
+
+    # When they are read
+    with database.reading() as tx:
+        drawn, empty = queries.shifts(tx, per_worker=10)
+
+    # Then idle is 2 of 8 seconds, busy 6 of 10, full 6 of 8; where nothing was drawn nothing is said
+    assert (drawn["idle_share"], drawn["busy_share"], drawn["fill"]) == (0.25, 0.6, 0.75)
+    assert (drawn["batch_sizes"], drawn["ran_dry"], drawn["ended_at"]) == ({"4": 1, "2": 1}, True, now)
+    assert (empty["idle_share"], empty["busy_share"], empty["fill"]) == (None, None, None)
+
+
+def test_the_last_shifts_of_each_worker_are_found_and_old_ones_go(database: Database) -> None:
+    # Given three shifts of one worker, one of another, and one that ended long ago
+    now = dt.datetime.now(dt.UTC)
+    with database.transaction() as tx:
+        fleet.record_shift(tx, **A_SHIFT | {"ended_at": now - fleet.SHIFTS_KEPT - dt.timedelta(days=1)})
+        for hours, worker in ((3, "a"), (2, "a"), (1, "b"), (0, "a")):
+            fleet.record_shift(tx, **A_SHIFT | {"ended_at": now - dt.timedelta(hours=hours), "worker": worker})
+
+    # Then two of the first are shown, and the old one is gone
+    with database.reading() as tx:
+        found = queries.shifts(tx, per_worker=2)
+        assert [(row["worker"], (now - row["ended_at"]).seconds // 3600) for row in found] == [
+            ("a", 0),
+            ("b", 1),
+            ("a", 2),
+        ]
+        assert tx.execute(text("SELECT count(*) FROM shifts")).scalar_one() == 4
 
 
 def test_a_newer_schema_is_not_outdated(database: Database) -> None:

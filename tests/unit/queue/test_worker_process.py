@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from queue_world import add_job, person, settings
 from sqlalchemy import select
 
@@ -15,9 +19,11 @@ from jobs.database import Database
 from jobs.errors import ProfileInvalid, ProfileUnknown, SettingsInvalid
 from jobs.models import Unit, Worker
 from jobs.profiles import find_profile, load_profiles
+from jobs.repository import queries
 from jobs.settings import Settings
 from worker.app import _refuse_shared_devices
-from worker.process import WorkerProcess
+from worker.process import WORKER_ID, WorkerProcess
+from worker.testing import FakeRenderer
 
 
 def profiles(tmp_path: Path, text: str) -> Path:
@@ -28,7 +34,7 @@ def profiles(tmp_path: Path, text: str) -> Path:
 
 def first_unit(database: Database) -> uuid.UUID:
     with database.reading() as tx:
-        return tx.execute(select(Unit.id)).scalar_one()
+        return tx.execute(select(Unit.id).order_by(Unit.id).limit(1)).scalar_one()
 
 
 def test_a_shift_loads_its_profile_and_gives_signs_of_life(
@@ -186,3 +192,148 @@ def test_only_json_is_taken(tmp_path: Path) -> None:
     assert app.conf.accept_content == ["json"]
     assert app.conf.task_serializer == "json"
     assert (app.conf.worker_concurrency, app.conf.task_acks_late) == (1, True)
+
+
+class Told:
+    """A fake renderer that loads at once, and hears of a stop when `at` is set."""
+
+    def __init__(self, database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.renderer = FakeRenderer(batch_size=2)
+        self.stopping = threading.Event()
+        self.database = database
+        path = profiles(tmp_path, '[profiles.fake]\nrenderer = "fake"\n')
+        self.settings = settings(tmp_path, database_url, profiles_file=path)
+        monkeypatch.setattr("worker.process.make_renderer", lambda profile, settings: self.renderer)
+        monkeypatch.setattr("worker.process.STOPPING", self.stopping)
+        self.process = WorkerProcess(self.settings)
+
+    def units(self) -> list[tuple[str, int]]:
+        with self.database.reading() as tx:
+            return [tuple(row) for row in tx.execute(select(Unit.state, Unit.attempts).order_by(Unit.id))]  # type: ignore[misc]
+
+    def worker_state(self) -> str:
+        with self.database.reading() as tx:
+            return tx.execute(select(Worker.state)).scalar_one()
+
+
+@pytest.fixture
+def told(database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
+    made = Told(database, database_url, tmp_path, monkeypatch)
+    yield made
+    made.process.close()
+
+
+def test_nothing_is_claimed_before_the_worker_is_warm(told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    # Given a worker that looks at its unit and its own row while it warms
+    add_job(told.database, [person("ada", [1], told.settings)])
+    seen: list[tuple[list[tuple[str, int]], str]] = []
+    told.renderer._at_warming = lambda: seen.append((told.units(), told.worker_state()))
+
+    # When it runs two shifts
+    with caplog.at_level(logging.INFO, logger="worker.process"):
+        told.process.run_shift(first_unit(told.database), "fake")
+        told.process.run_shift(first_unit(told.database), "fake")
+
+    # Then it warmed once, with nothing in hand, and was not ready until then; its log says how long it took
+    assert seen == [([("ready", 0)], "starting")] * 3
+    assert told.worker_state() == "idle"
+    assert told.units() == [("done", 1)]
+    assert [r.getMessage()[:24] for r in caplog.records if "warmed in" in r.getMessage()] == [
+        "ready for profile fake: "
+    ]
+
+
+def test_a_worker_that_is_told_to_stop_while_it_warms_claims_nothing(told: Told) -> None:
+    # Given a stop that comes with the first thing to make ready
+    add_job(told.database, [person("ada", [1], told.settings)])
+    told.renderer._at_warming = told.stopping.set
+
+    # When a shift runs
+    report = told.process.run_shift(first_unit(told.database), "fake")
+
+    # Then warming ended there, and the unit was not touched
+    assert (told.renderer.calls["warm"], report.groups) == (1, 0)
+    assert told.units() == [("ready", 0)]
+    assert told.renderer.calls["idle"] == 0
+
+
+def test_what_was_put_off_is_done_once_when_nothing_waits(told: Told) -> None:
+    # Given a worker that looks at what is held while it does what was put off
+    add_job(told.database, [person("ada", [1], told.settings), person("alan", [1], told.settings)])
+    seen: list[set[str]] = []
+    told.renderer._at_rest = lambda: seen.append({state for state, _ in told.units()})
+
+    # When it has drawn everything
+    report = told.process.run_shift(first_unit(told.database), "fake")
+
+    # Then that was done, with nothing in hand
+    assert report.ran_dry and report.renders == 2
+    assert seen == [{"done"}] * 3
+
+
+def test_what_was_put_off_waits_when_something_comes(told: Told) -> None:
+    # Given a job that comes with the first thing that was put off
+    add_job(told.database, [person("ada", [1], told.settings)])
+
+    def come() -> None:
+        add_job(told.database, [person("alan", [1], told.settings)], key="later")
+
+    told.renderer._at_rest = come
+
+    # When the shift has ended
+    told.process.run_shift(first_unit(told.database), "fake")
+
+    # Then nothing else was done meanwhile
+    assert told.renderer.calls["idle"] == 1
+    assert sorted(told.units()) == [("done", 1), ("ready", 0)]
+
+
+def test_a_fault_in_what_was_put_off_costs_nothing(told: Told) -> None:
+    # Given something put off that cannot be done
+    add_job(told.database, [person("ada", [1], told.settings)])
+
+    def fail() -> None:
+        raise RuntimeError("cannot compile")
+
+    told.renderer._at_rest = fail
+
+    # When a shift runs, then it ends as if nothing had been
+    assert told.process.run_shift(first_unit(told.database), "fake").renders == 1
+    assert told.worker_state() == "idle"
+
+
+def test_a_shift_leaves_a_row_with_its_figures(told: Told) -> None:
+    # Given a person with five pictures, in batches of two
+    add_job(told.database, [person("ada", [5], told.settings)])
+
+    # When a shift draws them, and another finds nothing
+    told.process.run_shift(first_unit(told.database), "fake")
+    told.process.run_shift(first_unit(told.database), "fake")
+
+    # Then there is one row, that says what was drawn and how the time was spent
+    with told.database.reading() as tx:
+        [row] = queries.shifts(tx, per_worker=10)
+    assert (row["worker"], row["worker_id"], row["profile"]) == (told.process.name, WORKER_ID, "fake")
+    counts = ("units", "people", "renders", "pictures", "places", "batches", "mixed", "generated")
+    assert [row[name] for name in counts] == [1, 1, 5, 5, 6, 3, 0, 1]
+    assert (row["batch_sizes"], row["ran_dry"]) == ({"1": 1, "2": 2}, True)
+    spent = row["seconds_before"] + row["seconds_drawing"] + row["seconds_between"]
+    assert 0 < row["seconds_drawing"] < spent <= row["seconds"]
+    assert row["idle_share"] == pytest.approx(
+        row["seconds_between"] / (row["seconds_drawing"] + row["seconds_between"])
+    )
+    assert row["seconds_warming"] >= 0 and row["seconds_preparing"] > 0
+
+
+def test_a_worker_draws_on_a_schema_that_knows_no_shifts(told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    # Given the schema of 0.2.0
+    add_job(told.database, [person("ada", [1], told.settings)])
+    with told.database.transaction() as tx:
+        command.downgrade(told.database._alembic(tx), "0002")
+
+    # When a shift runs
+    report = told.process.run_shift(first_unit(told.database), "fake")
+
+    # Then the picture is there, and the log says what is not kept
+    assert report.renders == 1 and told.units() == [("done", 1)]
+    assert "what the shift did is not kept" in caplog.text
