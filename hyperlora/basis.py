@@ -16,8 +16,9 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from hyperlora.basis_stream import BUFFER_BYTES, HostStream, pinned
+from hyperlora.basis_stream import BUFFER_BYTES, HostStream
 from hyperlora.config import Branch, HyperLoRAConfig, Projection
+from hyperlora.host_memory import on_host
 from hyperlora.lora_layer import FactorStack, StackedLayers
 
 
@@ -97,7 +98,7 @@ class BasisBank(nn.Module):
         """
         self._from_host = HostStream(torch.device(device), buffer_bytes)
         for parameter in self.parameters():
-            parameter.data = pinned(parameter.data, self._from_host.device)
+            parameter.data = on_host(parameter.data, for_device=self._from_host.device)
 
     def mix(self, coefficients_QK: torch.Tensor) -> StackedLayers:
         """Mix the bases of one person; returns a layer per projection, down (R, I) and up (O, R), in token order.
@@ -112,10 +113,10 @@ class BasisBank(nn.Module):
         The bases are read once for all, which is nearly all that mixing costs.
         """
         rows_LBK, bases_LX = [], []
-        coefficients_BQK = coefficients_BQK.to(self.device)
+        coefficients_QBK = coefficients_BQK.to(self.device).transpose(0, 1)
         for group, tokens in zip(self.groups, self._tokens(self.device), strict=True):
             for tokens_L, bank in zip(tokens, (self.down, self.up), strict=True):
-                rows_LBK.append(coefficients_BQK[:, tokens_L].to(bank[group.key].dtype).transpose(0, 1))
+                rows_LBK.append(coefficients_QBK[tokens_L].to(bank[group.key].dtype))
                 bases_LX.append(bank[group.key])
         mixed = self._mixed(rows_LBK, bases_LX)
         return [self._layers(mixed, person) for person in range(len(coefficients_BQK))]

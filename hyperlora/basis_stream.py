@@ -95,9 +95,3 @@ class _Lane:
 
 def _row_bytes(tensor_LX: torch.Tensor) -> int:
     return max(1, tensor_LX.numel() // max(1, len(tensor_LX))) * tensor_LX.element_size()
-
-
-def pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor in host memory, page-locked where it will be copied to a GPU."""
-    host = tensor.cpu()
-    return host.pin_memory() if device.type == "cuda" and not host.is_pinned() else host

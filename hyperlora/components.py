@@ -28,7 +28,8 @@ _WEIGHTED = PARTS[:4]
 class SDXLComponents:
     """One base model: networks in evaluation mode, tokenizers, scheduler settings, and how to fingerprint them.
 
-    `preset` is the few-step preset whose weights are inside, None for an ordinary model.
+    `preset` is the few-step preset whose weights are inside, None for an ordinary model. With `pristine_on_host` the
+    merger keeps its copy of the attention weights in host memory.
     """
 
     unet: Any
@@ -39,12 +40,13 @@ class SDXLComponents:
     force_zeros_for_empty_prompt: bool
     fingerprint: Callable[[], str]
     preset: Preset | None = None
+    pristine_on_host: bool = False
 
     @classmethod
     def from_diffusers(
         cls, pipe: Any, fingerprint: Callable[[], str] | None = None, preset: Preset | None = None
     ) -> SDXLComponents:
-        """Take over the parts of a StableDiffusionXLPipeline; its VAE becomes float32 where float16 would overflow.
+        """Take over the parts of a StableDiffusionXLPipeline; a VAE that float16 would overflow gets smaller numbers.
 
         With `preset` the pipeline's UNet is that few-step model already.
         """
@@ -58,7 +60,7 @@ class SDXLComponents:
         for part in _WEIGHTED:
             getattr(pipe, part).eval().requires_grad_(False)
         if pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
-            pipe.vae.to(torch.float32)
+            fit_half(pipe.vae)
         return cls(
             unet=pipe.unet,
             vae=pipe.vae,

@@ -49,12 +49,13 @@ class WeightMerger:
     `assign=True`) needs a new merger; until then `merge` and `restore` raise `InvalidRequest`.
     """
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, *, pristine_on_host: bool = False) -> None:
+        """`pristine_on_host` keeps the copy in host memory: each merge and restore then copies from there."""
         projections = attention_projections(unet)
         if not projections:
             raise LoRAMismatch("the UNet has no attention projections named as in diffusers' SDXL UNet")
         self._layers = tuple(projections)
-        self._stacks = stack_weights(projections)
+        self._stacks = stack_weights(projections, pristine_on_host=pristine_on_host)
         self._rows = {
             name: (number, row) for number, stack in enumerate(self._stacks) for row, name in enumerate(stack.names)
         }
@@ -233,12 +234,13 @@ def _merge(stack: WeightStack, rows: list[int], parts: Sequence[_Part]) -> Itera
         here = slice(piece[0], piece[-1] + 1)
         if not _consecutive(piece):
             index = torch.tensor(piece, device=weights_NOI.device)
-            sums = pristine_NOI.index_select(0, index).to(like.dtype).baddbmm_(up_MOR, down_MRI, alpha=scale)
+            sums = stack.pristine_of(piece).to(like.dtype).baddbmm_(up_MOR, down_MRI, alpha=scale)
             merged = sums.to(weights_NOI.dtype)
             weights_NOI.index_copy_(0, index, merged)
         elif direct:
-            merged = weights_NOI[here]
-            torch.baddbmm(pristine_NOI[here], up_MOR, down_MRI, alpha=scale, out=merged)
+            # Copied over the weights and added to there: the pristine ones may lie in host memory.
+            merged = weights_NOI[here].copy_(pristine_NOI[here], non_blocking=True)
+            merged.baddbmm_(up_MOR, down_MRI, alpha=scale)
         else:
             if sums_MOI is None or len(sums_MOI) < len(piece):
                 sums_MOI = torch.empty((len(piece), *stack.shape), dtype=torch.float32, device=weights_NOI.device)

@@ -21,7 +21,7 @@ class MergedModel:
 
     def __init__(self, components: SDXLComponents) -> None:
         self.components = components
-        self.merger = WeightMerger(components.unet)
+        self.merger = WeightMerger(components.unet, pristine_on_host=components.pristine_on_host)
         self._applied: tuple[tuple[LoRA, float], ...] = ()
         self.lossy = Lossy(components.unet)
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from hyperlora.checkpoint_shapes import Shapes
 from hyperlora.coefficients import normalise
 from hyperlora.config import Branch, HyperLoRAConfig
 from hyperlora.errors import CheckpointMismatch, FaceEncoderMismatch, InvalidRequest
+from hyperlora.host_memory import present
 from hyperlora.hub import resolve
 from hyperlora.lora import LoRA
 from hyperlora.resampler import Resampler
@@ -120,6 +122,20 @@ class HyperLoRA(nn.Module):
         An absent stream (None) of a two-stream network is left out, as in training.
         """
         self.config.rank_of(branch)
+        with ExitStack() as visits:
+            for part in self.resamplers:
+                visits.enter_context(present(part))
+            return self._read(face_embeddings_NE, clip_tokens_NTC, branch)
+
+    @property
+    def resamplers(self) -> tuple[nn.Module, ...]:
+        """What reads conditions: everything but the bases."""
+        parts = (self.resampler, self.id_projector, self.base_resampler)
+        return tuple(part for part in parts if part is not None)
+
+    def _read(
+        self, face_embeddings_NE: torch.Tensor | None, clip_tokens_NTC: torch.Tensor | None, branch: Branch
+    ) -> torch.Tensor:
         weight = self.resampler.proj_out.weight
         clip_NTC = None if clip_tokens_NTC is None else clip_tokens_NTC.to(weight)
         if branch == "base":

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from hyperlora.errors import InvalidRequest
+from hyperlora.host_memory import present
 from hyperlora.weighted import WeightedText, parse, with_words
 
 CHUNK = 77
@@ -84,7 +87,18 @@ class PromptEncoder:
         self._text_encoders = text_encoders
         self._capacity = capacity
         self._cache: OrderedDict[tuple[str, bool], PromptEmbedding] = OrderedDict()
+        self._together: ExitStack | None = None
         self.encoded = 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Encoders that only visit the device come at most once for all texts that are encoded inside."""
+        with ExitStack() as visits:
+            self._together = visits
+            try:
+                yield
+            finally:
+                self._together = None
 
     @torch.inference_mode()
     def encode(self, text: str, *, weighted: bool = False) -> PromptEmbedding:
@@ -128,10 +142,11 @@ class PromptEncoder:
     def _weighted(self, parsed: WeightedText) -> PromptEmbedding:
         if parsed.plain is not None:
             return self.encode(parsed.plain)
-        first, second = (
-            parsed.embed(tokenizer, encoder)
-            for tokenizer, encoder in zip(self._tokenizers, self._text_encoders, strict=True)
-        )
+        sides = []
+        for tokenizer, encoder in zip(self._tokenizers, self._text_encoders, strict=True):
+            with self._present(encoder):
+                sides.append(parsed.embed(tokenizer, encoder))
+        first, second = sides
         self.encoded += 1
         # compel would pool over the text with its brackets and numbers; the words alone are what is meant.
         pooled = [(self.encode(text).pooled_P, share) for text, share in parsed.pooled]
@@ -166,4 +181,12 @@ class PromptEncoder:
 
     def _run(self, which: int, row: list[int]) -> Any:
         encoder = self._text_encoders[which]
-        return encoder(torch.tensor([row], device=encoder.device), output_hidden_states=True)
+        with self._present(encoder):
+            return encoder(torch.tensor([row], device=encoder.device), output_hidden_states=True)
+
+    @contextmanager
+    def _present(self, encoder: Any) -> Iterator[None]:
+        if self._together is not None:  # one visit more, which ends when all texts are encoded
+            self._together.enter_context(present(encoder))
+        with present(encoder):
+            yield

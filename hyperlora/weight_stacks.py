@@ -1,5 +1,7 @@
 """Projections of one shape in one tensor, each module's weight a view of its row, beside a pristine copy.
 
+The copy lies on the device beside them, or in host memory, from where each merge and restore copies it over them.
+
 Shapes: N projections, O output features, I input features.
 """
 
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 from hyperlora.errors import InvalidRequest
+from hyperlora.host_memory import on_host
 
 
 class WeightStack:
@@ -22,20 +25,13 @@ class WeightStack:
     `torch.save` of a single parameter writes its stack, and autograd does not notice that a weight was merged over.
     """
 
-    def __init__(self, projections: Mapping[str, nn.Linear]) -> None:
+    def __init__(self, projections: Mapping[str, nn.Linear], *, pristine_on_host: bool = False) -> None:
         self.names = tuple(projections)
         self._modules = tuple(projections.values())
         # Written to for as long as the UNet lives, wherever that happens.
         with torch.inference_mode(False), torch.no_grad():
-            weights = [module.weight.detach() for module in self._modules]
-            found = _stacked_already(weights)
-            if found is None:
-                found = torch.stack(weights)
-                weights.clear()
-                for module, row in zip(self._modules, found, strict=True):
-                    module.weight.data = row
-            self.weights_NOI = found
-            self.pristine_NOI = found.clone()
+            self.weights_NOI = found = _stacked(self._modules)
+            self.pristine_NOI = on_host(found, for_device=found.device) if pristine_on_host else found.clone()
         self._addresses = tuple(row.data_ptr() for row in found)
         self.changed: set[int] = set()
         """Rows that may differ from the pristine ones."""
@@ -56,20 +52,54 @@ class WeightStack:
                     "merging, so nothing merged would reach it; move and cast the UNet first, then make the merger"
                 )
 
+    def pristine_of(self, rows: list[int]) -> torch.Tensor:
+        """A copy of the pristine weights of some rows, (M, O, I), where the weights are."""
+        index = torch.tensor(rows, device=self.pristine_NOI.device)
+        return self.pristine_NOI.index_select(0, index).to(self.weights_NOI.device)
+
     def restore(self) -> None:
         """Make all rows pristine, in one copy, if any was changed."""
         if self.changed:
-            self.weights_NOI.copy_(self.pristine_NOI)
+            self.weights_NOI.copy_(self.pristine_NOI, non_blocking=True)
             self.changed.clear()
 
 
-def stack_weights(projections: Mapping[str, nn.Linear]) -> tuple[WeightStack, ...]:
+def stack_weights(projections: Mapping[str, nn.Linear], *, pristine_on_host: bool = False) -> tuple[WeightStack, ...]:
     """Stack projections by shape, dtype and device, in order of first appearance."""
+    return tuple(WeightStack(members, pristine_on_host=pristine_on_host) for members in _alike(projections))
+
+
+def move_stacked(unet: nn.Module, projections: Mapping[str, nn.Linear], device: torch.device) -> None:
+    """Move a UNet with its projections in stacks, so that stacking them there takes no second copy of the largest.
+
+    A merger that is made on it afterwards takes these stacks over.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        for members in _alike(projections):
+            moved_NOI = _stacked(list(members.values())).to(device)
+            for module, row in zip(members.values(), moved_NOI, strict=True):
+                module.weight.data = row
+    unet.to(device)
+
+
+def _alike(projections: Mapping[str, nn.Linear]) -> list[dict[str, nn.Linear]]:
     alike: dict[tuple[object, ...], dict[str, nn.Linear]] = {}
     for name, module in projections.items():
         weight = module.weight
         alike.setdefault((weight.shape, weight.dtype, weight.device), {})[name] = module
-    return tuple(WeightStack(members) for members in alike.values())
+    return list(alike.values())
+
+
+def _stacked(modules: Sequence[nn.Linear]) -> torch.Tensor:
+    """The modules' weights as the rows of one tensor, (N, O, I), which they look into from now on."""
+    weights = [module.weight.detach() for module in modules]
+    found = _stacked_already(weights)
+    if found is None:
+        found = torch.stack(weights)
+        weights.clear()
+        for module, row in zip(modules, found, strict=True):
+            module.weight.data = row
+    return found
 
 
 def _stacked_already(weights: Sequence[torch.Tensor]) -> torch.Tensor | None:

@@ -1,0 +1,212 @@
+"""Which measures make a model fit into so much memory, and how large a batch may then be.
+
+    all = OUTSIDE + (1 + LOST) * (what stays + the larger of what drawing needs at one time + what preparing needs)
+
+Drawing goes through its phases one after another, so the largest counts: texts, a given picture, denoising, decoding,
+merging. The next person is prepared beside it, unless CLIP and resampler only visit: then the two take turns.
+
+Of the parts, weights and the work of the eager networks are exact (`ModelFacts`); OUTSIDE, LOST and MERGE are
+allowances, and `bench/memory.py --device cuda` puts a GPU's own count beside the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from itertools import chain, combinations
+
+from hyperlora.basis_stream import BUFFER_BYTES
+from hyperlora.errors import InvalidRequest, MemoryTooSmall
+from hyperlora.memory.facts import ModelFacts
+from hyperlora.memory.measures import LOSSLESS, Measure, seconds_a_person
+
+GIB = 1 << 30
+OUTSIDE = 750_000_000
+"""CUDA's context, kernels and the libraries' scratch memory, which no tensor is."""
+
+LOST = 0.05
+"""Of all tensors: what the allocator cannot use between tensors of different sizes."""
+
+MERGE = 256 << 20
+"""What merging may take at once (`hyperlora.merge.SCRATCH_BYTES`)."""
+
+CROPS = 64
+"""That CLIP reads in one pass (`hyperlora.clip.MOST_IMAGES`): those of one person with 20 photos, and of others."""
+
+TILE = 512
+"""Side of a tile, in pixels."""
+
+Measures = frozenset[Measure]
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a model is held on a device.
+
+    Parameters
+    ----------
+    facts
+        What its parts take.
+    measures
+        What is done to take less.
+    limit_bytes
+        What may be taken in all; None for as much as there is.
+    asked
+        Pictures that would be drawn at once if nothing stood against it.
+    decode_at_once
+        Pictures decoded at once where they are not decoded singly.
+    beside
+        Bytes of what else lies on the device: a safety checker, say.
+    """
+
+    facts: ModelFacts
+    measures: Measures
+    limit_bytes: int | None
+    asked: int
+    decode_at_once: int = 4
+    beside: int = 0
+
+    def has(self, measure: Measure) -> bool:
+        """Whether this is done."""
+        return measure in self.measures
+
+    @property
+    def staying(self) -> int:
+        """Bytes on the device all the time."""
+        facts = self.facts
+        parts = {
+            Measure.TEXT_VISITS: facts.text_encoders,
+            Measure.VAE_VISITS: facts.vae,
+            Measure.BASES_STREAMED: facts.bases,
+            Measure.PHOTOS_VISIT: facts.clip + facts.resamplers,
+            Measure.PRISTINE_ON_HOST: facts.attention,
+        }
+        stay = sum(size for measure, size in parts.items() if measure not in self.measures)
+        return facts.unet + facts.texts + self.beside + stay
+
+    def drawing(
+        self, batch: int, width: int, height: int, *, guided: bool = True, own: bool = False, given: bool = False
+    ) -> dict[str, float]:
+        """Bytes of each phase of drawing a batch, beside what stays.
+
+        `own` means a LoRA for each picture on activations, `given` a picture that it starts from.
+        """
+        facts, pixels, rows = self.facts, width * height, batch * (2 if guided else 1)
+        vae = facts.vae if self.has(Measure.VAE_VISITS) else 0
+        at_once = 1 if self.has(Measure.DECODE_SINGLY) else min(batch, self.decode_at_once)
+        tile = min(pixels, TILE * TILE) if self.has(Measure.DECODE_TILED) else pixels
+        texts = facts.text_encoders if self.has(Measure.TEXT_VISITS) else 0
+        return {
+            "texts": texts + facts.text_pass,
+            "given picture": vae + facts.encode * tile * at_once if given else 0,
+            "denoising": rows * (facts.step * pixels + facts.row + (facts.lora if own else 0)),
+            "decoding": vae + facts.decode * tile * at_once,
+            "merging": MERGE + facts.lora,
+        }
+
+    @property
+    def preparing(self) -> float:
+        """Bytes of making LoRAs from photos, beside what stays."""
+        facts = self.facts
+        weights = facts.clip + facts.resamplers if self.has(Measure.PHOTOS_VISIT) else 0
+        buffers = 2 * BUFFER_BYTES if self.has(Measure.BASES_STREAMED) else 0
+        return weights + max(CROPS * facts.photo, facts.person, 2 * facts.lora + buffers)
+
+    def peak_bytes(
+        self,
+        batch: int,
+        width: int | None = None,
+        height: int | None = None,
+        *,
+        guided: bool = True,
+        own: bool = False,
+        given: bool = False,
+        more: int = 0,
+    ) -> int:
+        """All that the device has to have for such batches; `more` are bytes of models such as ControlNets.
+
+        Sizes are pixels, the model's own if none are given.
+        """
+        drawing = max(
+            self.drawing(
+                batch, width or self.facts.size, height or self.facts.size, guided=guided, own=own, given=given
+            ).values()
+        )
+        work = max(drawing, self.preparing) if self.has(Measure.PHOTOS_VISIT) else drawing + self.preparing
+        return int(OUTSIDE + (1 + LOST) * (self.staying + more + work))
+
+    def largest_batch(
+        self,
+        width: int | None = None,
+        height: int | None = None,
+        *,
+        guided: bool = True,
+        own: bool = False,
+        given: bool = False,
+        more: int = 0,
+    ) -> int:
+        """The most pictures of this kind, up to what is asked; 0 where not even one fits."""
+        for batch in range(self.asked, 0, -1):
+            peak = self.peak_bytes(batch, width, height, guided=guided, own=own, given=given, more=more)
+            if self.limit_bytes is None or peak <= self.limit_bytes:
+                return batch
+        return 0
+
+    @property
+    def batch(self) -> int:
+        """The largest batch of the size that the model was trained for, whoever is on it."""
+        return self.largest_batch(own=True)
+
+    def __str__(self) -> str:
+        """`fits 12 GB (11.2 GiB at most): bases streamed from host memory; batch 4`."""
+        size = self.facts.size
+        peak = f"{self.peak_bytes(max(1, self.batch), own=True) / GIB:.1f} GiB at most"
+        done = "; ".join(each.value for each in Measure if each in self.measures) or "everything on the device"
+        room = f"no limit ({peak})" if self.limit_bytes is None else f"fits {self.limit_bytes / GIB:.3g} GB ({peak})"
+        return f"{room}: {done}; batches of {self.batch} at {size}x{size}"
+
+
+def plan_memory(
+    vram_gb: float | None, facts: ModelFacts, *, asked: int, decode_at_once: int = 4, beside: int = 0
+) -> MemoryPlan:
+    """The measures for a limit of so many GiB, as cards are named; none without a limit.
+
+    The batch that is asked for is kept as long as measures that change no picture make room for it, the cheapest set of
+    them; else the batch is smaller; only where not even one picture fits, pictures are decoded in tiles.
+
+    Raises `MemoryTooSmall` with what it takes at least, `InvalidRequest` for a limit or batch that is none.
+    """
+    if asked < 1 or (vram_gb is not None and not 0 < vram_gb < float("inf")):
+        raise InvalidRequest(f"a batch of at least 1 and a limit above 0 GB are wanted, found {asked} and {vram_gb}")
+    limit = None if vram_gb is None else int(vram_gb * GIB)
+
+    def plan(measures: Set[Measure]) -> MemoryPlan:
+        return MemoryPlan(facts, frozenset(measures), limit, asked, decode_at_once, beside)
+
+    if limit is None:
+        return plan(set())
+    for tiled in (frozenset[Measure](), frozenset({Measure.DECODE_TILED})):
+        fitting = [made for made in (plan(each | tiled) for each in _sets()) if made.batch]
+        if fitting:
+            return min(
+                fitting,
+                key=lambda made: (
+                    -made.batch,
+                    seconds_a_person(made.measures, facts, made.batch),
+                    len(made.measures),
+                ),
+            )
+    least = min(plan(each | {Measure.DECODE_TILED}).peak_bytes(1, own=True) for each in _sets())
+    raise MemoryTooSmall(
+        f"one picture of {facts.size}x{facts.size} takes {least / GIB:.2f} GB when everything is done to take less, "
+        f"{vram_gb:g} GB are allowed (the UNet alone has {facts.unet / GIB:.2f} GB of weights); raise the limit, or "
+        "use a smaller model"
+    )
+
+
+def _sets() -> Iterator[Measures]:
+    """Every set of measures that change no picture."""
+    return (
+        frozenset(each)
+        for each in chain.from_iterable(combinations(LOSSLESS, count) for count in range(len(LOSSLESS) + 1))
+    )
