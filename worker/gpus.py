@@ -44,6 +44,15 @@ def chosen_gpus(wanted: str, environment: Mapping[str, str], count: Callable[[],
     return named
 
 
+def require_any_gpu(device: str) -> None:
+    """Raise `GpusNotThere` unless each worker of a fleet can draw on this device: it sees one GPU, its first."""
+    if device not in {"auto", "cuda", "cuda:0"}:
+        raise GpusNotThere(
+            f"--gpus gives each worker one GPU, which it knows as cuda:0; found PORTRAITS_DEVICE={device}. Set it to "
+            "auto, and name the GPUs with --gpus"
+        )
+
+
 def cuda_count() -> int:
     """How many GPUs PyTorch sees, without touching them."""
     import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 SERVERLESS = ("sqla", "filesystem")
+START = Path(__file__).resolve().parents[1] / "start.py"
 
 
 def worker(
@@ -62,8 +64,9 @@ def worker(
 
 
 def _run_fleet(settings: Settings, gpus: str, *, loglevel: str, name: str, more: Sequence[str]) -> int:
-    from worker.gpus import GpuFleet, chosen_gpus, cuda_count, own_environment
+    from worker.gpus import GpuFleet, chosen_gpus, cuda_count, own_environment, require_any_gpu
 
+    require_any_gpu(settings.device)
     chosen = chosen_gpus(gpus, os.environ, cuda_count)
     hint(f"{len(chosen)} workers, on GPU {', '.join(chosen)}")
     host, at, machine = name.partition("@")
@@ -79,7 +82,7 @@ def celery_command(settings: Settings, *, loglevel: str, name: str, more: Sequen
     scheme = settings.broker_url.get_secret_value().partition(":")[0].partition("+")[0]
     quiet = ["--without-gossip", "--without-mingle"] if scheme in SERVERLESS else []
     return [
-        *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
+        *(sys.executable, "-P", str(START), "-A", "worker.app", "worker"),
         *("--pool", "prefork", "--concurrency", "1", "--loglevel", loglevel),
         *("--hostname", name if "@" in name else f"{name}@%h"),
         *quiet,

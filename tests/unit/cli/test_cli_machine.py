@@ -18,8 +18,10 @@ from PIL import Image
 
 import worker.cli.demo as demo_command
 import worker.demo as demo_parts
+import worker.doctor
 from worker.cli import extras
 from worker.cli.exits import MEANING, Exit, exit_code_of
+from worker.cli.worker import START, celery_command
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
@@ -35,11 +37,38 @@ def test_the_worker_is_celery_with_our_defaults(cli: CliWorld, monkeypatch: pyte
 
     # Then Celery gets one prefork child, and no gossip on a serverless broker
     (arguments,) = replaced
-    assert arguments[:6] == [sys.executable, "-m", "celery", "-A", "worker.app", "worker"]
+    assert arguments[:6] == [sys.executable, "-P", str(START), "-A", "worker.app", "worker"]
     told = " ".join(arguments)
     assert "--pool prefork --concurrency 1 --loglevel warning --hostname gpu0@%h" in told
     assert "--without-gossip --without-mingle" in told
     assert told.endswith("--max-tasks-per-child 5")
+
+
+def test_a_worker_is_of_the_tree_that_started_it_whatever_the_folder_holds(cli: CliWorld) -> None:
+    # Given a working folder with other packages of these names
+    for name in ("worker", "jobs", "hyperlora"):
+        (cli.folder / name).mkdir()
+        (cli.folder / name / "__init__.py").write_text("raise SystemExit('another tree')\n")
+
+    # When Celery is asked about our app as `portraits worker` starts it
+    command = [*celery_command(cli.settings, loglevel="info", name="a")[:5], "report"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    # Then it is ours
+    assert told.returncode == 0 and "another tree" not in told.stderr, told.stderr
+    assert "worker.tasks" in told.stdout
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cpu"])
+def test_a_worker_for_each_gpu_draws_on_the_one_it_sees(
+    cli: CliWorld, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    cli.migrate()
+    monkeypatch.setattr("worker.gpus.cuda_count", lambda: 2)
+    monkeypatch.setattr("worker.gpus.GpuFleet.run", lambda fleet: pytest.fail("it was started"))
+    monkeypatch.setenv("PORTRAITS_DEVICE", device)
+    told = cli.run("worker", "--gpus", "all", exit_code=3).stderr
+    assert f"PORTRAITS_DEVICE={device}" in told and "auto" in told
 
 
 def test_a_worker_on_redis_may_gossip(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +126,23 @@ def test_the_doctor_names_what_is_missing_and_how_to_get_it(cli: CliWorld, monke
     assert "/none/sdxl" in problems["profile big"]["detail"] and "owner/name" not in problems["profile big"]["detail"]
     assert all(one["hint"] for one in problems.values())
     assert not (cli.home / "portraits.db").exists()
+
+
+def test_the_doctor_says_the_same_as_the_error_where_a_package_is_missing(
+    cli: CliWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a pack folder with a model in it, on a machine without InsightFace
+    (cli.folder / "pack").mkdir()
+    (cli.folder / "pack" / "det.onnx").write_bytes(b"")
+    monkeypatch.setattr("hyperlora.faces.insightface.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("worker.doctor.find_spec", lambda name: None)
+
+    # When it is examined
+    found = worker.doctor._faces(f"insightface:{cli.folder / 'pack'}")
+
+    # Then both tell to install it, and nobody is sent to look for files
+    assert "pip install 'hyperlora-portraits[insightface]'" in found.detail
+    assert found.hint.startswith("pip install 'hyperlora-portraits[insightface]'")
 
 
 def test_the_doctor_shows_no_secret(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:
