@@ -110,12 +110,30 @@ def test_a_preset_lies_below_what_the_profile_says(write: Write) -> None:
         ('controlnets = { pose = "" }', "controlnets"),
         ("upscalers = { x4 = 4 }", "upscalers"),
         ("safety = true", "safety"),
+        ('lossy = { linears = "int4" }', "lossy.linears: Input should be 'int8', 'fp8' or 'fp8-emulated'"),
+        ('lossy = { linear = "int8" }', "lossy: .*unknown option 'linear', known: linears, cache"),
+        ("lossy = { cache = { evry = 2 } }", "lossy.cache: .*unknown option 'evry', known: every, first, blocks"),
+        ("lossy = { cache = { every = 17 } }", "lossy.cache.every: .*less than or equal to 16"),
+        ("lossy = {}", "lossy: .*wanted any of linears, cache, found none"),
+        ('lossy = "int8"', "lossy: .*wanted a table with any of linears, cache, found 'int8'"),
     ],
 )
 def test_faults_of_a_profile(write: Write, line: str, message: str) -> None:
     lines = "" if line.startswith("safety") else 'safety = "none"\n'
     with pytest.raises(ProfileInvalid, match=message):
         load_profiles(write(f"[profiles.big]\n{MODEL}{lines}{line}\n"))
+
+
+def test_a_profile_is_exact_unless_it_says_otherwise(write: Write) -> None:
+    # Given a profile of its own, and the built-in one with a line more
+    text = f'[profiles.big]\n{MODEL}safety = "none"\n[profiles.mini]\nlossy = {{ linears = "int8", cache = {{}} }}\n'
+    found = load_profiles(write(text))
+    # Then only what is asked for is on, with its defaults, and in words
+    assert found["big"].lossy is None and built_in_profiles()[MINI].lossy is None
+    lossy = found[MINI].lossy
+    assert lossy is not None
+    assert lossy.told() == {"linears": "int8", "cache": {"every": 2, "first": 0.25, "blocks": 1}}
+    assert lossy.words() == "linears int8; cache every 2, first 0.25, blocks 1"
 
 
 def test_a_preset_is_drawn_as_the_model_says() -> None:
