@@ -68,8 +68,8 @@ def _calibrated(file: Path) -> dict[str, Costs]:
 def markdown(found: dict[str, Any]) -> str:
     """The tables of a result: one for each device."""
     parts = [
-        f"{found['steps']} steps; seconds by the costs, against the best possible plan (1.000). The worker's plan is at "
-        f"worst {100 * (found['worst'] - 1):.1f} % dearer."
+        f"{found['steps']} steps; seconds by the costs, against the best possible plan (1.000). The worker's plan is "
+        f"at worst {100 * (found['worst'] - 1):.1f} % dearer."
     ]
     for name, costs in found["costs"].items():
         told = ", ".join(f"{field} {value:g}" for field, value in costs.items())

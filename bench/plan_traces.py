@@ -17,7 +17,6 @@ import numpy as np
 
 from worker.costs import Costs
 from worker.plan import BatchKey, BatchSizes, Planned, batches, has_room
-from worker.shift import MOST_TOGETHER
 
 Trace = list[int]
 KEY = BatchKey(0.8, 0.0, (), -1, 1024, 1024, 20, "dpmpp_2m_karras", True, 1.0, "", (), 1, 1)
@@ -67,15 +66,11 @@ def hands(trace: Trace, device: Device) -> list[Trace]:
     """The people that a worker takes together, one hand after another."""
     made: list[Trace] = []
     for count in trace:
-        if made and len(made[-1]) < MOST_TOGETHER and _has_room(made[-1], device):
+        if made and has_room(made[-1], device.size, device.steps, device.pixels, device.costs):
             made[-1].append(count)
         else:
             made.append([count])
     return made
-
-
-def _has_room(hand: Trace, device: Device) -> bool:
-    return has_room([count % device.size for count in hand], device.size, device.steps, device.pixels, device.costs)
 
 
 def cut(hand: Trace, device: Device) -> list[Planned]:

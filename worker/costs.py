@@ -69,6 +69,13 @@ class Costs:
                 best, least = chosen, cost
         return best
 
+    def left_over(self, counts: Sequence[int], size: int, steps: int, pixels: int) -> float:
+        """Seconds of these left-over batches, in ascending order, with as many of them together as is cheapest."""
+        chosen = self.to_mix(counts, size, steps, pixels)
+        whole, left = divmod(sum(counts[:chosen]), size)
+        together = whole * self.mixed(size, steps, pixels) + (self.mixed(left, steps, pixels) if left else 0.0)
+        return together + sum(self.merged(count, steps, pixels) for count in counts[chosen:])
+
     def pays(self, count: int, size: int, steps: int, pixels: int) -> bool:
         """Whether pictures of a left-over batch are cheaper in a full mixed batch, if enough others are found."""
         return 0 < count < size and (self.mixed(size, steps, pixels) / size < self.merged(count, steps, pixels) / count)

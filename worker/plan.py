@@ -19,6 +19,9 @@ from worker.trial import Draw
 
 # Their models know the steps of their own schedule only: a detail pass walks the end of the render's own steps.
 FEW_STEP_SCHEDULERS = frozenset({"euler_trailing", "ddim_trailing", "lcm", "tcd", "dmd2"})
+MOST_TOGETHER = 16
+WORTH = 0.01
+"""What a person more in the hand must save, as a share of the hand's time: it is one more to read and make ready."""
 
 
 @dataclass(frozen=True, order=True)
@@ -153,11 +156,25 @@ def batches(
     return planned if costs is None else _mixed(planned, sizes, costs)
 
 
-def has_room(left: Sequence[int], size: int, steps: int, pixels: int, costs: Costs) -> bool:
-    """Whether another person should be taken into the hand: the last one's left-over pictures would be cheaper in a
-    batch that others fill up. `left` are the pictures that everybody in the hand has beside full batches of `size`.
+def has_room(counts: Sequence[int], size: int, steps: int, pixels: int, costs: Costs) -> bool:
+    """Whether another person should be taken into the hand, which holds so many pictures of each.
+
+    So it is where company could save more than `WORTH` of the hand's time: what is left over beside full batches would
+    be cheaper in full batches of several people than as it can be drawn now. Never beyond `most_together` people.
     """
-    return sum(left) < size and costs.pays(left[-1], size, steps, pixels)
+    if len(counts) >= most_together(size):
+        return False
+    left = sorted(count % size for count in counts if count % size)
+    share = costs.mixed(size, steps, pixels) / size
+    ideal = sum(min(costs.merged(count, steps, pixels), count * share) for count in left)
+    now = costs.left_over(left, size, steps, pixels)
+    full = sum(count // size for count in counts) * costs.merged(size, steps, pixels)
+    return now - ideal > WORTH * (now + full)
+
+
+def most_together(size: int) -> int:
+    """The most people in hand at once: enough to fill a batch with one picture of each."""
+    return max(MOST_TOGETHER, size)
 
 
 def _batch(rows: Sequence[Draw], key: BatchKey) -> Planned:

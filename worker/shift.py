@@ -48,8 +48,6 @@ from worker.samples import Samples
 from worker.weights import WeightSets
 
 log = logging.getLogger(__name__)
-MOST_TOGETHER = 16
-"""People who are begun at once: one hand."""
 MOST_HANDS = 4
 """Hands that were begun and are not settled: the one that is drawn, and those whose pictures are judged or stored."""
 
@@ -256,7 +254,7 @@ class Shift:
                 self._aside.append(group)
                 break
             hand.append(group)
-            if len(hand) == MOST_TOGETHER or self._is_over() or not self._has_room(hand):
+            if self._is_over() or not self._has_room(hand):
                 break
             try:
                 units = self._claim_next()
@@ -266,13 +264,12 @@ class Shift:
         return hand
 
     def _has_room(self, hand: Sequence[Group]) -> bool:
-        """Whether the last person's left-over pictures would be cheaper in a batch that others fill up."""
+        """Whether left-over pictures of these people would be much cheaper in batches that others fill up."""
         size, last = self._renderer.batch_size, hand[-1].waiting
         if self._costs is None or not last or hand[-1].was_lost:
             return False
-        left = [len(group.waiting) % size for group in hand]
-        render = last[0]
-        return has_room(left, size, render.steps, render.width * render.height, self._costs)
+        counts, render = [len(group.waiting) for group in hand], last[0]
+        return has_room(counts, size, render.steps, render.width * render.height, self._costs)
 
     def _open(self, units: list[ClaimedUnit]) -> Group:
         """What waits for these units' person, and the person's weights; a fault is told when the group is settled."""
