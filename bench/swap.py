@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """A change of identity in the UNet's weights, beside what it was before and what peft and diffusers do.
 
-    python bench/swap.py                                            the mini pack's sizes on a CPU
-    python bench/swap.py --size sdxl --device cuda --json out.json  SDXL's sizes: 30 GB of GPU memory in half precision
-    python bench/swap.py --size sdxl --ways stacked,single          fewer ways, fewer UNets in memory
+    python bench/swap.py                                     the mini pack's sizes on a CPU
+    python bench/swap.py --device cuda --json out.json       SDXL's sizes: 30 GB of GPU memory in half precision
+    python bench/swap.py --model sdxl --ways stacked,single  fewer ways, fewer UNets in memory
 
 Weights are random, as a swap costs the same whatever they say. Every way has a UNet of its own; all take their turns in
 every round, and ratios are of the same round. What is compared:
@@ -21,33 +21,24 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import diffusers
-import peft
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-
-from training_plan import SDXL_UNET
-
-from hyperlora.config import HyperLoRAConfig
+from bench import common
+from bench.common import Spread, timed
+from bench.random_models import GEOMETRIES, random_hyperlora, random_unet
 from hyperlora.lora import LoRA
 from hyperlora.merge import WeightMerger, attention_projections
 from hyperlora.mini import models
 from hyperlora.network import HyperLoRA
+from worker.quiet import quiet_libraries
 
 WEIGHT = 0.8
 STEPS = ("mix", "merge", "restore", "change")
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Stacked:
@@ -158,10 +149,9 @@ WAYS: dict[str, Callable[[Any], Stacked | Single | Attached]] = {
 @torch.no_grad()
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Everybody's turn in every round; medians of the milliseconds, and of the ratios within a round."""
-    device = torch.device(options.device)
-    dtype = DTYPES[options.dtype or ("float16" if device.type == "cuda" else "float32")]
+    device = options.device
     # 1. The networks: one hypernetwork, and a UNet for each way.
-    unet, network = _models(options.size, device, dtype)
+    unet, network = _models(options.model, device, options.dtype)
     plain = {name: tensor.clone() for name, tensor in _attention(unet).items()}
     unets = {name: unet if not place else copy.deepcopy(unet) for place, name in enumerate(options.ways)}
     ways = {name: WAYS[name](each) for name, each in unets.items()}
@@ -173,7 +163,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     people = [person.to(device) for person in people]
     # 2. The rounds; the first ones warm up.
     taken: dict[str, dict[str, list[float]]] = {name: {step: [] for step in STEPS} for name in ways}
-    for turn in range(options.repeats + options.warm_up):
+    for turn in range(options.repeat + options.warm_up):
         order = list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]
         for name in order:
             seconds = _turn(ways[name], network, people[turn % 4], people[(turn + 1) % 4], device)
@@ -186,33 +176,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         now = _attention(each)
         left[name] = max((now[key].double() - plain[key].double()).abs().max().item() for key in plain)
     first = next(iter(ways))
+    milliseconds = {name: {step: Spread.of(each) for step, each in steps.items()} for name, steps in taken.items()}
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "peft": peft.__version__,
-        "threads": torch.get_num_threads(),
-        "size": options.size,
-        "dtype": str(dtype).removeprefix("torch."),
+        "first": first,
         "projections": len(plain),
         "shapes": len({tensor.shape for tensor in plain.values()}),
         "rank": network.config.rank,
-        "repeats": options.repeats,
-        "milliseconds": {
-            name: {step: round(statistics.median(values), 3) for step, values in steps.items()}
-            for name, steps in taken.items()
-        },
-        f"change_against_{first}": {
-            name: round(
-                statistics.median(
-                    theirs / ours for theirs, ours in zip(steps["change"], taken[first]["change"], strict=True)
-                ),
-                2,
+        "milliseconds": milliseconds,
+        "change_against_first": {
+            name: Spread.of(
+                [theirs / ours for theirs, ours in zip(steps["change"], taken[first]["change"], strict=True)]
             )
             for name, steps in taken.items()
         },
-        "swaps": 2 * (options.repeats + options.warm_up),
+        "swaps": 2 * (options.repeat + options.warm_up),
         "left_behind": left,
     }
 
@@ -223,68 +200,48 @@ def _turn(
     """Seconds of each step, beginning and ending with nobody merged."""
     made: list[LoRA] = []
     seconds = {
-        "mix": _timed(lambda: made.append(network.lora(one)), device),
-        "merge": _timed(lambda: way.merge(made[0]), device),
-        "restore": _timed(way.restore, device),
+        "mix": timed(lambda: made.append(network.lora(one)), device),
+        "merge": timed(lambda: way.merge(made[0]), device),
+        "restore": timed(way.restore, device),
     }
     way.merge(made[0])
-    seconds["change"] = _timed(lambda: way.change(network.lora(other)), device)
+    seconds["change"] = timed(lambda: way.change(network.lora(other)), device)
     way.restore()
     return seconds
 
 
-def _models(size: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, HyperLoRA]:
+def _models(model: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, HyperLoRA]:
     """A UNet and a hypernetwork for it, with random weights of which LoRAs are about as strong as learned ones."""
-    if size == "toy":
+    if model == "mini":
         unet = models.untrained_unet(torch.Generator().manual_seed(1))
         network = models.untrained_hyperlora(torch.Generator().manual_seed(2))
         return unet.to(device, dtype).eval().requires_grad_(False), network.to(device, dtype).requires_grad_(False)
-    with torch.device("meta"):
-        maker: Any = diffusers.UNet2DConditionModel
-        unet, network = maker(**SDXL_UNET), HyperLoRA(HyperLoRAConfig.sdxl())
-    for module in (unet, network):
-        module.to(dtype).to_empty(device=device).requires_grad_(False).eval()
-        for parameter in module.parameters():
-            parameter.normal_(std=0.02)
-    return unet, network
+    geometry = GEOMETRIES[model]
+    return random_unet(geometry, device, dtype), random_hyperlora(geometry, device, dtype)
 
 
 def _attention(unet: nn.Module) -> dict[str, torch.Tensor]:
     return {name: module.weight.detach() for name, module in attention_projections(unet).items()}
 
 
-def _timed(act: Callable[[], object], device: torch.device) -> float:
-    """Seconds, with everything that the device was given."""
-    _wait(device)
-    began = time.perf_counter()
-    act()
-    _wait(device)
-    return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def markdown(found: dict[str, Any]) -> str:
     """The table of a result."""
-    ways = found["milliseconds"]
-    first = next(iter(ways))
+    first = found["first"]
     head = (
-        f"{found['projections']} projections of {found['shapes']} shapes, rank {found['rank']}, {found['dtype']}, "
-        f"{found['device']}, {found['threads']} threads, torch {found['torch']}, diffusers {found['diffusers']}, "
-        f"peft {found['peft']}; medians of {found['repeats']} rounds, ms"
+        f"{found['projections']} projections of {found['shapes']} shapes, rank {found['rank']}; ms, medians and in "
+        "brackets quartiles"
     )
     rows = [
-        f"| {name} | {steps['mix']:.2f} | {steps['merge']:.2f} | {steps['restore']:.2f} | {steps['change']:.2f} "
-        f"| {found[f'change_against_{first}'][name]:.1f} | {found['left_behind'][name]:.1e} |"
-        for name, steps in ways.items()
+        (
+            name,
+            *(steps[step].told() for step in STEPS),
+            found["change_against_first"][name].told(1),
+            f"{found['left_behind'][name]:.1e}",
+        )
+        for name, steps in found["milliseconds"].items()
     ]
-    title = (
-        f"| way | mix | merge | restore | whole change | change against {first} | left after {found['swaps']} swaps |"
-    )
-    return "\n".join([head, "", title, "|---|---|---|---|---|---|---|", *rows])
+    titles = ("way", *STEPS, f"change against {first}", f"left after {found['swaps']} swaps")
+    return f"{head}\n\n{common.table(titles, rows)}"
 
 
 def _ways(text: str) -> list[str]:
@@ -295,23 +252,16 @@ def _ways(text: str) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print Markdown, write JSON; 3 where a CUDA device is asked for and none is here."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("toy", "sdxl"), default="toy")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), help="default: float16 on a GPU, float32 on a CPU")
-    parser.add_argument("--ways", type=_ways, default=list(WAYS), help=f"of {','.join(WAYS)}; ratios are to the first")
-    parser.add_argument("--repeats", type=int, default=8, help="rounds that are measured")
-    parser.add_argument("--warm-up", type=int, default=1, help="rounds before that")
-    parser.add_argument("--json", type=Path, help="write the result here too")
-    options = parser.parse_args(arguments)
-    if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
-        print("a CUDA device is asked for, none is here; --size toy --device cpu runs anywhere", file=sys.stderr)
-        return 3
+    """Measure, print Markdown, write JSON."""
+    made = common.parser(__doc__, repeat=8)
+    made.add_argument("--ways", type=_ways, default=list(WAYS), help=f"of {','.join(WAYS)}; ratios are to the first")
+    made.add_argument("--warm-up", type=int, default=1, help="rounds before those that are measured")
+    options = common.parsed(made, arguments)
+    if options.toy:
+        options.warm_up = 0
+    quiet_libraries()
     found = measure(options)
-    print(markdown(found))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    common.finish("swap", found, markdown(found), options)
     return 0
 
 
