@@ -9,98 +9,60 @@ up with copies of its last row, which are thrown away. Weights are merged in pla
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend
 
 from hyperlora.attention import UNetAttention
 from hyperlora.attention_kernels import attention_size, chosen_kernels, measured_kernels
-from hyperlora.errors import CompilationFailed, InvalidRequest
+from hyperlora.compiler import Compiler, EngineOptions
 from hyperlora.grouped import Stack, factors_of, own_rank
 from hyperlora.merge import WeightMerger
 from hyperlora.sampling import Conditioning
 from hyperlora.shapes import Shape, fitting, to_rank, worthwhile
 from hyperlora.stand_in import lora_of_nobody, stand_in
 from hyperlora.unet_call import UNetCall, fill
+from hyperlora.vae_call import VaeDecoder
 
-log = logging.getLogger(__name__)
-Compile = Literal["off", "blocks", "whole"]
+__all__ = ["Engine", "EngineOptions"]
+
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 """What is compiled by `blocks`: each kind once for each shape, however many of them the UNet has."""
-ROOM = 1.18
-"""So much dearer an eager step is than a compiled one: a batch may be filled up by this factor. Seen on an H100."""
-MOST_GRAPHS = 1024
 TOKENS = 77
-DRAWING, WARMING = "eager_on_recompile", "default"
-"""What PyTorch's compiler does when it meets a shape that it has no code for."""
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How the UNet is run; every choice gives the same pictures, but for rounding.
-
-    Parameters
-    ----------
-    compile
-        `whole` compiles the UNet, `blocks` its repeated blocks, which takes a fraction of the time.
-    fuse_qkv
-        Queries, keys and values by one product.
-    cache_text
-        Keys and values of the text once a batch instead of once a step.
-    backend, mode
-        Of `torch.compile`.
-    room
-        By what factor a batch may be filled up to reach a compiled shape.
-    """
-
-    compile: Compile = "off"
-    fuse_qkv: bool = False
-    cache_text: bool = True
-    backend: str | Callable[..., Any] = "inductor"
-    mode: str | None = None
-    room: float = ROOM
-
-    def __post_init__(self) -> None:
-        if self.compile not in get_args(Compile):
-            raise InvalidRequest(f"compile wants one of {', '.join(get_args(Compile))}, found {self.compile!r}")
-        if not 1.0 <= self.room < float("inf"):
-            raise InvalidRequest(f"room is a factor of at least 1, found {self.room}")
 
 
 class Engine:
-    """Runs one UNet; used by one thread."""
+    """Runs one UNet and the decoder behind it; used by one thread."""
 
     def __init__(
-        self, unet: Any, merger: WeightMerger, options: EngineOptions | None = None, *, size_step: int = 8
+        self, unet: Any, vae: Any, merger: WeightMerger, options: EngineOptions, *, size_step: int, decode_at_once: int
     ) -> None:
-        """`size_step` is the pixels of a latent."""
-        self.options = options or EngineOptions()
+        """`size_step` is the pixels of a latent; so many pictures are decoded at once."""
+        self.options = options
         self.warmed: set[Shape] = set()
         """The shapes that run compiled."""
         self.wanted: Counter[Shape] = Counter()
         """Shapes that ran eager though compiled code was wanted, and how often."""
         self._unet, self._merger, self._size_step = unet, merger, size_step
-        self._stance = DRAWING
+        self._compiler = Compiler(options)
         self._attention = UNetAttention(unet)
         self._kernels: tuple[SDPBackend, ...] | None = None
         self._most_rows: dict[Shape, int] = {}
-        self._graphs_before = _graphs() if self.options.compile != "off" else 0
-        if self.options.fuse_qkv:
+        if options.fuse_qkv:
             self._attention.fuse(merger.adjacent)
-        for module in self._compiled():
-            module.compile(backend=self.options.backend, mode=self.options.mode, dynamic=False, fullgraph=True)
+        self._compiler.take(self._compiled())
+        self.decoder = VaeDecoder(vae, self._compiler, at_once=decode_at_once)
 
     @property
     def compilations(self) -> int:
         """Graphs that were compiled in this process since the engine was made."""
-        return _graphs() - self._graphs_before if self.options.compile != "off" else 0
+        return self._compiler.compilations
 
     def unfuse(self) -> None:
         """Make every projection a product of its own again, for whoever replaces a projection's product."""
@@ -144,10 +106,10 @@ class Engine:
             if own is not None:
                 rows = [*own, *[own[-1]] * more]
                 self._attention.give(factors_of(rows, device=self._unet.device, dtype=self._unet.dtype))
-            with self._mode():
+            with self._running():
                 if self.options.cache_text and not regional:
                     self._attention.read_text(fill(tokens_BTC, more).contiguous())
-            yield UNetCall(self._unet, more, self._mode)
+            yield UNetCall(self._unet, more, self._running)
         finally:
             self._attention.clear()
 
@@ -172,7 +134,7 @@ class Engine:
 
     def _compiled(self) -> list[Any]:
         """The modules that are compiled."""
-        if self.options.compile == "off":
+        if not self._compiler.on:
             return []
         if self.options.compile == "whole":
             return [self._unet]
@@ -180,7 +142,7 @@ class Engine:
 
     def _choose(self, asked: Shape) -> Shape:
         """The shape to draw in; one that is not compiled is noted."""
-        if self.options.compile == "off":
+        if not self._compiler.on:
             return asked
         found = fitting(asked, self.warmed, self.options.room)
         if found is not None:
@@ -192,65 +154,42 @@ class Engine:
 
     @torch.inference_mode()
     def _warm(self, shape: Shape) -> float:
-        if self.options.compile == "off" or shape in self.warmed:
+        if not self._compiler.on or shape in self.warmed:
             return 0.0
         began = time.perf_counter()
         self.warmed.add(shape)
-        self._stance = WARMING
         try:
-            latents_BCHW, conditioning = stand_in(self._unet, shape, self._size_step)
-            own = [((lora_of_nobody(self._merger.shapes, shape.rank), 1.0),)] * shape.rows if shape.rank else None
-            with self.drawing(conditioning, width=shape.width, height=shape.height, own=own) as call:
-                call(
-                    latents_BCHW,
-                    torch.tensor(500.0),
-                    encoder_hidden_states=conditioning.tokens_BTC,
-                    added_cond_kwargs=conditioning.added,
-                    return_dict=False,
-                )
-        except BaseException as error:
+            with self._compiler.warming(shape):
+                self._call_once(shape)
+            self.decoder.warm(shape.height // self._size_step, shape.width // self._size_step)
+        except BaseException:
             self.warmed.discard(shape)
-            if _is_compilers(error):
-                raise CompilationFailed(f"the UNet cannot be compiled for {shape}: {_told(error)}") from error
             raise
-        finally:
-            self._stance = DRAWING
         if self._unet.device.type == "cuda":
             torch.cuda.synchronize(self._unet.device)
         return time.perf_counter() - began
 
+    def _call_once(self, shape: Shape) -> None:
+        """One step of a batch of this shape, of nobody."""
+        latents_BCHW, conditioning = stand_in(self._unet, shape, self._size_step)
+        own = [((lora_of_nobody(self._merger.shapes, shape.rank), 1.0),)] * shape.rows if shape.rank else None
+        with self.drawing(conditioning, width=shape.width, height=shape.height, own=own) as call:
+            call(
+                latents_BCHW,
+                torch.tensor(500.0),
+                encoder_hidden_states=conditioning.tokens_BTC,
+                added_cond_kwargs=conditioning.added,
+                return_dict=False,
+            )
+
     @contextmanager
-    def _mode(self) -> Iterator[None]:
-        """The context of every call: the fastest attention, and the compiler's stance."""
-        with chosen_kernels(self._kernel_order()):
-            if self.options.compile == "off":
-                yield
-                return
-            # The default limits mean an endless change of shapes; here every graph was asked for.
-            limits = torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS, accumulated_recompile_limit=MOST_GRAPHS)
-            with torch.compiler.set_stance(self._stance), limits:
-                yield
+    def _running(self) -> Iterator[None]:
+        """The context of every call: the fastest attention, and compiled code where there is some."""
+        with chosen_kernels(self._kernel_order()), self._compiler.running():
+            yield
 
     def _kernel_order(self) -> tuple[SDPBackend, ...]:
         if self._kernels is None:
             unet = self._unet
             self._kernels = measured_kernels(unet.device, unet.dtype, **attention_size(unet))
         return self._kernels
-
-
-def _graphs() -> int:
-    import torch._dynamo.utils  # takes a second or two, which who never compiles need not wait for
-
-    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-
-
-def _is_compilers(error: BaseException) -> bool:
-    import torch._dynamo.exc
-
-    return isinstance(error, torch._dynamo.exc.TorchDynamoException)
-
-
-def _told(error: BaseException) -> str:
-    """What the compiler says before it comes to advice: who raised, and what."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__

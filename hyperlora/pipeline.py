@@ -61,7 +61,14 @@ class PortraitPipeline(MergedModel):
         engine: EngineOptions | None = None,
     ) -> None:
         super().__init__(components)
-        self.engine = Engine(components.unet, self.merger, engine, size_step=self.size_step)
+        self.engine = Engine(
+            components.unet,
+            components.vae,
+            self.merger,
+            engine or EngineOptions(),
+            size_step=self.size_step,
+            decode_at_once=decode_at_once,
+        )
         self.trigger_words = trigger_words
         self.decode_at_once = decode_at_once
         self.prompts = PromptEncoder(components.tokenizers, components.text_encoders)
@@ -216,7 +223,8 @@ class PortraitPipeline(MergedModel):
                 )
         # 5. Latents into pictures.
         with self._timed("decode", seconds):
-            images = lay_over(decode(self.components.vae, latents, at_once=self.decode_at_once), samples)
+            vae, at_once = self.components.vae, self.decode_at_once
+            images = lay_over(decode(vae, latents, at_once=at_once, run=self.engine.decoder), samples)
         return Drawing(images, seconds)
 
     def __call__(
@@ -295,7 +303,8 @@ class PortraitPipeline(MergedModel):
             lora.require_finite()
 
     def _embed(self, samples: Sequence[Sample]) -> list[TextPair]:
-        return [self._texts.embed(sample, self.final_prompt(sample)) for sample in samples]
+        with self.prompts.together():
+            return [self._texts.embed(sample, self.final_prompt(sample)) for sample in samples]
 
     def _walk(
         self,

@@ -19,6 +19,7 @@ from PIL import Image
 
 from hyperlora.control import ControlInput, residuals
 from hyperlora.errors import NonFinitePicture
+from hyperlora.host_memory import present
 from hyperlora.pace import Pace
 from hyperlora.schedulers import takes_generator
 from hyperlora.texts import TextPair
@@ -130,9 +131,10 @@ def encode(vae: Any, pictures: Sequence[Image.Image], *, at_once: int) -> torch.
     """
     pixels_BHW3 = torch.from_numpy(np.stack([np.asarray(picture, dtype=np.uint8) for picture in pictures]))
     rows: list[torch.Tensor] = []
-    for chunk in torch.split(pixels_BHW3, at_once):
-        pixels_B3HW = (chunk.permute(0, 3, 1, 2).float() / 127.5 - 1).to(vae.device, vae.dtype)
-        rows.append(vae.encode(pixels_B3HW, return_dict=False)[0].mode().float())
+    with present(vae):
+        for chunk in torch.split(pixels_BHW3, at_once):
+            pixels_B3HW = (chunk.permute(0, 3, 1, 2).float() / 127.5 - 1).to(vae.device, vae.dtype)
+            rows.append(vae.encode(pixels_B3HW, return_dict=False)[0].mode().float())
     latents_BCHW = torch.cat(rows)
     if not torch.isfinite(latents_BCHW).all():
         raise NonFinitePicture("the VAE gave NaN or infinity for the given picture; draw in bfloat16 or float32")
@@ -140,20 +142,27 @@ def encode(vae: Any, pictures: Sequence[Image.Image], *, at_once: int) -> torch.
     return (latents_BCHW - mean_1C11) * scale / std_1C11
 
 
-def decode(vae: Any, latents_BCHW: torch.Tensor, *, at_once: int) -> list[Image.Image]:
-    """Latents into RGB pictures, `at_once` of them in one pass of the VAE.
+def decode(
+    vae: Any,
+    latents_BCHW: torch.Tensor,
+    *,
+    at_once: int,
+    run: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> list[Image.Image]:
+    """Latents into RGB pictures, `at_once` of them in one pass of the VAE; `run` makes the pass in a way of its own.
 
     Raises `NonFinitePicture` where the model gave NaN or infinity, which would look like a black picture.
     """
     scale, mean_1C11, std_1C11 = _statistics(vae.config, latents_BCHW.device)
     latents_BCHW = (latents_BCHW * std_1C11 / scale + mean_1C11).to(vae.dtype)
     pictures: list[Image.Image] = []
-    for chunk in torch.split(latents_BCHW, at_once):
-        pixels_B3HW = vae.decode(chunk, return_dict=False)[0].float()
-        if not torch.isfinite(pixels_B3HW).all():
-            raise NonFinitePicture()
-        bytes_BHW3 = (pixels_B3HW / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        pictures.extend(Image.fromarray(picture) for picture in bytes_BHW3.cpu().numpy())
+    with present(vae):
+        for chunk in torch.split(latents_BCHW, at_once):
+            pixels_B3HW = (run(chunk) if run else vae.decode(chunk, return_dict=False)[0]).float()
+            if not torch.isfinite(pixels_B3HW).all():
+                raise NonFinitePicture()
+            bytes_BHW3 = (pixels_B3HW / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1)
+            pictures.extend(Image.fromarray(picture) for picture in bytes_BHW3.cpu().numpy())
     return pictures
 
 
