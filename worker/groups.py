@@ -33,3 +33,7 @@ class Group:
     def seconds_weights(self) -> float:
         """Each picture's share of the time that the weights took."""
         return 0.0 if self.cast is None else self.cast.seconds / max(1, len(self.waiting))
+
+    def let_go(self) -> None:
+        """Nothing more is drawn: the weights and the given pictures need not be held until the units are settled."""
+        self.waiting, self.cast, self.samples = [], None, None

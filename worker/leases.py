@@ -1,9 +1,12 @@
 """The units in this worker's hands: kept alive from a thread, and watched for loss.
 
 The thread prolongs every lease in hand three times per lease life, each by its token: a lease that was forgotten,
-because a step raised or a commit's answer was lost, runs out and goes to whoever comes next. A unit that the database
-no longer counts as ours (cancelled, or taken over after a silence) is lost at once: drawing for it stops at the next
-denoising step.
+because a step raised or a commit's answer was lost, runs out and goes to whoever comes next. In between it looks, every
+`LOOK_SECONDS`, whether the leases are still ours, which writes nothing.
+
+A unit that the database no longer counts as ours (cancelled, or taken over after a silence) is lost as soon as that is
+seen. A batch of which nothing else is wanted ends at the next denoising step that the host asks for. So a cancel takes
+effect within `LOOK_SECONDS`, and the three steps at most that the device had been asked for (`hyperlora.pace`).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from sqlalchemy import Connection
@@ -22,6 +25,7 @@ from jobs.repository import units
 from jobs.repository.units import ClaimedUnit
 
 log = logging.getLogger(__name__)
+LOOK_SECONDS = 5.0
 
 
 class Leases:
@@ -79,23 +83,46 @@ class Leases:
 
     def beat(self) -> None:
         """Prolong what is held, drop what was lost, and give a sign of life."""
-        with self._lock:
-            before = dict(self._tokens)
+        before = self._held()
         with self._database.transaction() as tx:
             held = units.heartbeat(tx, self._owner, before, lease_seconds=self._lease_seconds)
             for duty in self._also:
                 duty(tx)
         with self._lock:
             self._last_confirmed = time.monotonic()
+        self._drop_lost(before, held)
+
+    def look(self) -> None:
+        """Drop what was lost."""
+        before = self._held()
+        if before:
+            with self._database.reading() as tx:
+                held = units.still_held(tx, self._owner, before)
+            self._drop_lost(before, held)
+
+    def _held(self) -> dict[uuid.UUID, int]:
+        with self._lock:
+            return dict(self._tokens)
+
+    def _drop_lost(self, before: Mapping[uuid.UUID, int], held: Mapping[uuid.UUID, int]) -> None:
+        with self._lock:
             for unit_id, token in before.items():
                 if held.get(unit_id) != token and self._tokens.get(unit_id) == token:
                     del self._tokens[unit_id]
                     log.debug("unit no longer held: settled, cancelled or taken over", extra={"unit": str(unit_id)})
 
     def _run(self) -> None:
-        while not self._stop.wait(self._lease_seconds / 3):
+        third = self._lease_seconds / 3
+        pause = min(LOOK_SECONDS, third)
+        due = time.monotonic() + third
+        while not self._stop.wait(min(pause, max(0.0, due - time.monotonic()))):
             try:
-                self.beat()
+                if time.monotonic() < due:
+                    self.look()
+                else:
+                    due = time.monotonic() + pause  # should it fail, the next one is due soon
+                    self.beat()
+                    due = time.monotonic() + third
             except Exception:
                 # Whatever it was, the next beat may succeed; without beats, `holds` soon says no and drawing stops.
                 log.exception("no heartbeat")

@@ -154,17 +154,22 @@ def heartbeat(
     """
     if not held:
         return {}
-    statement = (
-        update(Unit)
-        .where(
-            tuple_(Unit.id, Unit.lease_token).in_(list(held.items())),
-            Unit.lease_owner == owner,
-            Unit.state == "leased",
-        )
-        .values(lease_until=epoch_now() + lease_seconds)
-        .returning(Unit.id, Unit.lease_token)
-    )
+    statement = update(Unit).where(_still(owner, held)).values(lease_until=epoch_now() + lease_seconds)
+    return {row.id: row.lease_token for row in tx.execute(statement.returning(Unit.id, Unit.lease_token))}
+
+
+def still_held(tx: Connection, owner: str, held: Mapping[uuid.UUID, int]) -> dict[uuid.UUID, int]:
+    """Those of these leases (unit to token) that are still held; none is prolonged."""
+    if not held:
+        return {}
+    statement = select(Unit.id, Unit.lease_token).where(_still(owner, held))
     return {row.id: row.lease_token for row in tx.execute(statement)}
+
+
+def _still(owner: str, held: Mapping[uuid.UUID, int]) -> ColumnElement[bool]:
+    """Leased by this owner, under one of these tokens."""
+    tokens = tuple_(Unit.id, Unit.lease_token).in_(list(held.items()))
+    return and_(tokens, Unit.lease_owner == owner, Unit.state == "leased")
 
 
 def count_drawn(tx: Connection, unit: ClaimedUnit, owner: str, *, done: int = 0, failed: int = 0) -> bool:
