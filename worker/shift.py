@@ -195,11 +195,13 @@ class Shift:
         return bool(hand) and not any(group.was_lost for group in hand)
 
     def _has_room_for_a_hand(self) -> bool:
-        self._hands = [hand for hand in self._hands if not all(group.is_settled for group in hand)]
-        return len(self._hands) < MOST_HANDS
+        return len(self._unsettled()) < MOST_HANDS
+
+    def _unsettled(self) -> list[list[Group]]:
+        return [hand for hand in self._hands if not all(group.is_settled for group in hand)]
 
     def _begun(self, hand: list[Group]) -> list[Group]:
-        self._hands.append(hand)
+        self._hands = [*self._unsettled(), hand]
         self.report.groups += len(hand)
         self.report.generated += sum(group.cast.generated for group in hand if group.cast is not None)
         return hand
@@ -300,6 +302,8 @@ class Shift:
 
     def _settle_soon(self, groups: Sequence[Group]) -> None:
         """Settle these people's units in the thread behind, in turn."""
+        for group in groups:
+            group.let_go()
         self._settling.append(self._behind.submit(self._settle_all, groups))
 
     def _settle_all(self, groups: Sequence[Group]) -> None:
