@@ -5,7 +5,7 @@ Shapes: N usable photos, E numbers of a face embedding, T and C tokens and width
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hyperlora.config import Branch
 from hyperlora.errors import FaceError, InvalidRequest, NoUsablePhoto
 from hyperlora.faces.choice import FaceChoice
 from hyperlora.faces.findings import Finding
-from hyperlora.faces.prepare import PhotoConditions, prepare_photo
 from hyperlora.faces.types import FaceAnalyzer, FloatArray, same_person_cosine, unit_length
 
 SHORTEST_MEAN = 1e-3
@@ -60,10 +60,6 @@ class IdentityConditions:
     ----------
     face_embeddings
         (N, E) float32 on the CPU, rows of unit length.
-    clip_tokens
-        (N, T, C) of the masked faces.
-    base_tokens
-        (N, T, C) of the surroundings with the face blurred away.
     reference_embedding
         (E,) of unit length: the mean of the photos' embeddings; finished pictures are measured against it.
     verdicts
@@ -74,16 +70,45 @@ class IdentityConditions:
         Name of the analyzer that made the embeddings.
     used
         (N,) indices of the usable photos among those given.
+    tokens_of
+        Branch -> (N, T, C) CLIP tokens of what it is shown; only of those that were asked for.
     """
 
     face_embeddings: torch.Tensor
-    clip_tokens: torch.Tensor
-    base_tokens: torch.Tensor
     reference_embedding: FloatArray
     verdicts: tuple[PhotoVerdict, ...]
     similarity_NN: FloatArray
     encoder: str
     used: tuple[int, ...]
+    tokens_of: Mapping[Branch, torch.Tensor]
+
+    @property
+    def clip_tokens(self) -> torch.Tensor:
+        """(N, T, C) of the masked faces. Raises `InvalidRequest` where they were not asked for."""
+        return self._tokens("id")
+
+    @property
+    def base_tokens(self) -> torch.Tensor:
+        """(N, T, C) of the surroundings with the face blurred away. Raises `InvalidRequest` as `clip_tokens` does."""
+        return self._tokens("base")
+
+    def _tokens(self, branch: Branch) -> torch.Tensor:
+        if branch not in self.tokens_of:
+            raise InvalidRequest(
+                f"CLIP tokens of the branch {branch} were wanted, the person was prepared for "
+                f"{' and '.join(self.tokens_of)} only; name the branch when preparing"
+            )
+        return self.tokens_of[branch]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPhoto:
+    """What stays of a usable photo: (E,) embedding, (T, C) CLIP tokens of each branch asked for, and findings."""
+
+    embedding_E: FloatArray
+    clip_TC: torch.Tensor | None
+    base_TC: torch.Tensor | None
+    findings: tuple[Finding, ...]
 
 
 def prepare_identity(
@@ -111,37 +136,55 @@ def prepare_identity(
     InvalidRequest
         Not one choice for each photo, or a choice that is none.
     """
-    choices: Sequence[FaceChoice] = faces if faces is not None else ["clearest"] * len(photos)
-    if len(choices) != len(photos):
-        raise InvalidRequest(f"one choice of a face for each photo: found {len(choices)} for {len(photos)} photos")
-    # 1. Every photo by itself.
-    prepared: dict[int, PhotoConditions] = {}
-    refused: dict[int, FaceError] = {}
-    for index, photo in enumerate(photos):
-        try:
-            prepared[index] = prepare_photo(analyzer, photo, face=choices[index])
-        except FaceError as fault:
-            refused[index] = fault
+    from hyperlora.people import PersonPhotos, prepare_identities
+
+    found = prepare_identities(analyzer, clip, [PersonPhotos(photos, faces)])[0]
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def identity_of(encoder: str, photos: Sequence[PreparedPhoto | FaceError]) -> IdentityConditions:
+    """One person's photos put together.
+
+    Parameters
+    ----------
+    encoder
+        Name of the analyzer.
+    photos
+        What each photo became, in their order.
+
+    Raises
+    ------
+    NoUsablePhoto
+        No photo is usable; the message lists each one's reason.
+    """
+    prepared = {index: photo for index, photo in enumerate(photos) if isinstance(photo, PreparedPhoto)}
+    refused = {index: photo for index, photo in enumerate(photos) if isinstance(photo, FaceError)}
     if not prepared:
         raise NoUsablePhoto(_why_none(len(photos), refused))
-    # 2. The photos among each other.
     used = tuple(prepared)
-    embeddings_NE = np.stack([prepared[index].face_embedding for index in used]).astype(np.float32)
+    embeddings_NE = np.stack([photo.embedding_E for photo in prepared.values()]).astype(np.float32)
     similarity_NN = np.clip(embeddings_NE @ embeddings_NE.T, -1.0, 1.0)
-    strangers = _strangers(used, similarity_NN, same_person_cosine(analyzer.name))
-    # 3. Both streams of CLIP in one call.
-    pictures = [prepared[index].clip_image for index in used] + [prepared[index].base_image for index in used]
-    tokens_MTC = clip.tokens(pictures)
+    strangers = _strangers(used, similarity_NN, same_person_cosine(encoder))
     return IdentityConditions(
         face_embeddings=torch.from_numpy(embeddings_NE),
-        clip_tokens=tokens_MTC[: len(used)],
-        base_tokens=tokens_MTC[len(used) :],
         reference_embedding=_mean_direction(embeddings_NE),
         verdicts=tuple(_verdict(index, prepared, refused, strangers) for index in range(len(photos))),
         similarity_NN=similarity_NN,
-        encoder=analyzer.name,
+        encoder=encoder,
         used=used,
+        tokens_of=_tokens_of(list(prepared.values())),
     )
+
+
+def _tokens_of(photos: Sequence[PreparedPhoto]) -> dict[Branch, torch.Tensor]:
+    """Branch -> (N, T, C); copied, so that a chunk's tokens are let go."""
+    rows: dict[Branch, list[torch.Tensor]] = {
+        "id": [photo.clip_TC for photo in photos if photo.clip_TC is not None],
+        "base": [photo.base_TC for photo in photos if photo.base_TC is not None],
+    }
+    return {branch: torch.stack(each) for branch, each in rows.items() if each}
 
 
 def _strangers(used: tuple[int, ...], similarity_NN: FloatArray, threshold: float) -> dict[int, Finding]:
@@ -162,7 +205,7 @@ def _strangers(used: tuple[int, ...], similarity_NN: FloatArray, threshold: floa
 
 def _verdict(
     index: int,
-    prepared: dict[int, PhotoConditions],
+    prepared: Mapping[int, PreparedPhoto],
     refused: dict[int, FaceError],
     strangers: dict[int, Finding],
 ) -> PhotoVerdict:

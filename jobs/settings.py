@@ -85,6 +85,11 @@ class Settings(BaseSettings):
     claim_units: Positive = Field(64, description="Units claimed in one statement.")
 
     device: str = Field("auto", description="Torch device: auto, cpu, cuda, cuda:0.")
+    face_providers: str = Field(
+        "",
+        pattern=r"^[A-Za-z, ]*$",
+        description="Where InsightFace packs run, best first: tensorrt,cuda,cpu. Empty: the best that is present.",
+    )
     batch_size: Positive | None = Field(None, description="Pictures drawn at once; empty: what the profile says.")
     upload_threads: Positive = Field(
         4, description="Threads that encode, upload and record while the next batch is drawn."

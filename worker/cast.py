@@ -23,7 +23,8 @@ from worker.errors import BatchAbandoned
 from worker.pictures import GivenPictures
 from worker.plan import BatchKey
 from worker.renderer import Place
-from worker.weights import Weights, WeightSets
+from worker.weight_making import Weights
+from worker.weights import Request, WeightSets
 
 Stack = tuple[tuple[Any, float], ...]
 HALF_WHITE = 128
@@ -37,6 +38,48 @@ class Role:
     weights: Weights
     region: Any = None  # [left, top, right, bottom] in shares of the picture, {"mask": picture}, or None: everywhere
     prompt: str = ""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One person of the pictures, whose weights are still to be had."""
+
+    source: Source
+    region: Any = None
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Everybody in the pictures of one unit; `together` where they stand side by side."""
+
+    people: tuple[_Part, ...]
+    together: bool
+
+    def roles(self, weights: Sequence[Weights]) -> tuple[tuple[Role, ...], str]:
+        """The people with their weights, and a fingerprint of them all."""
+        roles = tuple(
+            Role(part.source, own, part.region, part.prompt) for part, own in zip(self.people, weights, strict=True)
+        )
+        if not self.together:
+            return roles, roles[0].weights.fingerprint
+        told = "\n".join(["together", *(role.weights.fingerprint for role in roles)])
+        return roles, hashlib.sha256(told.encode()).hexdigest()
+
+
+def _parts(unit: ClaimedUnit, weight_sets: WeightSets) -> _Parts | Exception:
+    """Who is in a unit's pictures, or why that cannot be told."""
+    try:
+        source = weight_sets.source(unit.tenant_id, unit.photo_set_id)
+        if source.kind != "together":
+            return _Parts((_Part(source),), together=False)
+        people = [
+            _Part(weight_sets.source(unit.tenant_id, member.photo_set_id), member.region, member.prompt or "")
+            for member in source.members
+        ]
+        return _Parts(tuple(people), together=True)
+    except Exception as error:  # noqa: BLE001 - it becomes the unit's fault, whatever it was
+        return error
 
 
 class Cast:
@@ -73,23 +116,44 @@ class Cast:
 
         Raises what `WeightSets.obtain` raises.
         """
-        tenant = unit.tenant_id
-        source = weight_sets.source(tenant, unit.photo_set_id)
-        if source.kind != "together":
-            weights = weight_sets.obtain(tenant, source, still_wanted)
-            if weights is None:
-                return None
-            return cls(tenant, (Role(source, weights),), weights.fingerprint, weight_sets, pictures, still_wanted)
-        roles = []
-        for member in source.members:
-            person = weight_sets.source(tenant, member.photo_set_id)
-            weights = weight_sets.obtain(tenant, person, still_wanted)
-            if weights is None:
-                return None
-            roles.append(Role(person, weights, member.region, member.prompt or ""))
-        together = "\n".join(["together", *(role.weights.fingerprint for role in roles)])
-        fingerprint = hashlib.sha256(together.encode()).hexdigest()
-        return cls(tenant, tuple(roles), fingerprint, weight_sets, pictures, still_wanted)
+        obtained = cls.obtain_many([(unit, still_wanted)], weight_sets, pictures)[0]
+        if isinstance(obtained, Exception):
+            raise obtained
+        return obtained
+
+    @classmethod
+    def obtain_many(
+        cls,
+        wanted: Sequence[tuple[ClaimedUnit, Callable[[], bool]]],
+        weight_sets: WeightSets,
+        pictures: GivenPictures,
+    ) -> list[Cast | Exception | None]:
+        """For each unit, and whether it is still wanted, what `obtain` gives or raises; weights are made together."""
+        # 1. Whose weights each unit's pictures need.
+        parts = [_parts(unit, weight_sets) for unit, _ in wanted]
+        # 2. All of them at once.
+        requests = [
+            Request(unit.tenant_id, part.source, still_wanted)
+            for (unit, still_wanted), own in zip(wanted, parts, strict=True)
+            if not isinstance(own, Exception)
+            for part in own.people
+        ]
+        answers = iter(weight_sets.obtain_many(requests))
+        # 3. To each unit its own.
+        casts: list[Cast | Exception | None] = []
+        for (unit, still_wanted), own in zip(wanted, parts, strict=True):
+            if isinstance(own, Exception):
+                casts.append(own)
+                continue
+            weights = [next(answers) for _ in own.people]
+            fault = next((each for each in weights if isinstance(each, Exception)), None)
+            had = [each for each in weights if isinstance(each, Weights)]
+            if fault is not None or len(had) < len(weights):
+                casts.append(fault)
+                continue
+            roles, fingerprint = own.roles(had)
+            casts.append(cls(unit.tenant_id, roles, fingerprint, weight_sets, pictures, still_wanted))
+        return casts
 
     @property
     def tenant(self) -> str:

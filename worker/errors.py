@@ -2,6 +2,7 @@
 
 WorkerError
 ├── OutOfMemory       the batch does not fit; a smaller one may        (retryable)
+├── PeopleOutOfMemory one person's photos do not fit beside the drawing (retryable)
 ├── BatchAbandoned    every unit of the batch was taken or cancelled   (retryable)
 ├── PoolRefused       a pool or concurrency that would share one GPU
 ├── GpusNotThere      GPUs were named that this machine does not have
@@ -29,6 +30,13 @@ class OutOfMemory(WorkerError):
     """The batch does not fit into the device's memory."""
 
     code = "out_of_memory"
+    retryable = True
+
+
+class PeopleOutOfMemory(WorkerError):
+    """One person's photos alone do not fit into the device's memory beside what is drawn."""
+
+    code = "people_out_of_memory"
     retryable = True
 
 

@@ -29,6 +29,15 @@ class Person:
 
 
 @dataclass(frozen=True)
+class Order:
+    """One weight set to be made: of one person, a mix (several, by weight) or a slider (edited, original)."""
+
+    kind: str
+    people: Sequence[Person]
+    branch: str = "id"
+
+
+@dataclass(frozen=True)
 class Photo:
     """One photo, and which of its faces is meant: clearest (also None), largest, central, or a number."""
 
@@ -131,6 +140,12 @@ class Renderer(Protocol):
         """A LoRA from photos (one person), a mix (several, by weight) or a slider (edited, original).
 
         Raises FaceError when no photo of a person can be used, CheckpointMismatch for a branch that is not there.
+        """
+
+    def generate_many(self, orders: Sequence[Order]) -> Sequence[GeneratedWeights | Exception]:
+        """What `generate` makes of each order, or the fault that it would raise for it; together where that is cheaper.
+
+        Raises OutOfMemory where they do not fit together; any other error may be that of one of them.
         """
 
     def load(self, lora: bytes) -> Any:

@@ -10,23 +10,20 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from PIL.Image import Image
 
 from hyperlora.clip import ClipVision
-from hyperlora.coefficients import concept_slider, mix
-from hyperlora.config import Branch
 from hyperlora.control import Control, ControlNet
 from hyperlora.detail import DetailPass, face_mask, small_faces
 from hyperlora.errors import FaceError, NoUsablePhoto, WeightsMissing
-from hyperlora.faces import FaceAnalyzer, FaceChoice, load_analyzer
+from hyperlora.faces import FaceAnalyzer, load_analyzer
 from hyperlora.faces.find import find_faces
 from hyperlora.faces.keypoints import keypoints_for
-from hyperlora.faces.types import Face, FloatArray, same_person_cosine, unit_length
-from hyperlora.identity import IdentityConditions, prepare_identity
+from hyperlora.faces.types import Face, FloatArray, same_person_cosine
 from hyperlora.lora import LoRA
 from hyperlora.network import HyperLoRA
 from hyperlora.pipeline import PortraitPipeline
@@ -39,10 +36,11 @@ from jobs.photos import decode_photo
 from jobs.profiles import Profile
 from jobs.settings import Settings
 from worker.errors import NotInProfile, OutOfMemory, PartUnavailable
+from worker.generation import Generation, choice_of
 from worker.likeness import embedding_in, likeness
 from worker.lossy import lossy_of
 from worker.mini_pack import with_weights
-from worker.renderer import Batch, GeneratedWeights, Person, Photo, Sample, Setting, Verdict
+from worker.renderer import Batch, GeneratedWeights, Order, Person, Photo, Sample, Setting
 
 log = logging.getLogger(__name__)
 # Raise it when crops, masks or the face search change what the network is shown: weight sets are then made anew.
@@ -94,6 +92,7 @@ class SdxlRenderer:
         self._placed: dict[str, Any] = {"device": device, "dtype": pipeline.components.unet.dtype}
         self._given, self._settings, self._pipeline, self._network = profile, settings, pipeline, network
         self._clip, self._analyzer, self._checker = clip, analyzer, checker
+        self._generation = Generation(network, clip, analyzer, settings)
         self._controls: dict[str, ControlNet] = {}
         self._upscalers: dict[str, Upscaler] = {}
         self._beside = threading.Lock()  # models beside the UNet, used by the threads that look at pictures
@@ -123,7 +122,11 @@ class SdxlRenderer:
             ),
             network=network,
             clip=ClipVision.from_pretrained(_place(profile.clip_vision), **placed),
-            analyzer=load_analyzer(profile.faces),
+            analyzer=load_analyzer(
+                profile.faces,
+                providers=settings.face_providers.split(",") if settings.face_providers else None,
+                engine_cache=settings.home / "tensorrt",
+            ),
             checker=load_checker(_place(profile.safety), **placed),
             device=device,
         )
@@ -136,35 +139,15 @@ class SdxlRenderer:
 
     def generate(self, kind: str, people: Sequence[Person], *, branch: str = "id") -> GeneratedWeights:
         """A LoRA from photos, a mix or a slider. Raises NoUsablePhoto, PhotoRefused, CheckpointMismatch."""
-        of_branch = cast(Branch, branch)
-        self._network.config.rank_of(of_branch)  # before the photos are looked at: the branch may not be there
-        conditions = [self._conditions(person) for person in people]
-        coefficients = [self._network.coefficients(*self._streams(c, branch), branch=of_branch) for c in conditions]
-        if kind == "slider":
-            edited, original = (self._network.lora(c, of_branch) for c in coefficients)
-            lora = concept_slider(edited, original)
-        else:
-            weights = [person.weight for person in people]
-            # One person's lie on the unit sphere already; normalised once more they would differ in the last digit.
-            mixed = mix(list(zip(coefficients, weights, strict=True))) if len(people) > 1 else coefficients[0]
-            lora = self._network.lora(mixed, of_branch)
-        # A slider is compared with nobody; it keeps the face that it was made to resemble.
-        shares = [1.0] if kind == "slider" else [person.weight for person in people]
-        references_PE = np.stack([c.reference_embedding for c in conditions[: len(shares)]])
-        reference = np.ascontiguousarray(unit_length(np.array(shares) @ references_PE), dtype="<f4").tobytes()
-        verdicts = [[Verdict(v.index, v.verdict, v.reason) for v in c.verdicts] for c in conditions]
-        return GeneratedWeights(lora.to_bytes(), reference, verdicts)
+        made = self.generate_many([Order(kind, people, branch)])[0]
+        if isinstance(made, Exception):
+            raise made
+        return made
 
-    def _conditions(self, person: Person) -> IdentityConditions:
-        pictures = [decode_photo(data, self._settings) for data in person.photos]
-        return prepare_identity(self._analyzer, self._clip, pictures, faces=[_choice(face) for face in person.faces])
-
-    def _streams(self, c: IdentityConditions, branch: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """What the branch looks at: faces and masked faces, or the surroundings."""
-        if branch == "base":
-            return None, c.base_tokens
-        streams = self._network.config.streams
-        return (c.face_embeddings if "face" in streams else None, c.clip_tokens if "clip" in streams else None)
+    def generate_many(self, orders: Sequence[Order]) -> list[GeneratedWeights | Exception]:
+        """What each order asks for, or its fault, through every network together. Raises OutOfMemory."""
+        with _memory_told(f"preparing {len(orders)} people"):
+            return self._generation.many(orders)
 
     def load(self, lora: bytes) -> LoRA:
         """A stored LoRA, checked. Raises LoRAMismatch, NonFiniteWeights."""
@@ -295,7 +278,7 @@ class SdxlRenderer:
         """The key points of the first photo that shows a face. Raises NoUsablePhoto."""
         reasons = []
         for number, photo in enumerate(photos, start=1):
-            picture, choice = decode_photo(photo.data, self._settings), _choice(photo.face)
+            picture, choice = decode_photo(photo.data, self._settings), choice_of(photo.face)
             try:
                 return keypoints_for(self._analyzer, picture, (width, height), face=choice)
             except FaceError as error:
@@ -340,11 +323,6 @@ def _give_memory_back() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _choice(face: str | None) -> FaceChoice:
-    """The face of a photo as rows name it: a word, or a number from left to right."""
-    return int(face) if face and face.isdigit() else cast(FaceChoice, face or "clearest")
 
 
 def _asked(sample: Sample) -> PipelineSample:

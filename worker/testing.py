@@ -15,7 +15,7 @@ from PIL.Image import Image
 from hyperlora.faces.types import Face
 from jobs.options import DetailOption
 from worker.errors import NotInProfile, OutOfMemory
-from worker.renderer import Batch, GeneratedWeights, Person, Photo, Sample, Setting, Verdict
+from worker.renderer import Batch, GeneratedWeights, Order, Person, Photo, Sample, Setting, Verdict
 
 
 def no_faces(_image: Image) -> Sequence[Face]:
@@ -60,6 +60,8 @@ class FakeRenderer:
         self.batch_size = batch_size
         self.calls: Counter[str] = Counter()
         self.batch_sizes: list[int] = []
+        self.together: list[int] = []
+        self.fits_people: int | None = None
         self.pointed: list[list[Photo]] = []
         self.drawn: list[tuple[Sequence[Sample], Setting]] = []
         self.merged: list[Sequence[tuple[Any, float]]] = []
@@ -97,6 +99,22 @@ class FakeRenderer:
         mark = hashlib.sha256(b"".join(photos) + told).digest()
         verdicts = [[Verdict(position, "usable") for position in range(len(person.photos))] for person in people]
         return GeneratedWeights(mark, mark, verdicts)
+
+    def generate_many(self, orders: Sequence[Order]) -> Sequence[GeneratedWeights | Exception]:
+        """One after the other; `fits_people` is how many orders do not run out of memory together."""
+        if self.fits_people is not None and len(orders) > self.fits_people:
+            raise OutOfMemory
+        self.calls["generate_many"] += 1
+        self.together.append(len(orders))
+        return [self._made(order) for order in orders]
+
+    def _made(self, order: Order) -> GeneratedWeights | Exception:
+        try:
+            return self.generate(order.kind, order.people, branch=order.branch)
+        except OutOfMemory:
+            raise
+        except Exception as error:  # noqa: BLE001 - an order's own fault is its answer
+            return error
 
     def load(self, lora: bytes) -> Any:
         """The stored bytes themselves."""

@@ -3,6 +3,9 @@
 The row in `weight_sets` is claimed like a unit. Whoever claims it generates and stores the set; everybody else waits
 for the row to become ready, and takes the set over if the claimant goes silent.
 
+Several people's sets are obtained together: those whose rows this worker wins are generated in one pass over the
+networks, in fewer where memory asks for it. Who cannot be had is a fault of that person alone.
+
 What a set is made from is a photo set: a person's photos, a mix of several people, a slider (edited minus original),
 or a pinned set that was stored before, such as a refined one.
 """
@@ -15,44 +18,23 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
-from hyperlora.errors import CheckpointMismatch, FaceError
 from jobs.database import Database
-from jobs.errors import JobsError, ObjectExists, ObjectMissing, PhotoRefused
+from jobs.errors import ObjectMissing
 from jobs.repository import weight_sets
 from jobs.repository.weight_sets import Source, WeightSetRow
 from jobs.storage import Storage
 from worker.errors import WeightSetDamaged
-from worker.renderer import Person, Renderer
+from worker.renderer import Renderer
+from worker.weight_making import Claimed, Making, Recipe, Weights, WeightSetRefused
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
-
-
-class WeightSetRefused(JobsError):
-    """No weight set can be made from these photos."""
-
-    retryable = False
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A weight set ready to be merged, and how it was come by."""
-
-    fingerprint: str
-    loaded: Any
-    reference_embedding: bytes
-    seconds: float
-    source: str  # memory, storage or generated
 
 
 def weight_set_fingerprint(tenant: str, photo_set: str, renderer: Renderer, *, branch: str = "id") -> str:
@@ -64,12 +46,26 @@ def weight_set_fingerprint(tenant: str, photo_set: str, renderer: Renderer, *, b
 
 
 @dataclass(frozen=True)
-class _Recipe:
-    """What a weight set is made from: one photo set of a person, or several with weights."""
+class Request:
+    """One weight set that is wanted; `still_wanted` turns false when nobody waits for it any more."""
 
-    kind: str
-    branch: str
-    people: tuple[tuple[Source, float], ...]
+    tenant: str
+    source: Source
+    still_wanted: Callable[[], bool]
+    branch: str = "id"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request whose weight set has a name and a row."""
+
+    request: Request
+    fingerprint: str
+    recipe: Recipe
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.request.tenant, self.fingerprint
 
 
 class WeightSets:
@@ -90,14 +86,14 @@ class WeightSets:
         self._memory: OrderedDict[tuple[str, str], Weights] = OrderedDict()
         self._idle = threading.Event()
         self._remembering = threading.Lock()
-        # An owner generates one set at a time: the claim in the database rests on it.
+        # One thread of an owner claims and generates at a time: the claim in the database rests on it.
         self._making = threading.Lock()
-        self._in_hand: WeightSetRow | None = None
+        self._in_hand: tuple[WeightSetRow, ...] = ()
+        self._maker = Making(database, storage, renderer, owner)
 
     def heartbeat(self, tx: Connection) -> None:
-        """Prolong the claim that is being worked on, if there is one."""
-        row = self._in_hand
-        if row is not None:
+        """Prolong the claims that are being worked on."""
+        for row in self._in_hand:
             weight_sets.heartbeat(tx, row, self._owner, lease_seconds=self._lease_seconds)
 
     def source(self, tenant: str, photo_set_id: uuid.UUID) -> Source:
@@ -112,7 +108,51 @@ class WeightSets:
 
         Raises: WeightSetRefused when the photos cannot give one; StorageError, DatabaseUnavailable.
         """
+        obtained = self.obtain_many([Request(tenant, source, still_wanted, branch)])[0]
+        if isinstance(obtained, Exception):
+            raise obtained
+        return obtained
+
+    def obtain_many(self, requests: Sequence[Request]) -> list[Weights | Exception | None]:
+        """For each request what `obtain` gives, or the error that it raises."""
         began = time.perf_counter()
+        found: dict[int, Weights | Exception | None] = {}
+        asked: dict[int, _Asked] = {}
+        # 1. Those in memory, and those that are stored and pinned.
+        for place, request in enumerate(requests):
+            try:
+                prepared = self._prepared(request, began)
+            except Exception as error:  # noqa: BLE001 - it becomes the request's fault, whatever it was
+                found[place] = error
+                continue
+            if isinstance(prepared, _Asked):
+                asked[place] = prepared
+            else:
+                found[place] = prepared
+        # 2. Those whose rows are free: generated here, together.
+        made = self._generate_together(list({each.key: each for each in asked.values()}.values()))
+        # 3. The others: awaited, loaded, or generated after all.
+        for place, each in asked.items():
+            found[place] = made[each.key] if each.key in made else self._attempt(each, began)
+        return [found[place] for place in range(len(requests))]
+
+    def _generate_together(self, asked: Sequence[_Asked]) -> dict[tuple[str, str], Weights | Exception]:
+        """Those that are free; none where a claim could not be made, as each is then tried by itself."""
+        try:
+            return self._generate_free(asked)
+        except Exception as error:  # noqa: BLE001 - each is tried by itself, and told its own fault
+            log.warning("people could not be claimed together: %s", type(error).__name__)
+            return {}
+
+    def _attempt(self, asked: _Asked, began: float) -> Weights | Exception | None:
+        try:
+            return self._wait_or_generate(asked, began)
+        except Exception as error:  # noqa: BLE001 - it becomes the request's fault, whatever it was
+            return error
+
+    def _prepared(self, request: Request, began: float) -> Weights | _Asked:
+        """The weights if they are at hand, else the row of what is to be had."""
+        tenant, source, branch = request.tenant, request.source, request.branch
         if source.kind == "weights":
             if branch != "id":
                 message = (
@@ -126,7 +166,7 @@ class WeightSets:
             if source.members
             else ((source, 1.0),)
         )
-        recipe = _Recipe(source.kind, branch, people)
+        recipe = Recipe(source.kind, branch, people)
         with self._database.transaction() as tx:
             weight_sets.begin(
                 tx,
@@ -137,8 +177,7 @@ class WeightSets:
                 hyperlora_fingerprint=self._renderer.hyperlora_fingerprint,
                 sources=[(person.photo_set_id, weight) for person, weight in people],
             )
-        known = self._recall(tenant, fingerprint, began)
-        return known or self._wait_or_generate(tenant, fingerprint, recipe, still_wanted, began)
+        return self._recall(tenant, fingerprint, began) or _Asked(request, fingerprint, recipe)
 
     def _recall(self, tenant: str, fingerprint: str, began: float) -> Weights | None:
         with self._remembering:
@@ -169,34 +208,59 @@ class WeightSets:
             message = f"{error}; it cannot be made again from photos alone, refine it again"
             raise WeightSetRefused("weight_set_missing", message) from error
 
-    def _wait_or_generate(
-        self, tenant: str, fingerprint: str, recipe: _Recipe, still_wanted: Callable[[], bool], began: float
-    ) -> Weights | None:
+    def _wait_or_generate(self, asked: _Asked, began: float) -> Weights | None:
         lost_key: str | None = None
-        while still_wanted():
-            with self._making:
-                with self._database.transaction() as tx:
-                    mine = weight_sets.claim(
-                        tx, tenant, fingerprint, self._owner, lease_seconds=self._lease_seconds, lost_key=lost_key
-                    )
-                    row = mine or weight_sets.find(tx, tenant, fingerprint)
-                if mine is not None:
-                    self._in_hand = mine
-                    try:
-                        return self._remember(tenant, self._generate(mine, recipe, began))
-                    finally:
-                        self._in_hand = None
+        while asked.request.still_wanted():
+            made = self._generate_free([asked], lost_key).get(asked.key)
+            if isinstance(made, Exception):
+                raise made
+            if made is not None:
+                return made
+            with self._database.reading() as tx:
+                row = weight_sets.find(tx, *asked.key)
             if row is not None and row.state == "failed":
                 raise WeightSetRefused(row.error_code or "weight_set_failed", row.error or "no reason was recorded")
             if row is not None and row.state == "ready":
                 try:
-                    return self._remember(tenant, self._load(row, began))
+                    return self._remember(asked.request.tenant, self._load(row, began))
                 except (WeightSetDamaged, ObjectMissing) as error:
                     log.warning("generating a weight set anew: %s", error)
                     lost_key = row.storage_key
                     continue
             self._idle.wait(POLL_SECONDS)
         return None
+
+    def _generate_free(
+        self, asked: Sequence[_Asked], lost_key: str | None = None
+    ) -> dict[tuple[str, str], Weights | Exception]:
+        """Generate those of these weight sets that nobody has or makes; the others are not in the answer.
+
+        A row is claimed only right before its photos are looked at, so that another worker may make the rest meanwhile.
+        """
+        made: dict[tuple[str, str], Weights | Exception] = {}
+        left = list(asked)
+        while left:
+            with self._making:
+                together = self._maker.most_together
+                some, left = left[:together], left[together:]
+                held = [(each, row) for each in some if (row := self._claimed(each, lost_key)) is not None]
+                self._in_hand = tuple(row for _, row in held)
+                try:
+                    answers = self._maker.make([Claimed(row, each.recipe) for each, row in held])
+                finally:
+                    self._in_hand = ()
+            for (each, _), answer in zip(held, answers, strict=True):
+                made[each.key] = answer
+                if isinstance(answer, Weights):
+                    self._remember(each.request.tenant, answer)
+        return made
+
+    def _claimed(self, asked: _Asked, lost_key: str | None) -> WeightSetRow | None:
+        if not asked.request.still_wanted():
+            return None
+        with self._database.transaction() as tx:
+            terms: dict[str, Any] = {"lease_seconds": self._lease_seconds, "lost_key": lost_key}
+            return weight_sets.claim(tx, *asked.key, self._owner, **terms)
 
     def _remember(self, tenant: str, weights: Weights) -> Weights:
         with self._remembering:
@@ -215,60 +279,3 @@ class WeightSets:
         loaded = self._renderer.load(data)
         seconds = time.perf_counter() - began
         return Weights(row.fingerprint, loaded, row.reference_embedding or b"", seconds, "storage")
-
-    def _person(self, source: Source, weight: float, prefix: str) -> Person:
-        return Person(
-            photos=[self._storage.get(photo.storage_key) for photo in source.photos],
-            names=[f"{prefix}photo {photo.position + 1}" for photo in source.photos],
-            faces=[photo.face for photo in source.photos],
-            weight=weight,
-        )
-
-    def _generate(self, row: WeightSetRow, recipe: _Recipe, began: float) -> Weights:
-        try:
-            one = len(recipe.people) == 1
-            people = [
-                self._person(source, weight, "" if one else f"person {number}, ")
-                for number, (source, weight) in enumerate(recipe.people, start=1)
-            ]
-            made = self._renderer.generate(recipe.kind, people, branch=recipe.branch)
-            # The token in the name: a slow claimant that was fenced out cannot overwrite its successor's object.
-            key = f"{row.tenant_id}/weights/{row.fingerprint}-{row.lease_token}.safetensors"
-            self._put(key, made.lora)
-        except (FaceError, PhotoRefused, CheckpointMismatch) as error:
-            # The photos' own fault: written down, so that nobody tries again until somebody asks to.
-            with self._database.transaction() as tx:
-                weight_sets.fail(tx, row, self._owner, error_code=error.code, error=str(error))
-            raise WeightSetRefused(error.code, str(error)) from error
-        except Exception:
-            # Anybody else's fault, such as the store's: the photos may be tried again at once.
-            with self._database.transaction() as tx:
-                weight_sets.give_back(tx, row, self._owner)
-            raise
-        seconds = time.perf_counter() - began
-        with self._database.transaction() as tx:
-            kept = weight_sets.finish(
-                tx,
-                row,
-                self._owner,
-                storage_key=key,
-                sha256=hashlib.sha256(made.lora).hexdigest(),
-                size_bytes=len(made.lora),
-                recogniser=self._renderer.recogniser,
-                reference_embedding=made.reference_embedding,
-                seconds=seconds,
-            )
-            for (source, _weight), verdicts in zip(recipe.people, made.verdicts, strict=True):
-                told = [(source.photos[v.position].position, v.verdict, v.reason) for v in verdicts]
-                weight_sets.record_verdicts(tx, row.tenant_id, source.photo_set_id, told)
-        if not kept:
-            self._storage.delete(key)
-            raise WeightSetDamaged("another worker took over the generation of this weight set; trying again")
-        return Weights(row.fingerprint, self._renderer.load(made.lora), made.reference_embedding, seconds, "generated")
-
-    def _put(self, key: str, data: bytes) -> None:
-        try:
-            self._storage.put(key, data, content_type="application/octet-stream", if_absent=True)
-        except ObjectExists:
-            if self._storage.get(key) != data:
-                raise
