@@ -2,7 +2,8 @@
 """People with few prompts: drawn one after another, or several in a batch.
 
     python bench/mixed.py                                   toy size: the mini pack on a CPU
-    python bench/mixed.py --profile realvis --each 1,2,4,20,100 --pictures 200
+    python bench/mixed.py --device cuda                     SDXL with random weights
+    python bench/mixed.py --profile realvis --profiles-file profiles.toml --each 1,2,4,20,100 --pictures 200
 
 For every number of prompts a person, on one machine in one run:
 
@@ -11,27 +12,22 @@ For every number of prompts a person, on one machine in one run:
     together       everybody's pictures in full batches, each with LoRAs of its own
 
 Measured are batches as they are drawn, without queue and files. Beside it stands what the costs foretell, and the best
-that any choice of left-over batches could reach.
+that any choice of left-over batches could reach (bench/plan.py has more of that). The share of mixed batches is that of
+full batches of different people in the throughput of full merged ones, in pairs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from bench import common
 from jobs.profiles import find_profile
-from jobs.settings import Settings
 from worker.calibration import measure_costs
 from worker.costs import Costs
 from worker.quiet import quiet_libraries
@@ -90,13 +86,14 @@ class Bench:
     """One profile and people who are nobody."""
 
     def __init__(self, options: argparse.Namespace, home: Path) -> None:
-        settings = Settings(home=home, profile=options.profile, profiles_file=options.profiles_file)
+        settings = common.settings(options, home)
         profile = find_profile(settings, options.profile)
         if options.batch:
             settings = settings.model_copy(update={"batch_size": options.batch})
         self.renderer = SdxlRenderer.load_profile(profile, settings)
+        self.renderer.warm(lambda: False)
         drawing = profile.drawing()
-        side = options.size or int(drawing.get("size", self.renderer.default_size))
+        side = options.pixels or int(drawing.get("size", self.renderer.default_size))
         self.setting = Setting(side, side, options.steps or int(drawing.get("steps", 30)), "dpmpp_2m_karras")
         self.guidance = float(drawing.get("guidance", 5.0))
         self.people = self.renderer.stand_ins(8)
@@ -108,10 +105,8 @@ class Bench:
             repeat=repeat, tell=lambda line: print(line, file=sys.stderr),
         )  # fmt: skip
 
-    def seconds(self, plan: Batches) -> float:
+    def draw(self, plan: Batches) -> None:
         """Draw a plan."""
-        _wait()
-        began = time.perf_counter()
         for number, batch in enumerate(plan):
             samples = [
                 Sample("portrait photo of a person", "", 100 * number + row, self.guidance) for row in range(len(batch))
@@ -122,100 +117,82 @@ class Bench:
                 self.renderer.draw(samples, self.setting)
             else:
                 self.renderer.draw(samples, self.setting, stacks=loras)
-        _wait()
-        return time.perf_counter() - began
+
+    def turns(self, plans: Mapping[str, Batches], options: argparse.Namespace) -> common.Turns:
+        """Every plan in turn."""
+        ways = {name: (lambda plan=plan: self.draw(plan)) for name, plan in plans.items()}
+        return common.take_turns(ways, repeat=options.repeat, device=options.device)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every number of prompts, all three ways in turn."""
-    quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))
         costs, size, steps = bench.costs(options.repeat), bench.renderer.batch_size, bench.setting.steps
-        rows = []
-        for each in options.each:
-            people = max(2, options.pictures // each)
-            plans = {
-                "planned": planned(people, each, size, costs, steps),
-                "apart": apart(people, each, size),
-                "together": together(people, each, size),
-            }
-            taken: dict[str, list[float]] = {name: [] for name in plans}
-            for turn in range(options.repeat + 1):
-                for name, plan in plans.items():
-                    seconds = bench.seconds(plan)
-                    if turn:
-                        taken[name].append(seconds)
-            pictures = people * each
-            rows.append(
-                {
-                    "each": each,
-                    "people": people,
-                    "images_per_second": {
-                        name: round(pictures / statistics.median(seconds), 3) for name, seconds in taken.items()
-                    },
-                    "foretold": {
-                        name: round(pictures / foretold(plan, costs, steps), 3) for name, plan in plans.items()
-                    },
-                    "best": round(pictures / best(people, each, size, costs, steps), 3),
-                }
-            )
+        full = {"merged": [[0] * size], "mixed": [list(range(size))]}
+        turns = bench.turns(full, options)
         return {
-            "device": bench.renderer.device,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
             "profile": options.profile,
             "size": bench.setting.width,
             "steps": steps,
             "batch": size,
-            "repeat": options.repeat,
-            "costs": costs.__dict__,
-            "rows": rows,
+            "costs": vars(costs),
+            "full_batch_seconds": {name: turns.spread(name) for name in full},
+            "mixed_share": turns.faster("mixed", "merged"),
+            "rows": [_row(each, bench, costs, options) for each in options.each],
         }
+
+
+def _row(each: int, bench: Bench, costs: Costs, options: argparse.Namespace) -> dict[str, Any]:
+    """People with so many prompts each."""
+    size, steps, people = bench.renderer.batch_size, bench.setting.steps, max(2, options.pictures // each)
+    pictures = people * each
+    plans = {
+        "planned": planned(people, each, size, costs, steps),
+        "apart": apart(people, each, size),
+        "together": together(people, each, size),
+    }
+    turns = bench.turns(plans, options)
+    return {
+        "each": each,
+        "people": people,
+        "images_per_second": {name: turns.spread(name).inverse(pictures) for name in plans},
+        "foretold": {name: pictures / foretold(plan, costs, steps) for name, plan in plans.items()},
+        "best": pictures / best(people, each, size, costs, steps),
+    }
 
 
 def markdown(found: dict[str, Any]) -> str:
     """The table of a result."""
     head = (
-        f"{found['device']}, {found['threads']} threads, profile {found['profile']}, {found['size']} px, "
-        f"{found['steps']} steps, batches of {found['batch']}; images/s, in brackets as foretold"
+        f"profile {found['profile']}, {found['size']} px, {found['steps']} steps, batches of {found['batch']}; full "
+        f"batches of different people reach {found['mixed_share'].told()} of the throughput of merged ones; images/s, "
+        "in brackets quartiles, then what was foretold"
     )
-    lines = ["| prompts each | planned | apart | together | best, foretold |", "|---|---|---|---|---|"]
+    rows = []
     for row in found["rows"]:
         seen, told = row["images_per_second"], row["foretold"]
-        cells = [f"{seen[name]:.2f} ({told[name]:.2f})" for name in ("planned", "apart", "together")]
-        lines.append(f"| {row['each']} | {' | '.join(cells)} | {row['best']:.2f} |")
-    return "\n".join([head, "", *lines])
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(each) for each in text.split(",")]
+        cells = [f"{seen[name].told()}, {told[name]:.2f}" for name in ("planned", "apart", "together")]
+        rows.append((row["each"], *cells, f"{row['best']:.2f}"))
+    table = common.table(("prompts each", "planned", "apart", "together", "best, foretold"), rows)
+    return f"{head}\n\n{table}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print Markdown, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", default="mini")
-    parser.add_argument("--profiles-file", type=Path)
-    parser.add_argument("--each", type=_numbers, default=[1, 2, 4, 20], help="prompts a person, with commas")
-    parser.add_argument("--pictures", type=int, default=16, help="pictures of everybody together, about")
-    parser.add_argument("--size", type=int, help="pixels; default: the profile's")
-    parser.add_argument("--steps", type=int, help="default: the profile's")
-    parser.add_argument("--batch", type=int, help="default: the profile's")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the result here too")
-    options = parser.parse_args(arguments)
+    made = common.parser(__doc__, repeat=3)
+    common.add_profile_lines(made)
+    made.add_argument("--each", type=common.numbers, default=[1, 2, 4, 20], help="prompts a person, with commas")
+    made.add_argument("--pictures", type=int, default=16, help="pictures of everybody together, about")
+    made.add_argument("--pixels", type=int, help="width and height; default: the profile's")
+    made.add_argument("--steps", type=int, help="default: the profile's")
+    made.add_argument("--batch", type=int, help="default: the profile's")
+    options = common.parsed(made, arguments)
+    if options.toy:
+        options.each, options.pictures, options.steps, options.batch = [1, 3], 4, 1, 2
+    quiet_libraries()
     found = measure(options)
-    print(markdown(found))
-    print(json.dumps(found))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    common.finish("mixed", found, markdown(found), options)
 
 
 if __name__ == "__main__":
