@@ -15,6 +15,7 @@ from PIL import Image
 
 from hyperlora.clip_pixels import ClipPixels
 from hyperlora.errors import InvalidRequest, WeightsMissing
+from hyperlora.host_memory import present
 from hyperlora.hub import files_fingerprint, resolve
 
 HIDDEN_LAYER = -2
@@ -30,6 +31,7 @@ class ClipVision:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.folder = folder
+        self.most_images = MOST_IMAGES
         self._pixels = ClipPixels(processor)
 
     @classmethod
@@ -75,14 +77,15 @@ class ClipVision:
 
     @torch.inference_mode()
     def tokens(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Every token of the penultimate layer, (N, T, C), for RGB images of any size, at most 64 of them at a time.
+        """Every token of the penultimate layer, (N, T, C), for RGB images of any size, `most_images` of them in a pass.
 
         Raises `InvalidRequest` for an empty list.
         """
         if not images:
             raise InvalidRequest("CLIP needs at least one image, found none")
-        begins = range(0, len(images), MOST_IMAGES)
-        chunks = [self._read(images[begin : begin + MOST_IMAGES]) for begin in begins]
+        begins = range(0, len(images), self.most_images)
+        with present(self.model):
+            chunks = [self._read(images[begin : begin + self.most_images]) for begin in begins]
         return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
     def _read(self, images: Sequence[Image.Image]) -> torch.Tensor:

@@ -63,6 +63,7 @@ class HyperLoRA(nn.Module):
     def __init__(self, config: HyperLoRAConfig) -> None:
         super().__init__()
         self.config = config
+        self.most_photos = MOST_PHOTOS
         widths = {"face": config.id_token_width, "clip": config.clip_width}
         x_width, *y_width = [widths[stream] for stream in config.streams]
         self.resampler = Resampler(config, x_width, y_width[0] if y_width else None)
@@ -128,6 +129,11 @@ class HyperLoRA(nn.Module):
             return self._read(face_embeddings_NE, clip_tokens_NTC, branch)
 
     @property
+    def banks(self) -> tuple[BasisBank, ...]:
+        """The bases of every branch."""
+        return tuple(bank for bank in (self.id_bases, self.base_bases) if bank is not None)
+
+    @property
     def resamplers(self) -> tuple[nn.Module, ...]:
         """What reads conditions: everything but the bases."""
         parts = (self.resampler, self.id_projector, self.base_resampler)
@@ -179,7 +185,8 @@ class HyperLoRA(nn.Module):
         """Read the photos of several people, of each as many as there are; returns (B, Q, K), float32.
 
         Each person is given as to `coefficients`, which this raises like. Photos of all go through the resampler
-        together, 32 at a time; only one person's are averaged, so a row is that of `coefficients` but for rounding.
+        together, `most_photos` at a time; only one person's are averaged, so a row is that of `coefficients` but for
+        rounding.
         """
         if not people:
             raise InvalidRequest("coefficients of at least one person were wanted, found nobody")
@@ -189,8 +196,8 @@ class HyperLoRA(nn.Module):
         faces = [row_E for each, _ in people if each is not None for row_E in each] if "face" in reads else []
         clips = [row_TC for _, each in people if each is not None for row_TC in each] if "clip" in reads else []
         raw = []
-        for begin in range(0, max(len(faces), len(clips)), MOST_PHOTOS):
-            some = slice(begin, begin + MOST_PHOTOS)
+        for begin in range(0, max(len(faces), len(clips)), self.most_photos):
+            some = slice(begin, begin + self.most_photos)
             raw.append(self.raw_coefficients(self._stacked(faces[some]), self._stacked(clips[some]), branch).float())
         read = [face if "face" in reads else clip for face, clip in people]
         counts = [len(each) for each in read if each is not None]

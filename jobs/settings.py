@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -90,7 +90,23 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z, ]*$",
         description="Where InsightFace packs run, best first: tensorrt,cuda,cpu. Empty: the best that is present.",
     )
+    vram_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="GPU memory that a worker may take, in GB (GiB, as cards are named); empty: all of it, and nothing "
+        "is done to take less. See memory.md.",
+    )
     batch_size: Positive | None = Field(None, description="Pictures drawn at once; empty: what the profile says.")
+    compile: Literal["auto", "off", "blocks", "whole"] = Field(
+        "auto",
+        description="What of the UNet is compiled. auto: on GPUs what `portraits calibrate` found fast, else its "
+        "repeated blocks; on CPUs nothing.",
+    )
+    warm: str = Field(
+        "auto",
+        pattern=r"^(auto|none|[1-9]\d{1,3}x[1-9]\d{1,3}(, *[1-9]\d{1,3}x[1-9]\d{1,3}){0,15})$",
+        description="Sizes compiled before a worker is ready, such as 1024x1024,832x1216; auto: the model's own square "
+        "and that of the detail pass; none.",
+    )
     upload_threads: Positive = Field(
         4, description="Threads that encode, upload and record while the next batch is drawn."
     )

@@ -17,6 +17,8 @@ import torch
 from PIL.Image import Image
 
 from hyperlora.clip import ClipVision
+from hyperlora.compiler import EngineOptions
+from hyperlora.components import SDXLComponents
 from hyperlora.control import Control, ControlNet
 from hyperlora.detail import DetailPass, face_mask, small_faces
 from hyperlora.errors import FaceError, NoUsablePhoto, WeightsMissing
@@ -25,6 +27,7 @@ from hyperlora.faces.find import find_faces
 from hyperlora.faces.keypoints import keypoints_for
 from hyperlora.faces.types import Face, FloatArray, same_person_cosine
 from hyperlora.lora import LoRA
+from hyperlora.memory.facts import weight_bytes
 from hyperlora.network import HyperLoRA
 from hyperlora.pipeline import PortraitPipeline
 from hyperlora.pipeline import Sample as PipelineSample
@@ -41,6 +44,8 @@ from worker.likeness import embedding_in, likeness
 from worker.lossy import lossy_of
 from worker.mini_pack import with_weights
 from worker.renderer import Batch, GeneratedWeights, Order, Person, Photo, Sample, Setting
+from worker.vram import Room, loading_device, make_room
+from worker.warming import Warming, engine_options
 
 log = logging.getLogger(__name__)
 # Raise it when crops, masks or the face search change what the network is shown: weight sets are then made anew.
@@ -76,11 +81,13 @@ class SdxlRenderer:
         analyzer: FaceAnalyzer,
         checker: SafetyChecker,
         device: str,
+        room: Room,
     ) -> None:
         network.require_face_encoder(analyzer.name, analyzer.embedding_size)
         self.profile = profile.name
         self.device = device_name(device)
-        self.batch_size = settings.batch_size or profile.batch_size
+        self.room = room
+        self.batch_size = room.batch_size
         self.notice = profile.notice
         pipeline.use(lossy_of(profile))
         self.lossy = pipeline.lossy.options.told
@@ -93,6 +100,10 @@ class SdxlRenderer:
         self._given, self._settings, self._pipeline, self._network = profile, settings, pipeline, network
         self._clip, self._analyzer, self._checker = clip, analyzer, checker
         self._generation = Generation(network, clip, analyzer, settings)
+        self._guided = float(profile.drawing().get("guidance", 5.0)) > 1.0
+        self._warming = Warming(
+            pipeline, settings, batch=self.batch_size, guided=self._guided, rank=network.config.rank
+        )
         self._controls: dict[str, ControlNet] = {}
         self._upscalers: dict[str, Upscaler] = {}
         self._beside = threading.Lock()  # models beside the UNet, used by the threads that look at pictures
@@ -108,34 +119,56 @@ class SdxlRenderer:
             )
             dtype = torch.float32
         placed: dict[str, Any] = {"device": device, "dtype": dtype}
+        checker = load_checker(_place(profile.safety), **placed)
+        placed["device"] = loading_device(settings, device)
         network = HyperLoRA.from_pretrained(_place(profile.hyperlora), **placed)
+        clip = ClipVision.from_pretrained(_place(profile.clip_vision), **placed)
+        components = SDXLComponents.load(
+            _place(profile.base),
+            revision=profile.revision,
+            preset=profile.preset,
+            preset_weights=_place(profile.preset_weights) if profile.preset_weights else None,
+            **placed,
+        )
+        room = make_room(profile, settings, components, network, clip, device=device)
         return cls(
             profile,
             settings,
-            pipeline=PortraitPipeline.from_pretrained(
-                _place(profile.base),
+            pipeline=PortraitPipeline(
+                room.components,
                 trigger_words=network.config.trigger_words,
-                revision=profile.revision,
-                preset=profile.preset,
-                preset_weights=_place(profile.preset_weights) if profile.preset_weights else None,
-                **placed,
+                decode_at_once=room.decode_at_once,
+                engine=engine_options(settings, device, device_name(device)),
             ),
             network=network,
-            clip=ClipVision.from_pretrained(_place(profile.clip_vision), **placed),
+            clip=clip,
+            room=room,
             analyzer=load_analyzer(
                 profile.faces,
                 providers=settings.face_providers.split(",") if settings.face_providers else None,
                 engine_cache=settings.home / "tensorrt",
             ),
-            checker=load_checker(_place(profile.safety), **placed),
+            checker=checker,
             device=device,
         )
 
     def warm(self, should_stop: Callable[[], bool]) -> None:
-        """Nothing has to be made ready where nothing is compiled."""
+        """Compile for what PORTRAITS_WARM names. Raises CompilationFailed where PORTRAITS_COMPILE asks for it by name."""
+        self._warming.before_work(detail_side=self.detail_side(), should_stop=should_stop)
 
     def when_idle(self, should_stop: Callable[[], bool]) -> None:
-        """Nothing was put off."""
+        """Compile for the shape that was drawn most often without."""
+        self._warming.when_idle(should_stop)
+
+    @property
+    def way(self) -> EngineOptions:
+        """How the networks are run."""
+        return self._pipeline.engine.options
+
+    def run_with(self, options: EngineOptions, *, side: int) -> None:
+        """Run the networks in another way, ready for full batches of this side. Raises CompilationFailed."""
+        self._pipeline.run_with(options)
+        self._pipeline.engine.warm(side, side, self.batch_size, guided=self._guided)
 
     def generate(self, kind: str, people: Sequence[Person], *, branch: str = "id") -> GeneratedWeights:
         """A LoRA from photos, a mix or a slider. Raises NoUsablePhoto, PhotoRefused, CheckpointMismatch."""
@@ -155,7 +188,8 @@ class SdxlRenderer:
 
     def apply(self, stack: Sequence[tuple[LoRA, float]]) -> float:
         """Merge, from the pristine weights; seconds."""
-        return self._pipeline.apply(stack)
+        with self.room.drawing():
+            return self._pipeline.apply(stack)
 
     def final_prompt(self, prompt: str, *, trigger_words: bool = True) -> str:
         """The prompt with the checkpoint's trigger words."""
@@ -177,18 +211,19 @@ class SdxlRenderer:
         controls = [Control(self._control(name), scale, start, end) for name, scale, start, end in setting.controls]
         regions = [Region(place.stack, place.mask, place.prompt) for place in setting.places]
         try:
-            drawn = self._pipeline.draw(
-                [_asked(sample) for sample in samples],
-                width=setting.width,
-                height=setting.height,
-                steps=setting.steps,
-                scheduler=setting.scheduler,
-                strength=setting.strength,
-                controls=controls,
-                regions=regions,
-                stacks=stacks,
-                on_step=on_step,
-            )
+            with self.room.drawing():
+                drawn = self._pipeline.draw(
+                    [_asked(sample) for sample in samples],
+                    width=setting.width,
+                    height=setting.height,
+                    steps=setting.steps,
+                    scheduler=setting.scheduler,
+                    strength=setting.strength,
+                    controls=controls,
+                    regions=regions,
+                    stacks=stacks,
+                    on_step=on_step,
+                )
         except torch.OutOfMemoryError as error:
             message = f"{len(samples)} pictures of {setting.width}x{setting.height} do not fit into {self.device}"
             raised = OutOfMemory(message)
@@ -211,6 +246,12 @@ class SdxlRenderer:
     def default_size(self) -> int:
         """Pixels of a side for which the base model was trained."""
         return self._pipeline.default_size
+
+    def largest_batch(self, width: int, height: int, *, guided: bool, given: bool, controls: Sequence[str]) -> int:
+        """The most pictures of this kind that the memory plan has room for; without a plan the profile's batch."""
+        loaded = [self._controls.get(name) for name in controls]
+        sizes = [None if each is None else weight_bytes(each.model) for each in loaded]
+        return self.room.largest_batch(width, height, guided=guided, given=given, controls=sizes)
 
     def _control(self, name: str) -> ControlNet:
         """A ControlNet of the profile, loaded when first asked for."""

@@ -59,7 +59,7 @@ _CLIP_VISION: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class BlankModel:
-    """Every network of a profile on the meta device, in the dtypes that they are loaded in."""
+    """Every network of a profile on the meta device, in the dtype that it is loaded in."""
 
     unet: Any
     vae: Any
@@ -90,7 +90,7 @@ class BlankModel:
         )
 
     @classmethod
-    def released(cls, dtype: torch.dtype = torch.float16, vae_dtype: torch.dtype | None = None) -> BlankModel:
+    def released(cls, dtype: torch.dtype = torch.float16) -> BlankModel:
         """SDXL, CLIP ViT-L/14 and the released HyperLoRA."""
         from transformers import CLIPTextConfig, CLIPVisionConfig
 
@@ -100,7 +100,6 @@ class BlankModel:
             CLIPVisionConfig(**_CLIP_VISION),
             HyperLoRAConfig.sdxl(),
             dtype,
-            vae_dtype or dtype,
         )
 
     @classmethod
@@ -113,7 +112,6 @@ class BlankModel:
         from transformers import CLIPTextConfig, CLIPVisionConfig
 
         diffusers = [json.loads((sdxl / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae")]
-        overflows = dtype == torch.float16 and diffusers[1].get("force_upcast", True)
         return cls._made(
             (diffusers[0], diffusers[1]),
             (
@@ -123,7 +121,6 @@ class BlankModel:
             CLIPVisionConfig.from_pretrained(clip),
             CheckpointFiles(hyperlora).config(),
             dtype,
-            torch.float32 if overflows else dtype,
         )
 
     @classmethod
@@ -134,7 +131,6 @@ class BlankModel:
         clip_config: Any,
         hyperlora: HyperLoRAConfig,
         dtype: torch.dtype,
-        vae_dtype: torch.dtype,
     ) -> BlankModel:
         import diffusers
         import transformers
@@ -143,7 +139,7 @@ class BlankModel:
         vae_class: Any = diffusers.AutoencoderKL
         return cls(
             unet=_blank(dtype, lambda: unet_class.from_config(diffusers_configs[0])),
-            vae=_blank(vae_dtype, lambda: vae_class.from_config(diffusers_configs[1])),
+            vae=_blank(dtype, lambda: vae_class.from_config(diffusers_configs[1])),
             text_encoders=(
                 _blank(dtype, lambda: transformers.CLIPTextModel(text_configs[0])),
                 _blank(dtype, lambda: transformers.CLIPTextModelWithProjection(text_configs[1])),

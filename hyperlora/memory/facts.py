@@ -42,8 +42,8 @@ class ModelFacts:
         Keys and values of the texts, for one row of the UNet's batch (two rows a picture with guidance).
     step, decode, encode
         Work for one pixel of one row (UNet), of one picture (VAE).
-    text_pass, photo, person
-        Work of encoding a text, of one crop in CLIP, and of one person with 20 photos in the resampler.
+    text_pass, crop, photo
+        Work of encoding a text, of one crop of a photo in CLIP, and of one photo in the resampler.
     size
         Pixels of a side that the base model was trained for.
     """
@@ -62,8 +62,8 @@ class ModelFacts:
     decode: float
     encode: float
     text_pass: int
+    crop: int
     photo: int
-    person: int
     size: int
 
     @classmethod
@@ -92,8 +92,8 @@ class ModelFacts:
             decode=decode_bytes(model, pictures=1) / model.default_size**2,
             encode=_encode_bytes(model) / model.default_size**2,
             text_pass=max(_text_bytes(each) for each in model.text_encoders),
-            photo=_clip_bytes(model.clip, 2) // 2,
-            person=_person_bytes(model, photos=20),
+            crop=_clip_bytes(model.clip, 8) // 8,
+            photo=_photo_bytes(model, 8) // 8,
             size=model.default_size,
         )
 
@@ -146,7 +146,7 @@ def _clip_bytes(clip: Any, pictures: int) -> int:
     return live_bytes(lambda: clip(pixels, output_hidden_states=True))
 
 
-def _person_bytes(model: BlankModel, photos: int) -> int:
+def _photo_bytes(model: BlankModel, photos: int) -> int:
     network, vision = model.network, model.clip.config
     tokens = (int(vision.image_size) // int(vision.patch_size)) ** 2 + 1
     dtype = network.resampler.latents.dtype

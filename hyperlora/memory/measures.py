@@ -21,7 +21,7 @@ class Measure(StrEnum):
     TEXT_VISITS = "text encoders brought in for new prompts"
     VAE_VISITS = "VAE brought in for each batch"
     BASES_STREAMED = "bases streamed from host memory"
-    PHOTOS_VISIT = "CLIP and resampler brought in for each person, between batches"
+    PHOTOS_VISIT = "CLIP and resampler brought in for each person, between batches, 8 photos at a time"
     PRISTINE_ON_HOST = "pristine weights in host memory"
     DECODE_TILED = "pictures decoded in tiles, which changes them slightly"
 

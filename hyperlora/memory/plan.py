@@ -1,11 +1,11 @@
 """Which measures make a model fit into so much memory, and how large a batch may then be.
 
-    all = OUTSIDE + (1 + LOST) * (what stays + the larger of what drawing needs at one time + what preparing needs)
+    all = CONTEXT + SCRATCH + (1 + LOST) * (what stays + what drawing needs + what preparing needs)
 
 Drawing goes through its phases one after another, so the largest counts: texts, a given picture, denoising, decoding,
 merging. The next person is prepared beside it, unless CLIP and resampler only visit: then the two take turns.
 
-Of the parts, weights and the work of the eager networks are exact (`ModelFacts`); OUTSIDE, LOST and MERGE are
+Of the parts, weights and the work of the eager networks are exact (`ModelFacts`); CONTEXT, SCRATCH, LOST and MERGE are
 allowances, and `bench/memory.py --device cuda` puts a GPU's own count beside the sum.
 """
 
@@ -16,13 +16,18 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 
 from hyperlora.basis_stream import BUFFER_BYTES
+from hyperlora.clip import MOST_IMAGES
 from hyperlora.errors import InvalidRequest, MemoryTooSmall
 from hyperlora.memory.facts import ModelFacts
 from hyperlora.memory.measures import LOSSLESS, Measure, seconds_a_person
+from hyperlora.network import MOST_PHOTOS
 
 GIB = 1 << 30
-OUTSIDE = 750_000_000
-"""CUDA's context, kernels and the libraries' scratch memory, which no tensor is."""
+CONTEXT = 500_000_000
+"""CUDA's context and kernels, beside the allocator."""
+
+SCRATCH = 250_000_000
+"""What libraries take inside their kernels, from the allocator."""
 
 LOST = 0.05
 """Of all tensors: what the allocator cannot use between tensors of different sizes."""
@@ -30,8 +35,11 @@ LOST = 0.05
 MERGE = 256 << 20
 """What merging may take at once (`hyperlora.merge.SCRATCH_BYTES`)."""
 
-CROPS = 64
-"""That CLIP reads in one pass (`hyperlora.clip.MOST_IMAGES`): those of one person with 20 photos, and of others."""
+FEW_PHOTOS = 8
+"""And crops of photos, that are read in a pass where CLIP and resampler only visit."""
+
+CONTROLLED = 1.5
+"""How much more a step takes with ControlNets, whose answers wait beside it: a third of a step for SDXL."""
 
 TILE = 512
 """Side of a tile, in pixels."""
@@ -85,32 +93,56 @@ class MemoryPlan:
         return facts.unet + facts.texts + self.beside + stay
 
     def drawing(
-        self, batch: int, width: int, height: int, *, guided: bool = True, own: bool = False, given: bool = False
+        self,
+        batch: int,
+        width: int,
+        height: int,
+        *,
+        guided: bool = True,
+        own: bool = False,
+        given: bool = False,
+        controlled: bool = False,
     ) -> dict[str, float]:
         """Bytes of each phase of drawing a batch, beside what stays.
 
-        `own` means a LoRA for each picture on activations, `given` a picture that it starts from.
+        `own` means a LoRA for each picture on activations, `given` a picture that it starts from, `controlled` that
+        ControlNets are at work.
         """
         facts, pixels, rows = self.facts, width * height, batch * (2 if guided else 1)
         vae = facts.vae if self.has(Measure.VAE_VISITS) else 0
-        at_once = 1 if self.has(Measure.DECODE_SINGLY) else min(batch, self.decode_at_once)
+        # Compiled, a smaller pass of the VAE is filled up.
+        at_once = 1 if self.has(Measure.DECODE_SINGLY) else self.decode_at_once
         tile = min(pixels, TILE * TILE) if self.has(Measure.DECODE_TILED) else pixels
+        step = facts.step * (CONTROLLED if controlled else 1)
         texts = facts.text_encoders if self.has(Measure.TEXT_VISITS) else 0
         return {
             "texts": texts + facts.text_pass,
             "given picture": vae + facts.encode * tile * at_once if given else 0,
-            "denoising": rows * (facts.step * pixels + facts.row + (facts.lora if own else 0)),
+            "denoising": rows * (step * pixels + facts.row + (facts.lora if own else 0)),
             "decoding": vae + facts.decode * tile * at_once,
-            "merging": MERGE + facts.lora,
+            "merging": min(MERGE, 2 * facts.attention) + facts.lora,
         }
 
     @property
-    def preparing(self) -> float:
-        """Bytes of making LoRAs from photos, beside what stays."""
+    def reading(self) -> float:
+        """Bytes of reading photos by CLIP and resampler, beside what stays."""
         facts = self.facts
-        weights = facts.clip + facts.resamplers if self.has(Measure.PHOTOS_VISIT) else 0
-        buffers = 2 * BUFFER_BYTES if self.has(Measure.BASES_STREAMED) else 0
-        return weights + max(CROPS * facts.photo, facts.person, 2 * facts.lora + buffers)
+        if self.has(Measure.PHOTOS_VISIT):
+            return facts.clip + facts.resamplers + FEW_PHOTOS * max(facts.crop, facts.photo)
+        return max(MOST_IMAGES * facts.crop, MOST_PHOTOS * facts.photo)
+
+    @property
+    def mixing(self) -> float:
+        """Bytes of mixing a person's LoRA, beside what stays."""
+        facts = self.facts
+        buffers = min(2 * BUFFER_BYTES, facts.bases) if self.has(Measure.BASES_STREAMED) else 0
+        return 2 * facts.lora + buffers
+
+    def work(self, drawing: float) -> float:
+        """The most bytes of drawing, and of preparing the next person beside it, or in turns where CLIP only visits."""
+        if self.has(Measure.PHOTOS_VISIT):
+            return max(drawing, self.reading) + self.mixing
+        return drawing + max(self.reading, self.mixing)
 
     def peak_bytes(
         self,
@@ -123,17 +155,16 @@ class MemoryPlan:
         given: bool = False,
         more: int = 0,
     ) -> int:
-        """All that the device has to have for such batches; `more` are bytes of models such as ControlNets.
+        """All that the device has to have for such batches; `more` are bytes of the ControlNets at work.
 
         Sizes are pixels, the model's own if none are given.
         """
-        drawing = max(
-            self.drawing(
-                batch, width or self.facts.size, height or self.facts.size, guided=guided, own=own, given=given
-            ).values()
+        size = self.facts.size
+        phases = self.drawing(
+            batch, width or size, height or size, guided=guided, own=own, given=given, controlled=more > 0
         )
-        work = max(drawing, self.preparing) if self.has(Measure.PHOTOS_VISIT) else drawing + self.preparing
-        return int(OUTSIDE + (1 + LOST) * (self.staying + more + work))
+        drawing = max(phases.values())
+        return int(CONTEXT + SCRATCH + (1 + LOST) * (self.staying + more + self.work(drawing)))
 
     def largest_batch(
         self,

@@ -37,6 +37,10 @@ def worker(
         str | None,
         typer.Option("--gpus", help="One worker for each: all, or numbers with commas; they are minded and restarted."),
     ] = None,
+    vram_gb: Annotated[
+        float | None,
+        typer.Option("--vram-gb", help="GPU memory to keep to, such as 8, 12, 24; default: PORTRAITS_VRAM_GB."),
+    ] = None,
 ) -> None:
     """Draw what is enqueued, until SIGTERM.
 
@@ -50,6 +54,8 @@ def worker(
             "each with --gpus all"
         )
     need_worker_extra("`portraits worker`")
+    if vram_gb is not None:
+        os.environ["PORTRAITS_VRAM_GB"] = f"{vram_gb:g}"  # for the worker that this becomes, or those that it starts
     settings = load_settings()
     database = Database.from_settings(settings)
     try:
