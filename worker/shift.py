@@ -1,9 +1,9 @@
 """One shift: a stretch of claiming and drawing many units under one Celery task.
 
 1. claim the unit that the message names, and what else the same person waits for
-2. obtain the person's weight set
-3. where that person's pictures would leave a batch half empty, and the device draws people together cheaply, claim the
+2. where that person's pictures would leave a batch half empty, and the device draws people together cheaply, claim the
    next ones too, until a batch is full
+3. obtain their weight sets, in one pass over the networks
 4. draw them (see `worker.drawing`), and while their last pictures are looked at, those who come next
 5. settle the units: done, failed with a reason, or released for another try
 6. go on with the next people until nothing waits, the time is up, or the worker is told to stop
@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -209,7 +210,9 @@ class Shift:
     def _taken_over(self) -> list[Group]:
         """Who was set aside, else the people who were prepared ahead; none where nobody was."""
         if self._aside:
-            return [self._aside.pop()]
+            alone = [self._aside.pop()]
+            self._prepare(alone)
+            return alone
         return self._ahead_of_time()
 
     def _ahead_of_time(self) -> list[Group]:
@@ -263,6 +266,7 @@ class Shift:
             except JobsError as error:  # those in hand are drawn all the same
                 log.warning("nobody else could be claimed: %s", error)
                 break
+        self._prepare(hand)
         return hand
 
     def _has_room(self, hand: Sequence[Group]) -> bool:
@@ -274,19 +278,29 @@ class Shift:
         return has_room(counts, size, render.steps, render.width * render.height, self._costs)
 
     def _open(self, units: list[ClaimedUnit]) -> Group:
-        """What waits for these units' person, and the person's weights; a fault is told when the group is settled."""
-        group, began = Group(units), time.monotonic()
+        """What waits for these units' person; a fault is told when the group is settled."""
+        group = Group(units)
         try:
             with self._database.reading() as tx:
                 group.waiting = render_rows.waiting(tx, units)
-            group.cast = self._cast(units) if group.waiting else None
         except Exception as error:  # noqa: BLE001 - it becomes the units' fault, whatever it was
-            log_fault("a person could not be prepared", error)
+            log_fault("what waits for a person could not be read", error)
             group.fault = error
-        if group.cast is not None:
-            group.samples = Samples(self._renderer, self._storage, self._pictures, group.cast)
-        self.report.seconds_preparing += time.monotonic() - began
         return group
+
+    def _prepare(self, groups: Sequence[Group]) -> None:
+        """Everybody's weights, made together; whose cannot be had is told when the group is settled."""
+        began = time.monotonic()
+        able = [group for group in groups if group.waiting]
+        wanted = [(group.units[0], partial(self._wanted, group.units)) for group in able]
+        for group, cast in zip(able, Cast.obtain_many(wanted, self._weight_sets, self._pictures), strict=True):
+            if isinstance(cast, Exception):
+                log_fault("a person could not be prepared", cast)
+                group.fault = cast
+            elif cast is not None:
+                group.cast = cast
+                group.samples = Samples(self._renderer, self._storage, self._pictures, cast)
+        self.report.seconds_preparing += time.monotonic() - began
 
     def _draw(self, hand: list[Group]) -> None:
         """Draw everything that waits for these people, and for those who join them."""
@@ -315,9 +329,6 @@ class Shift:
             self.report.units += len(group.units)
             group.is_settled = True
             self._recorder.begun.nudge()
-
-    def _cast(self, group: Sequence[ClaimedUnit]) -> Cast | None:
-        return Cast.obtain(group[0], self._weight_sets, self._pictures, lambda: self._wanted(group))
 
     def _wanted(self, group: Sequence[ClaimedUnit]) -> bool:
         return not self._is_over() and any(map(self._leases.holds, group))
