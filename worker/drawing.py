@@ -227,6 +227,7 @@ class Drawer:
             return
         try:
             self._draw_batch(batch)
+            self._sizes.did_fit(batch.key, count)
         except BatchAbandoned as error:
             log.info("%s", error)
             gone = [draw for draw in batch.draws if not self._may_draw(draw)] if batch.mixed else []

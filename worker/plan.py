@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from hyperlora.detail import DetailPass
 from worker.costs import Costs
+from worker.lessons import Lessons
 from worker.trial import Draw
 
 # Their models know the steps of their own schedule only: a detail pass walks the end of the render's own steps.
@@ -114,25 +115,36 @@ def batch_key(draw: Draw, *, chunks: int, detail_side: int, people: int = 1) -> 
 
 
 class BatchSizes:
-    """How many pictures fit at once: as configured, or as many as turned out to fit for that kind of picture."""
+    """How many pictures fit at once: as expected, or as many as turned out to fit for that kind of picture."""
 
-    def __init__(self, configured: int) -> None:
-        self._configured = configured
-        self._learned: dict[tuple[int | bool | str, ...], int] = {}
+    def __init__(
+        self, configured: int, *, expected: Callable[[BatchKey], int] | None = None, lessons: Lessons | None = None
+    ) -> None:
+        """`expected` knows more than one number for all kinds; without `lessons` none outlives the process."""
+        self._expected = expected or (lambda _key: configured)
+        self._lessons = lessons or Lessons()
 
     def of(self, key: BatchKey) -> int:
         """The largest batch to try for this key."""
-        return self._learned.get(_weight(key), self._configured)
+        return self._lessons.size(_kind(key), self._expected(key))
 
     def did_not_fit(self, key: BatchKey, size: int) -> int:
         """Remember that `size` pictures did not fit; returns what to try from now on."""
-        self._learned[_weight(key)] = max(1, (size + 1) // 2)
+        self._lessons.did_not_fit(_kind(key), size)
         return self.of(key)
 
+    def did_fit(self, key: BatchKey, size: int) -> None:
+        """Tell that `size` pictures did fit."""
+        self._lessons.did_fit(_kind(key), size, self._expected(key))
 
-def _weight(key: BatchKey) -> tuple[int | bool | str, ...]:
-    """What a picture's memory depends on."""
-    return key.width, key.height, key.guided, key.given, len(key.controls), key.people, key.chunks
+
+def _kind(key: BatchKey) -> str:
+    """What a picture's memory depends on, in words that a file can keep."""
+    guided, given = "guidance" if key.guided else "no guidance", f"from {key.given}" if key.given else "from noise"
+    return (
+        f"{key.width}x{key.height}, {guided}, {given}, ControlNets {len(key.controls)}, people {key.people}, "
+        f"text lengths {key.chunks}"
+    )
 
 
 def batches(

@@ -27,9 +27,10 @@ from jobs.repository import fleet
 from jobs.repository import units as unit_rows
 from jobs.settings import Settings
 from jobs.storage import open_storage
-from worker.costs import Costs, load_costs
+from worker.costs import Costs, load_costs, name_of
 from worker.leases import Leases
-from worker.plan import BatchSizes
+from worker.lessons import Lessons
+from worker.plan import BatchKey, BatchSizes
 from worker.recorder import Recorder
 from worker.renderer import Renderer
 from worker.shift import Shift, ShiftReport
@@ -70,6 +71,20 @@ def make_renderer(profile: Profile, settings: Settings) -> Renderer:
     from worker.sdxl import SdxlRenderer
 
     return SdxlRenderer.load_profile(profile, settings)
+
+
+def remembered_sizes(renderer: Renderer, settings: Settings) -> BatchSizes:
+    """What this model on this device was seen to have room for, under this limit of memory. Raises SettingsInvalid."""
+    limit = "" if settings.vram_gb is None else f", {settings.vram_gb:g} GB"
+
+    def expected(key: BatchKey) -> int:
+        controls = [name for name, *_ in key.controls]
+        return renderer.largest_batch(
+            key.width, key.height, guided=key.guided, given=bool(key.given), controls=controls
+        )
+
+    lessons = Lessons(settings.home, f"{name_of(renderer)}{limit}")
+    return BatchSizes(renderer.batch_size, expected=expected, lessons=lessons)
 
 
 @contextmanager
@@ -260,6 +275,7 @@ class WorkerProcess:
         try:
             renderer = make_renderer(profile, self._settings)
             costs = load_costs(self._settings.home, renderer)
+            sizes = remembered_sizes(renderer, self._settings)
             loaded = time.monotonic()
             renderer.warm(should_stop)
         except Exception as error:
@@ -268,7 +284,7 @@ class WorkerProcess:
             log.error("this worker takes no unit of profile %s: %s", profile_name, error)
             raise
         self._seconds_loading, self._seconds_warming = loaded - began, time.monotonic() - loaded
-        self._renderer, self._sizes, self._costs = renderer, BatchSizes(renderer.batch_size), costs
+        self._renderer, self._sizes, self._costs = renderer, sizes, costs
         log.info(
             "%s profile %s: loaded in %.1f s, warmed in %.1f s",
             "told to stop with" if should_stop() else "ready for",
