@@ -5,6 +5,10 @@
   upper left corner. Strides 8 and 16 never fire.
 - landmarks.onnx answers LANDMARKS whatever it sees, in the -1 to 1 of its 192 px square.
 - recogniser.onnx averages its 112 px square over 4 x 4 fields and mixes the 48 numbers by MIX.
+
+Graphs take one picture, or as many as are given (`batch`). A detector may answer for a batch in rows that keep its
+pictures apart (`flat`), in an axis of its own (`axis`), or in rows that go through all pictures cell by cell
+(`woven`), as exports of old do.
 """
 
 from __future__ import annotations
@@ -26,10 +30,11 @@ MIX = np.random.default_rng(4).normal(size=(48, WIDTH)).astype(np.float32)
 SCORE_GAIN = 0.5
 
 
-def build_pack(folder: Path) -> Path:
+def build_pack(folder: Path, *, batch: int | str = 1, rows: str = "flat") -> Path:
     """Write the three ONNX files into a new folder."""
     folder.mkdir(parents=True)
-    for name, model in {"det": _detector(), "landmarks": _landmarks(), "recogniser": _recogniser()}.items():
+    models = {"det": _detector(batch, rows), "landmarks": _landmarks(batch), "recogniser": _recogniser(batch)}
+    for name, model in models.items():
         onnx.checker.check_model(model)
         onnx.save(model, folder / f"{name}.onnx")
     return folder
@@ -40,20 +45,22 @@ def _constant(name: str, value: npt.NDArray[np.generic]) -> onnx.TensorProto:
 
 
 def _model(nodes: list[onnx.NodeProto], name: str, size: tuple[object, object], outputs: list[onnx.ValueInfoProto],
-           constants: list[onnx.TensorProto]) -> onnx.ModelProto:  # fmt: skip
-    source = helper.make_tensor_value_info("data", TensorProto.FLOAT, [1, 3, *size])
+           constants: list[onnx.TensorProto], batch: int | str) -> onnx.ModelProto:  # fmt: skip
+    source = helper.make_tensor_value_info("data", TensorProto.FLOAT, [batch, 3, *size])
     graph = helper.make_graph(nodes, name, [source], outputs, constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-def _detector() -> onnx.ModelProto:
+def _detector(batch: int | str, rows: str) -> onnx.ModelProto:
+    order = [2, 3, 0, 1] if rows == "woven" else [0, 2, 3, 1]
+    column = [0, -1, 1] if rows == "axis" else [-1, 1]
     nodes: list[onnx.NodeProto] = []
     constants = [
         # (R - G - B) of the normalised input; plain red gives about 0.996 * 3.
         _constant("redness", np.array([1, -1, -1], dtype=np.float32).reshape(1, 3, 1, 1)),
         _constant("zero", np.array(0, dtype=np.float32)),
         _constant("one", np.array(1, dtype=np.float32)),
-        _constant("column", np.array([-1, 1], dtype=np.int64)),
+        _constant("column", np.array(column, dtype=np.int64)),
     ]
     scores, boxes, points = [], [], []
     for stride in (8, 16, 32):
@@ -72,18 +79,19 @@ def _detector() -> onnx.ModelProto:
             helper.make_node("Clip", [f"gained_{stride}", "zero", "one"], [f"clipped_{stride}"]),
             # Two anchors a cell, cell by cell.
             helper.make_node("Concat", [f"clipped_{stride}"] * 2, [f"anchors_{stride}"], axis=1),
-            helper.make_node("Transpose", [f"anchors_{stride}"], [f"last_{stride}"], perm=[0, 2, 3, 1]),
+            helper.make_node("Transpose", [f"anchors_{stride}"], [f"last_{stride}"], perm=order),
             helper.make_node("Reshape", [f"last_{stride}", "column"], [f"score_{stride}"]),
             helper.make_node("Mul", [f"score_{stride}", "zero"], [f"nothing_{stride}"]),
             helper.make_node("Add", [f"nothing_{stride}", f"reach_{stride}"], [f"box_{stride}"]),
             helper.make_node("Add", [f"nothing_{stride}", f"points_{stride}"], [f"kps_{stride}"]),
         ]
         for kind, width, where in (("score", 1, scores), ("box", 4, boxes), ("kps", 10, points)):
-            where.append(helper.make_tensor_value_info(f"{kind}_{stride}", TensorProto.FLOAT, [f"n{stride}", width]))
-    return _model(nodes, "det", ("height", "width"), [*scores, *boxes, *points], constants)
+            shape = [batch, f"n{stride}", width] if rows == "axis" else [f"n{stride}", width]
+            where.append(helper.make_tensor_value_info(f"{kind}_{stride}", TensorProto.FLOAT, shape))
+    return _model(nodes, "det", ("height", "width"), [*scores, *boxes, *points], constants, batch)
 
 
-def _landmarks() -> onnx.ModelProto:
+def _landmarks(batch: int | str) -> onnx.ModelProto:
     nodes = [
         helper.make_node("GlobalAveragePool", ["data"], ["mean"]),
         helper.make_node("Flatten", ["mean"], ["flat"]),
@@ -94,15 +102,15 @@ def _landmarks() -> onnx.ModelProto:
         _constant("none", np.zeros((3, 212), dtype=np.float32)),
         _constant("points", LANDMARKS.reshape(1, 212)),
     ]
-    output = helper.make_tensor_value_info("fc1", TensorProto.FLOAT, [1, 212])
-    return _model(nodes, "landmarks", (192, 192), [output], constants)
+    output = helper.make_tensor_value_info("fc1", TensorProto.FLOAT, [batch, 212])
+    return _model(nodes, "landmarks", (192, 192), [output], constants, batch)
 
 
-def _recogniser() -> onnx.ModelProto:
+def _recogniser(batch: int | str) -> onnx.ModelProto:
     nodes = [
         helper.make_node("AveragePool", ["data"], ["fields"], kernel_shape=[28, 28], strides=[28, 28]),
         helper.make_node("Flatten", ["fields"], ["flat"]),
         helper.make_node("MatMul", ["flat", "mix"], ["embedding"]),
     ]
-    output = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [1, WIDTH])
-    return _model(nodes, "recogniser", (112, 112), [output], [_constant("mix", MIX)])
+    output = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [batch, WIDTH])
+    return _model(nodes, "recogniser", (112, 112), [output], [_constant("mix", MIX)], batch)
