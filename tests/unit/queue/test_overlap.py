@@ -86,21 +86,22 @@ def test_a_slow_judge_keeps_nobody_from_being_drawn(world: World) -> None:
     assert (report.groups, report.units, world.renderer.batch_sizes) == (2, 2, [4, 4, 4])
 
 
-def test_what_follows_is_drawn_between_the_next_persons_batches(world: World) -> None:
+@pytest.mark.parametrize("count", [4, 3])
+def test_what_follows_is_drawn_between_the_next_persons_batches(world: World, count: int) -> None:
     # Given a first person whose pictures are all to be drawn under a second seed, as is known during the second person
-    jobs = two_people(world, 4, 12, TWO_SEEDS)
+    jobs = two_people(world, count, 12, TWO_SEEDS)
     world.renderer._alike = lambda image: 0.0
-    SlowJudge(world, then=lambda: follow_ups_come(world, 4))
+    SlowJudge(world, then=lambda: follow_ups_come(world, count))
 
     # When one shift runs
     world.shift()
 
-    # Then her second seeds were one full batch, drawn before his second one
+    # Then her second seeds were one batch, as full as they can fill it, drawn before his second one
     ada, alan = world.renderer.merged[0], world.renderer.merged[1]
     assert list(world.renderer.merged) == [ada, alan, ada, alan]
-    assert world.renderer.batch_sizes == [4] * 5
-    assert [world.job(job)["done"] for job in jobs] == [4, 12]
-    assert [row["draws"] for row in world.renders(jobs[0])] == [2] * 4
+    assert world.renderer.batch_sizes == [count, 4, count, 4, 4]
+    assert [world.job(job)["done"] for job in jobs] == [count, 12]
+    assert [row["draws"] for row in world.renders(jobs[0])] == [2] * count
 
 
 def test_what_follows_from_two_people_shares_a_batch_where_that_is_cheap(world: World) -> None:
