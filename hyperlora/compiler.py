@@ -59,6 +59,7 @@ class Compiler:
         self.on = options.compile != "off"
         self._stance = DRAWING
         self._before = _graphs() if self.on else 0
+        self._taken: list[Any] = []
 
     @property
     def compilations(self) -> int:
@@ -69,6 +70,13 @@ class Compiler:
         """Let these modules run compiled code where there is some."""
         for module in modules:
             module.compile(backend=self.options.backend, mode=self.options.mode, dynamic=False, fullgraph=True)
+            self._taken.append(module)
+
+    def release(self) -> None:
+        """Let all modules run as they did before."""
+        for module in self._taken:
+            module._compiled_call_impl = None  # what `nn.Module.compile` sets; there is no public way back
+        self._taken.clear()
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -68,6 +68,11 @@ class Engine:
         """Make every projection a product of its own again, for whoever replaces a projection's product."""
         self._attention.unfuse()
 
+    def release(self) -> None:
+        """Let the networks run as they did before there was an engine, but for the processors of the attention."""
+        self._compiler.release()
+        self._attention.unfuse()
+
     @contextmanager
     def drawing(
         self,

@@ -61,16 +61,9 @@ class PortraitPipeline(MergedModel):
         engine: EngineOptions | None = None,
     ) -> None:
         super().__init__(components)
-        self.engine = Engine(
-            components.unet,
-            components.vae,
-            self.merger,
-            engine or EngineOptions(),
-            size_step=self.size_step,
-            decode_at_once=decode_at_once,
-        )
         self.trigger_words = trigger_words
         self.decode_at_once = decode_at_once
+        self.engine = self._engine(engine or EngineOptions())
         self.prompts = PromptEncoder(components.tokenizers, components.text_encoders)
         self._texts = SampleTexts(self.prompts, zeros_for_empty=components.force_zeros_for_empty_prompt)
 
@@ -103,6 +96,25 @@ class PortraitPipeline(MergedModel):
             preset_weights=preset_weights,
         )
         return cls(components, trigger_words=trigger_words, engine=engine)
+
+    def run_with(self, options: EngineOptions) -> None:
+        """Run the networks in another way from now on; what was compiled is lost.
+
+        Raises `LossyMismatch` where lossy options that are on do not go with it; then they are off.
+        """
+        self.engine.release()
+        self.engine = self._engine(options)
+        self.use(self.lossy.options)
+
+    def _engine(self, options: EngineOptions) -> Engine:
+        return Engine(
+            self.components.unet,
+            self.components.vae,
+            self.merger,
+            options,
+            size_step=self.size_step,
+            decode_at_once=self.decode_at_once,
+        )
 
     def use(self, options: LossyOptions | None) -> None:
         """Switch lossy speed-ups on, or all off with None: see `hyperlora.lossy`. What is applied stays applied.

@@ -99,7 +99,7 @@ def load_costs(home: Path, renderer: Renderer) -> Costs | None:
     With None people are never drawn together. Raises `SettingsInvalid` for a file that is no calibration.
     """
     file = home / FILE
-    found = _read(file).get(name_of(renderer))
+    found = read_calibration(home).get(name_of(renderer))
     if found is None:
         return None if renderer.device.startswith(("cpu", "fake")) else GPU
     try:
@@ -113,8 +113,13 @@ def load_costs(home: Path, renderer: Renderer) -> Costs | None:
 
 def save_costs(home: Path, renderer: Renderer, costs: Costs) -> Path:
     """Keep what was measured; returns the file."""
+    return write_calibration(home, name_of(renderer), asdict(costs))
+
+
+def write_calibration(home: Path, name: str, found: dict[str, Any]) -> Path:
+    """Keep one entry beside the others; returns the file."""
     file = home / FILE
-    known = {**_read(file), name_of(renderer): asdict(costs)}
+    known = {**read_calibration(home), name: found}
     home.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}-{os.getpid()}")
     beside.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
@@ -122,7 +127,9 @@ def save_costs(home: Path, renderer: Renderer, costs: Costs) -> Path:
     return file
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_calibration(home: Path) -> dict[str, Any]:
+    """Every entry that is kept; `SettingsInvalid` for a file that is no calibration."""
+    file = home / FILE
     if not file.is_file():
         return {}
     try:

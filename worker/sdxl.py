@@ -153,7 +153,7 @@ class SdxlRenderer:
         )
 
     def warm(self, should_stop: Callable[[], bool]) -> None:
-        """Compile for what PORTRAITS_WARM names. Raises CompilationFailed where PORTRAITS_COMPILE asks for it by name."""
+        """Compile for what PORTRAITS_WARM names. Raises CompilationFailed where PORTRAITS_COMPILE names a way."""
         self._warming.before_work(detail_side=self.detail_side(), should_stop=should_stop)
 
     def when_idle(self, should_stop: Callable[[], bool]) -> None:

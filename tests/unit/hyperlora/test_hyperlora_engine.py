@@ -194,6 +194,25 @@ def test_a_batch_that_is_given_up_leaves_nothing_behind(tmp_path: Path, unet_net
     assert pipeline.draw(other, **SETTING).images == plain.draw(other, **SETTING).images
 
 
+def test_the_way_of_running_may_change_later(tmp_path: Path) -> None:
+    # Given a pipeline with compiled code
+    plain, pipeline = make(tmp_path), make(tmp_path, replace(TRACED, fuse_qkv=True))
+    pipeline.engine.warm(SIZE, SIZE, 1)
+
+    # When it is run eager, and compiled again
+    pictures = []
+    for options in (EngineOptions(), TRACED):
+        pipeline.run_with(options)
+        assert (pipeline.engine.warm(SIZE, SIZE, 1) > 0.0) == (options.compile != "off")
+        compiled = pipeline.engine.compilations
+        pictures += pipeline.draw(SAMPLES[:1], **SETTING).images
+        assert pipeline.engine.compilations == compiled
+
+    # Then the pictures stay, and only the second has compiled code
+    assert alike(pictures, plain.draw(SAMPLES[:1], **SETTING).images * 2)
+    assert pipeline.engine.warmed
+
+
 def test_what_the_compiler_cannot_do_is_told(tmp_path: Path) -> None:
     # Given a compiler that is none
     def broken(_graph: object, _inputs: object) -> object:

@@ -11,11 +11,13 @@ import pytest
 from queue_world import World, add_job, person, settings
 from sqlalchemy import select, update
 
+from hyperlora.compiler import EngineOptions
 from jobs.database import Database
 from jobs.errors import SettingsInvalid
 from jobs.models import Unit
-from worker.calibration import measure_costs
+from worker.calibration import Asked, measure_costs, measure_way
 from worker.costs import FILE, GPU, Costs, load_costs, save_costs
+from worker.engine_choice import choose, load_choice, save_choice
 from worker.errors import CalibrationImpossible, NotInProfile
 from worker.renderer import Batch
 from worker.testing import FakeRenderer
@@ -190,6 +192,9 @@ class Clocked(FakeRenderer):
     def stand_ins(self, count: int) -> list[bytes]:
         return [bytes([n]) for n in range(count)]
 
+    def run_with(self, options: EngineOptions, *, side: int) -> None:
+        """There is one way."""
+
     def apply(self, stack: object) -> float:
         return 0.25
 
@@ -202,7 +207,7 @@ class Clocked(FakeRenderer):
 def test_costs_are_found_from_drawings_of_few_and_many_steps() -> None:
     # Given a device whose costs are known
     told: list[str] = []
-    found = measure_costs(Clocked(batch_size=4), size=64, scheduler="euler", guidance=5.0, repeat=3, tell=told.append)
+    found = measure_costs(Clocked(batch_size=4), Asked(64, "euler", 5.0, repeat=3), told.append)
 
     # Then they are found, whatever comes before the steps
     for name, value in {"base": 1.0, "each": 0.5, "dearer": 0.2, "merge": 0.25, "own": 0.1, "pixels": 4096}.items():
@@ -212,7 +217,49 @@ def test_costs_are_found_from_drawings_of_few_and_many_steps() -> None:
 
 def test_one_picture_at_a_time_cannot_be_shared() -> None:
     with pytest.raises(CalibrationImpossible, match="PORTRAITS_BATCH_SIZE"):
-        measure_costs(Clocked(batch_size=1), size=64, scheduler="euler", guidance=5.0, repeat=1, tell=print)
+        measure_costs(Clocked(batch_size=1), Asked(64, "euler", 5.0, repeat=1), print)
+
+
+# Seconds of a step on three devices: eager, blocks, whole, and the way that is chosen with projections fused.
+@pytest.mark.parametrize(
+    ("eager", "blocks", "whole", "fused", "wanted"),
+    [
+        (1.2, 1.01, 1.0, 0.9, EngineOptions(compile="blocks", fuse_qkv=True, room=1.333)),  # 1.2 / 0.9
+        (1.2, 1.05, 1.0, 1.1, EngineOptions(compile="whole", fuse_qkv=False, room=1.2)),  # blocks cost 5 %
+        (1.0, 1.1, 1.2, 0.9, EngineOptions(compile="off", fuse_qkv=True)),
+    ],
+)
+def test_the_fastest_way_is_chosen_and_blocks_may_cost_a_little(
+    eager: float, blocks: float, whole: float, fused: float, wanted: EngineOptions, tmp_path: Path
+) -> None:
+    # Given a device on which each way takes so long
+    tried: list[EngineOptions] = []
+
+    class Ways(Clocked):
+        def run_with(self, options: EngineOptions, *, side: int) -> None:
+            assert side == 64
+            tried.append(options)
+
+        def draw(self, samples, setting, *, stacks=None, on_step=None):  # type: ignore[no-untyped-def]
+            way = tried[-1]
+            step = fused if way.fuse_qkv else {"off": eager, "blocks": blocks, "whole": whole}[way.compile]
+            return Batch([], setting.steps * step + 7.0, 0.0)
+
+    # When the ways are compared
+    device = Ways(batch_size=4)
+    found = choose(lambda options: measure_way(device, options, Asked(64, "euler", 5.0, repeat=1), lambda _: None))
+
+    # Then the right one is chosen, and is found again for this device alone
+    assert found == wanted
+    save_choice(tmp_path, "NVIDIA H100", found)
+    assert load_choice(tmp_path, "NVIDIA H100") == wanted and load_choice(tmp_path, "NVIDIA L4") is None
+
+
+@pytest.mark.parametrize("kept", [{"compile": "all"}, {"compiled": "off"}])
+def test_a_way_that_nobody_knows_is_told(tmp_path: Path, kept: dict[str, str]) -> None:
+    (tmp_path / FILE).write_text(json.dumps({"NVIDIA H100, engine": kept}), encoding="utf-8")
+    with pytest.raises(SettingsInvalid, match="portraits calibrate"):
+        load_choice(tmp_path, "NVIDIA H100")
 
 
 def test_who_was_lost_before_is_drawn_alone(world: World) -> None:

@@ -1,0 +1,200 @@
+"""What a worker compiles before it is ready and when it is idle, and where the code is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from hyperlora.compiler import EngineOptions
+from hyperlora.errors import CompilationFailed
+from hyperlora.pipeline import PortraitPipeline
+from hyperlora.shapes import Shape
+from jobs.errors import SettingsInvalid
+from jobs.settings import Settings
+from worker.engine_choice import save_choice
+from worker.warming import CACHES, Warming, engine_options, keep_compiled, sizes_to_warm
+
+H100, BLOCKS = "NVIDIA H100", EngineOptions(compile="blocks", fuse_qkv=True)
+
+
+def asking(folder: Path, **asked: Any) -> Settings:
+    """Settings of a home in a folder."""
+    return Settings(home=folder, **asked)
+
+
+class StandIn:
+    """A pipeline and its engine that note what they are asked to compile."""
+
+    default_size = 1024
+
+    def __init__(self, fails: Callable[[tuple[Any, ...]], Exception | None] = lambda asked: None) -> None:
+        self.options, self.engine = BLOCKS, self
+        self.asked: list[tuple[Any, ...]] = []
+        self.missed: list[Shape] = []
+        self._fails = fails
+
+    def warm(self, width: int, height: int, batch: int, *, guided: bool, rank: int | None) -> float:
+        self.asked.append((width, height, batch, guided, rank))
+        fault = self._fails(self.asked[-1])
+        if fault is not None:
+            raise fault
+        return 1.0
+
+    def warm_wanted(self) -> Shape | None:
+        fault = self._fails(())
+        if fault is not None:
+            raise fault
+        return self.missed.pop(0) if self.missed else None
+
+    def run_with(self, options: EngineOptions) -> None:
+        self.options = options
+
+
+def warming(pipeline: StandIn, given: Settings) -> Warming:
+    return Warming(cast(PortraitPipeline, pipeline), given, batch=8, guided=True, rank=4)
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set for PyTorch is forgotten after each test."""
+    for variable in CACHES:
+        monkeypatch.setenv(variable, "to be removed")
+        monkeypatch.delenv(variable)
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ("auto", [(1024, 1024), (896, 896)]),
+        ("none", []),
+        ("832x1216", [(832, 1216)]),
+        ("832x1216, 1024x1024,832x1216", [(832, 1216), (1024, 1024)]),
+    ],
+)
+def test_sizes_are_those_that_are_named(asked: str, wanted: list[tuple[int, int]]) -> None:
+    assert Settings(warm=asked).warm == asked
+    assert sizes_to_warm(asked, side=1024, detail_side=896) == wanted
+
+
+@pytest.mark.parametrize("asked", ["", "1024", "1024x", "0x64", "99999x64", "64x64;rm", ",".join(["64x64"] * 17)])
+def test_what_is_no_size_is_refused(asked: str) -> None:
+    with pytest.raises(ValidationError, match="warm"):
+        Settings(warm=asked)
+
+
+@pytest.mark.parametrize(
+    ("compile_what", "device", "wanted"),
+    [
+        ("auto", "cpu", EngineOptions()),
+        ("auto", "cuda", BLOCKS),
+        ("off", "cuda:1", EngineOptions(compile="off", fuse_qkv=True)),
+        ("whole", "cpu", EngineOptions(compile="whole")),
+    ],
+)
+def test_gpus_compile_and_cpus_do_not_unless_asked(
+    tmp_path: Path, compile_what: str, device: str, wanted: EngineOptions
+) -> None:
+    assert engine_options(asking(tmp_path, compile=compile_what), device, H100) == wanted
+
+
+def test_what_was_measured_is_used_unless_another_way_is_asked_for(tmp_path: Path) -> None:
+    # Given a card on which compiling the whole was found to be best
+    best = EngineOptions(compile="whole", room=1.5)
+    save_choice(tmp_path, H100, best)
+
+    # Then it is done so there, and not on other cards, nor where a way is named
+    assert engine_options(asking(tmp_path), "cuda", H100) == best
+    assert engine_options(asking(tmp_path), "cuda", "NVIDIA L4") == BLOCKS
+    assert engine_options(asking(tmp_path, compile="blocks"), "cuda", H100) == BLOCKS
+
+
+def test_before_work_each_size_is_compiled_for_one_person_and_for_several(tmp_path: Path) -> None:
+    # Given a worker that is asked for one size
+    pipeline = StandIn()
+
+    # When it makes ready
+    warming(pipeline, asking(tmp_path, warm="640x512")).before_work(detail_side=896, should_stop=lambda: False)
+
+    # Then both kinds of batches are compiled, and the code is kept in its home
+    assert pipeline.asked == [(640, 512, 8, True, None), (640, 512, 8, True, 4)]
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled" / "inductor")
+
+
+def test_a_worker_that_is_told_to_stop_compiles_no_more(tmp_path: Path) -> None:
+    pipeline = StandIn()
+    warming(pipeline, asking(tmp_path)).before_work(detail_side=896, should_stop=lambda: len(pipeline.asked) == 1)
+    assert pipeline.asked == [(1024, 1024, 8, True, None)]
+
+
+def test_a_machine_without_a_compiler_draws_without_compiled_code_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a machine that cannot compile
+    def broken(_asked: tuple[Any, ...]) -> Exception:
+        return CompilationFailed("no code can be compiled for 1024x1024: no C++ compiler")
+
+    pipeline = StandIn(broken)
+
+    # When nobody asked for it by name, then it goes on eager, and tries no second time
+    warming(pipeline, asking(tmp_path)).before_work(detail_side=896, should_stop=lambda: False)
+    assert pipeline.options == EngineOptions(compile="off", fuse_qkv=True) and len(pipeline.asked) == 1
+    assert "no C++ compiler; drawing goes on without compiled code" in caplog.text
+
+    # And when somebody did, then the worker is not ready
+    with pytest.raises(CompilationFailed):
+        warming(StandIn(broken), asking(tmp_path, compile="blocks")).before_work(
+            detail_side=896, should_stop=lambda: False
+        )
+
+
+def test_a_size_that_does_not_fit_does_not_keep_others_from_being_compiled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = StandIn(lambda asked: torch.OutOfMemoryError() if asked[0] == 1024 else None)
+    warming(pipeline, asking(tmp_path)).before_work(detail_side=896, should_stop=lambda: False)
+    assert [each[0] for each in pipeline.asked] == [1024, 1024, 896, 896]
+    assert "8 pictures of 1024x1024 do not fit" in caplog.text
+
+
+def test_an_idle_worker_compiles_one_shape_at_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Given two shapes that were missed
+    caplog.set_level("INFO")
+    pipeline = StandIn()
+    pipeline.missed = [Shape(832, 1216, 16, 77), Shape(640, 640, 16, 77)]
+    beside = warming(pipeline, asking(tmp_path))
+
+    # When it is idle once, and once while it is told to stop
+    beside.when_idle(lambda: False)
+    beside.when_idle(lambda: True)
+
+    # Then one was compiled
+    assert "832x1216, 16 rows" in caplog.text and pipeline.missed == [Shape(640, 640, 16, 77)]
+
+
+def test_a_fault_while_idle_harms_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    warming(StandIn(lambda asked: torch.OutOfMemoryError("no room")), asking(tmp_path)).when_idle(lambda: False)
+    assert "stays without compiled code: no room" in caplog.text
+
+
+def test_compiled_code_is_kept_where_nobody_else_can_write(tmp_path: Path) -> None:
+    # Given a home in which the folder was made by an earlier worker
+    folder = keep_compiled(tmp_path)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+    # When others may write to it, then the worker does not run what lies there
+    folder.chmod(0o770)
+    with pytest.raises(SettingsInvalid, match="chmod go-w"):
+        keep_compiled(tmp_path)
+
+
+def test_a_place_that_was_named_for_pytorch_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
+    keep_compiled(tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "compiled" / "triton")

@@ -1,0 +1,56 @@
+"""Which way of running the networks is fastest on a device: found by `portraits calibrate`, kept beside the costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hyperlora.compiler import Compile, EngineOptions
+from hyperlora.errors import InvalidRequest
+from jobs.errors import SettingsInvalid
+from worker.costs import FILE, read_calibration, write_calibration
+
+BLOCKS_MAY_COST = 1.02
+"""Repeated blocks are compiled instead of the whole UNet where a step takes at most so many times as long."""
+MOST_ROOM = 4.0
+
+
+def choose(seconds: Callable[[EngineOptions], float]) -> EngineOptions:
+    """The way to run, by the seconds of a step of a full batch in each of them.
+
+    Eager, blocks and whole are compared, then projections by themselves and fused. How far a batch may be filled up is
+    how much dearer an eager step is.
+    """
+    eager = seconds(EngineOptions())
+    blocks, whole = seconds(EngineOptions(compile="blocks")), seconds(EngineOptions(compile="whole"))
+    way: Compile = "blocks" if blocks <= BLOCKS_MAY_COST * whole else "whole"
+    best = blocks if way == "blocks" else whole
+    if eager <= best:
+        return EngineOptions(fuse_qkv=seconds(EngineOptions(fuse_qkv=True)) < eager)
+    fused = seconds(EngineOptions(compile=way, fuse_qkv=True))
+    room = min(MOST_ROOM, max(1.0, eager / min(best, fused)))
+    return EngineOptions(compile=way, fuse_qkv=fused < best, room=round(room, 3))
+
+
+def save_choice(home: Path, device: str, options: EngineOptions) -> Path:
+    """Keep the choice for the workers of this home on devices of this name; returns the file."""
+    told = {"compile": options.compile, "fuse_qkv": options.fuse_qkv, "room": options.room}
+    return write_calibration(home, _key(device), told)
+
+
+def load_choice(home: Path, device: str) -> EngineOptions | None:
+    """What was found for devices of this name, None if nothing was. Raises `SettingsInvalid` for a damaged file."""
+    found: Any = read_calibration(home).get(_key(device))
+    if found is None:
+        return None
+    try:
+        return EngineOptions(**found)
+    except (TypeError, InvalidRequest) as error:
+        raise SettingsInvalid(
+            f"{home / FILE} names no way of running ({error}); run `portraits calibrate` again"
+        ) from error
+
+
+def _key(device: str) -> str:
+    return f"{device}, engine"
