@@ -46,3 +46,8 @@ def paired(prompts: str | Sequence[str], seeds: int | Sequence[int]) -> list[tup
     if not texts or not numbers or len(texts) not in (1, count) or len(numbers) not in (1, count):
         raise InvalidRequest(f"prompts and seeds are paired, found {len(texts)} prompts and {len(numbers)} seeds")
     return list(zip(texts * (count // len(texts)), numbers * (count // len(numbers)), strict=True))
+
+
+def decoded_at_once(most: int, usual_pixels: int, pixels: int) -> int:
+    """How many pictures of so many pixels the VAE takes in one pass: no more pixels than `most` usual ones have."""
+    return max(1, min(most, most * usual_pixels // pixels))

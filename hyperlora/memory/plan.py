@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 
 from hyperlora.basis_stream import BUFFER_BYTES
+from hyperlora.batches import decoded_at_once
 from hyperlora.clip import MOST_IMAGES
 from hyperlora.errors import InvalidRequest, MemoryTooSmall
 from hyperlora.memory.facts import ModelFacts
@@ -110,8 +111,8 @@ class MemoryPlan:
         """
         facts, pixels, rows = self.facts, width * height, batch * (2 if guided else 1)
         vae = facts.vae if self.has(Measure.VAE_VISITS) else 0
-        # Compiled, a smaller pass of the VAE is filled up.
-        at_once = 1 if self.has(Measure.DECODE_SINGLY) else self.decode_at_once
+        # Compiled, a smaller pass of the VAE is filled up; larger pictures are decoded fewer at once.
+        at_once = 1 if self.has(Measure.DECODE_SINGLY) else decoded_at_once(self.decode_at_once, facts.size**2, pixels)
         tile = min(pixels, TILE * TILE) if self.has(Measure.DECODE_TILED) else pixels
         step = facts.step * (CONTROLLED if controlled else 1)
         texts = facts.text_encoders if self.has(Measure.TEXT_VISITS) else 0
