@@ -67,7 +67,8 @@ def emulated(
 
 def _tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The tokens in 8 bits, (M, I), and their scales, (M, 1)."""
-    x_MI = x.reshape(-1, x.shape[-1])
+    # In rows, as the products want them: what is pointwise keeps the order that a tensor has in memory.
+    x_MI = x.reshape(-1, x.shape[-1]).contiguous()
     scale_M1 = _scale(x_MI)[:, None]
     return (x_MI / scale_M1).clamp(-LARGEST, LARGEST).to(DTYPE), scale_M1
 

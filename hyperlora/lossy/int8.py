@@ -48,7 +48,8 @@ def linear(
     x: torch.Tensor, weight_OI: torch.Tensor, scale_O: torch.Tensor, bias_O: torch.Tensor | None
 ) -> torch.Tensor:
     """(..., I) to (..., O), in the dtype of x."""
-    x_MI = x.reshape(-1, x.shape[-1])
+    # In rows, as the products want them: what is pointwise keeps the order that a tensor has in memory.
+    x_MI = x.reshape(-1, x.shape[-1]).contiguous()
     scale_M1 = _scale(x_MI)[:, None]
     q_MI = (x_MI / scale_M1).round().clamp(-LARGEST, LARGEST).to(DTYPE)
     y_MO = product(q_MI, weight_OI).float() * scale_M1 * scale_O
