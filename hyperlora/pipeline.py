@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hyperlora.batches import draw_all, paired
+from hyperlora.batches import decoded_at_once, draw_all, paired
 from hyperlora.components import SDXLComponents
 from hyperlora.control import Control, ControlInput, at_work, make_inputs
 from hyperlora.detail import DetailPass
@@ -218,7 +218,7 @@ class PortraitPipeline(MergedModel):
         start = None
         if samples[0].image is not None:
             with self._timed("encode_image", seconds):
-                vae, at_once = self.components.vae, self.decode_at_once
+                vae, at_once = self.components.vae, self._decoded_at_once(width, height)
                 start = make_start(vae, samples, at_once=at_once, size_step=self.size_step, device=self.device)
         # 4. Noise into latents.
         with self._timed("denoise", seconds):
@@ -235,7 +235,7 @@ class PortraitPipeline(MergedModel):
                 )
         # 5. Latents into pictures.
         with self._timed("decode", seconds):
-            vae, at_once = self.components.vae, self.decode_at_once
+            vae, at_once = self.components.vae, self._decoded_at_once(width, height)
             images = lay_over(decode(vae, latents, at_once=at_once, run=self.engine.decoder), samples)
         return Drawing(images, seconds)
 
@@ -313,6 +313,9 @@ class PortraitPipeline(MergedModel):
         for lora, _ in (pair for stack in stacks for pair in stack):
             lora.require_fit(self.merger.shapes)
             lora.require_finite()
+
+    def _decoded_at_once(self, width: int, height: int) -> int:
+        return decoded_at_once(self.decode_at_once, self.default_size**2, width * height)
 
     def _embed(self, samples: Sequence[Sample]) -> list[TextPair]:
         with self.prompts.together():
