@@ -8,8 +8,8 @@
     restarted    the same once more, with what the first one left on disk
     warm         a worker that has drawn such a job before
 
-The first two count from before Python starts: imports, weights and compilation are part of them. What comes first is a
-batch, so a larger one comes later.
+The first two count from before Python starts: imports, weights, and compiling what a worker compiles that is told
+nothing else, are part of them. What comes first is a batch, so a larger one comes later.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _in_a_process(options: argparse.Namespace, home: Path) -> float:
 def _child(options: argparse.Namespace) -> None:
     """The process that is measured: prints its answer as JSON."""
     home, began = options.child
-    product = Product(options, Path(home))
+    product = Product(options, Path(home), as_started=True)
     done = product.job(product.asked(options), began=float(began))
     product.close()
     print(json.dumps({"first_seconds": done.first_seconds}))

@@ -28,7 +28,7 @@ from typing import Any
 
 from bench import common
 from jobs.profiles import find_profile
-from worker.calibration import measure_costs
+from worker.calibration import Asked, measure_costs
 from worker.costs import Costs
 from worker.quiet import quiet_libraries
 from worker.renderer import Sample, Setting
@@ -100,10 +100,8 @@ class Bench:
 
     def costs(self, repeat: int) -> Costs:
         """Measured here and now."""
-        return measure_costs(
-            self.renderer, size=self.setting.width, scheduler=self.setting.scheduler, guidance=self.guidance,
-            repeat=repeat, tell=lambda line: print(line, file=sys.stderr),
-        )  # fmt: skip
+        asked = Asked(self.setting.width, self.setting.scheduler, self.guidance, repeat)
+        return measure_costs(self.renderer, asked, lambda line: print(line, file=sys.stderr))
 
     def draw(self, plan: Batches) -> None:
         """Draw a plan."""

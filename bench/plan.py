@@ -62,7 +62,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _calibrated(file: Path) -> dict[str, Costs]:
-    return {name: Costs(**each) for name, each in json.loads(file.read_text(encoding="utf-8")).items()}
+    """The costs of a calibration file, which keeps other things too."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    fields = {field.name for field in dataclasses.fields(Costs)}
+    return {name: Costs(**each) for name, each in found.items() if set(each) == fields}
 
 
 def markdown(found: dict[str, Any]) -> str:

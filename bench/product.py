@@ -85,15 +85,19 @@ class Done:
 class Product:
     """One profile in one worker process."""
 
-    def __init__(self, options: argparse.Namespace, home: Path) -> None:
+    def __init__(self, options: argparse.Namespace, home: Path, *, as_started: bool = False) -> None:
+        """What is compiled is the size that is drawn; `as_started`: what a worker compiles if it is told nothing."""
         self.settings = common.settings(options, home)
-        if getattr(options, "batch", None):
+        if options.batch:
             self.settings = self.settings.model_copy(update={"batch_size": options.batch})
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
         self.database = Database.from_settings(self.settings)
         self.database.upgrade()
         self.profile = find_profile(self.settings, options.profile)
+        side = options.pixels or self.profile.drawing().get("size")
+        if side and not as_started:
+            self.settings = self.settings.model_copy(update={"warm": f"{side}x{side}"})
         self.process = WorkerProcess(self.settings)
 
     def asked(self, options: argparse.Namespace, **changes: Any) -> Asked:

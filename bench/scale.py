@@ -6,7 +6,8 @@
     python bench/scale.py --factors people,steps --steps-to 8,16,32
 
 Each factor is varied around the same small job, in jobs whose turns alternate. Two fits are told: seconds = fixed +
-slope * factor, and the exponent of seconds ~ factor ** exponent (1: proportional; of a size, 2 is as its pixels).
+slope * factor, and the exponent of seconds ~ factor ** exponent (1: proportional; of a size, 2 is as its pixels). Where
+networks are compiled, it is for the job's own size: others run as in a worker that was not told of them.
 """
 
 from __future__ import annotations

@@ -9,16 +9,17 @@ from typing import Any, Protocol
 import torch
 import torch._dynamo
 
-from bench.random_models import Geometry, random_unet
+from bench.random_models import Geometry, random_unet, random_vae
 from bench.turns import wait
-from hyperlora.engine import Compile, Engine, EngineOptions
+from hyperlora.compiler import MOST_GRAPHS, Compile, EngineOptions
+from hyperlora.engine import Engine
 from hyperlora.merge import WeightMerger
 from hyperlora.shapes import Shape
 from hyperlora.stand_in import stand_in
 
-MOST_GRAPHS = 1024
 SIZE_STEP = 8
 """Pixels of a latent."""
+DECODE_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,19 @@ def runner(way: Way, geometry: Geometry, device: torch.device, dtype: torch.dtyp
     unet = random_unet(geometry, device, dtype)
     if device.type == "cuda" and (way.ours or way.compile != "off"):
         unet = unet.to(memory_format=torch.channels_last)
-    return Ours(unet, way, backend) if way.ours else Theirs(unet, way, backend)
+    if not way.ours:
+        return Theirs(unet, way, backend)
+    return Ours(unet, random_vae(geometry, device, dtype), way, backend)
 
 
 class Ours:
-    """Our engine."""
+    """Our engine; it makes the decoder ready too."""
 
-    def __init__(self, unet: Any, way: Way, backend: str) -> None:
+    def __init__(self, unet: Any, vae: Any, way: Way, backend: str) -> None:
         self.merger = WeightMerger(unet)
         options = EngineOptions(compile=way.compile, fuse_qkv=way.fuse_qkv, cache_text=way.cache_text, backend=backend)
-        self.engine, self.unet = Engine(unet, self.merger, options), unet
+        self.engine = Engine(unet, vae, self.merger, options, size_step=SIZE_STEP, decode_at_once=DECODE_AT_ONCE)
+        self.unet = unet
 
     def ready(self, shape: Shape) -> float:
         """Warmed as a worker warms it."""
