@@ -31,6 +31,8 @@ class EngineOptions:
         Queries, keys and values by one product.
     cache_text
         Keys and values of the text once a batch instead of once a step.
+    channels_last
+        The memory layout of convolutions that GPUs are fastest with; None: on GPUs.
     backend, mode
         Of `torch.compile`.
     room
@@ -40,6 +42,7 @@ class EngineOptions:
     compile: Compile = "off"
     fuse_qkv: bool = False
     cache_text: bool = True
+    channels_last: bool | None = None
     backend: str | Callable[..., Any] = "inductor"
     mode: str | None = None
     room: float = ROOM

@@ -50,6 +50,10 @@ class Engine:
         self.wanted: Counter[Shape] = Counter()
         """Shapes that ran eager though compiled code was wanted, and how often."""
         self._unet, self._merger, self._size_step = unet, merger, size_step
+        on_gpu = unet.device.type == "cuda"
+        if on_gpu if options.channels_last is None else options.channels_last:
+            unet.to(memory_format=torch.channels_last)
+            vae.to(memory_format=torch.channels_last)
         self._compiler = Compiler(options)
         self._attention = UNetAttention(unet)
         self._kernels: tuple[SDPBackend, ...] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,21 @@ def choose(seconds: Callable[[EngineOptions], float]) -> EngineOptions:
     Eager, blocks and whole are compared, then projections by themselves and fused. How far a batch may be filled up is
     how much dearer an eager step is.
     """
-    eager = seconds(EngineOptions())
-    blocks, whole = seconds(EngineOptions(compile="blocks")), seconds(EngineOptions(compile="whole"))
+    plain = EngineOptions(channels_last=True)
+    eager = seconds(plain)
+    blocks, whole = seconds(replace(plain, compile="blocks")), seconds(replace(plain, compile="whole"))
     way: Compile = "blocks" if blocks <= BLOCKS_MAY_COST * whole else "whole"
     best = blocks if way == "blocks" else whole
     if eager <= best:
-        return EngineOptions(fuse_qkv=seconds(EngineOptions(fuse_qkv=True)) < eager)
-    fused = seconds(EngineOptions(compile=way, fuse_qkv=True))
+        return replace(plain, fuse_qkv=seconds(replace(plain, fuse_qkv=True)) < eager)
+    fused = seconds(replace(plain, compile=way, fuse_qkv=True))
     room = min(MOST_ROOM, max(1.0, eager / min(best, fused)))
-    return EngineOptions(compile=way, fuse_qkv=fused < best, room=round(room, 3))
+    return replace(plain, compile=way, fuse_qkv=fused < best, room=round(room, 3))
 
 
 def save_choice(home: Path, device: str, options: EngineOptions) -> Path:
     """Keep the choice for the workers of this home on devices of this name; returns the file."""
-    told = {"compile": options.compile, "fuse_qkv": options.fuse_qkv, "room": options.room}
+    told = {name: getattr(options, name) for name in ("compile", "fuse_qkv", "channels_last", "room")}
     return write_calibration(home, _key(device), told)
 
 

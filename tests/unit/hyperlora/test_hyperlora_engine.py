@@ -57,9 +57,9 @@ def alike(some: Sequence[Image.Image], others: Sequence[Image.Image]) -> bool:
         EngineOptions(cache_text=False),
         EngineOptions(fuse_qkv=True),
         TRACED,
-        replace(TRACED, fuse_qkv=True),
+        replace(TRACED, fuse_qkv=True, channels_last=True),
     ],
-    ids=["text at every step", "fused", "blocks", "blocks fused"],
+    ids=["text at every step", "fused", "blocks", "blocks fused, channels last"],
 )
 def test_every_way_of_running_draws_the_same(tmp_path: Path, unet_network: HyperLoRA, options: EngineOptions) -> None:
     # Given the plain way and another, two people, and a shape that is warm

@@ -224,9 +224,9 @@ def test_one_picture_at_a_time_cannot_be_shared() -> None:
 @pytest.mark.parametrize(
     ("eager", "blocks", "whole", "fused", "wanted"),
     [
-        (1.2, 1.01, 1.0, 0.9, EngineOptions(compile="blocks", fuse_qkv=True, room=1.333)),  # 1.2 / 0.9
-        (1.2, 1.05, 1.0, 1.1, EngineOptions(compile="whole", fuse_qkv=False, room=1.2)),  # blocks cost 5 %
-        (1.0, 1.1, 1.2, 0.9, EngineOptions(compile="off", fuse_qkv=True)),
+        (1.2, 1.01, 1.0, 0.9, EngineOptions("blocks", fuse_qkv=True, channels_last=True, room=1.333)),  # 1.2 / 0.9
+        (1.2, 1.05, 1.0, 1.1, EngineOptions("whole", fuse_qkv=False, channels_last=True, room=1.2)),  # blocks: + 5 %
+        (1.0, 1.1, 1.2, 0.9, EngineOptions("off", fuse_qkv=True, channels_last=True)),
     ],
 )
 def test_the_fastest_way_is_chosen_and_blocks_may_cost_a_little(

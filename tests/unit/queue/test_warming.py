@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,8 @@ from jobs.settings import Settings
 from worker.engine_choice import save_choice
 from worker.warming import CACHES, Warming, engine_options, keep_compiled, sizes_to_warm
 
-H100, BLOCKS = "NVIDIA H100", EngineOptions(compile="blocks", fuse_qkv=True)
+H100, EAGER = "NVIDIA H100", EngineOptions(fuse_qkv=True, channels_last=True)
+BLOCKS, WHOLE = replace(EAGER, compile="blocks"), replace(EAGER, compile="whole")
 
 
 def asking(folder: Path, **asked: Any) -> Settings:
@@ -91,10 +93,10 @@ def test_what_is_no_size_is_refused(asked: str) -> None:
 @pytest.mark.parametrize(
     ("compile_what", "device", "wanted"),
     [
-        ("auto", "cpu", EngineOptions()),
+        ("auto", "cpu", EAGER),
         ("auto", "cuda", BLOCKS),
-        ("off", "cuda:1", EngineOptions(compile="off", fuse_qkv=True)),
-        ("whole", "cpu", EngineOptions(compile="whole")),
+        ("off", "cuda:1", EAGER),
+        ("whole", "cpu", WHOLE),
     ],
 )
 def test_gpus_compile_and_cpus_do_not_unless_asked(
@@ -143,7 +145,7 @@ def test_a_machine_without_a_compiler_draws_without_compiled_code_and_says_so(
 
     # When nobody asked for it by name, then it goes on eager, and tries no second time
     warming(pipeline, asking(tmp_path)).before_work(detail_side=896, should_stop=lambda: False)
-    assert pipeline.options == EngineOptions(compile="off", fuse_qkv=True) and len(pipeline.asked) == 1
+    assert pipeline.options == EAGER and len(pipeline.asked) == 1
     assert "no C++ compiler; drawing goes on without compiled code" in caplog.text
 
     # And when somebody did, then the worker is not ready
