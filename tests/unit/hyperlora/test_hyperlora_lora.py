@@ -334,3 +334,23 @@ def test_an_empty_lora_is_a_value_too() -> None:
     assert empty.rank == 0
     assert (empty + make_lora(1)).equals(make_lora(1))
     empty.require_finite()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [float("nan"), -float("nan"), float("inf"), -float("inf")])
+def test_one_number_that_is_none_is_found_in_every_type(dtype: torch.dtype, bad: float) -> None:
+    # Given two layers of the largest and smallest numbers that the type has, and zeros of both signs
+    info = torch.finfo(dtype)
+    extremes = torch.tensor([[info.max, info.min, info.tiny, -info.tiny, 0.0, -0.0]], dtype=dtype)
+    up = torch.ones(4, 1, dtype=dtype)
+    good = {name: LoRALayer(extremes.clone(), up.clone(), 1.0) for name in ("lora_unet_a", "lora_unet_b")}
+    assert LoRA(good).non_finite_layer is None
+    # When one number of the second layer is none
+    good["lora_unet_b"].up[2, 0] = bad
+    # Then that layer is named, and moving the LoRA does not make it whole
+    broken = LoRA(good)
+    assert broken.non_finite_layer == "lora_unet_b"
+    assert broken.to("cpu").non_finite_layer == "lora_unet_b"
+    # And a narrower type is looked at anew
+    if dtype is torch.float64:
+        assert LoRA({"lora_unet_a": good["lora_unet_a"]}).to(dtype=torch.float16).non_finite_layer == "lora_unet_a"
