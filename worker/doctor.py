@@ -65,6 +65,7 @@ def examine(settings: Settings, *, missing: list[str], database_file: Path | Non
         return
     yield _device(settings)
     yield from _profiles(settings)
+    yield from _memory(settings)
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
@@ -217,3 +218,32 @@ def _faces(spec: str) -> Finding:
         hint = INSIGHTFACE_HINT if lacks else "put the files there, or name another analyzer"
         return Finding("drawing", f"faces {spec}", "problem", str(error), hint)
     return Finding("drawing", f"faces {spec}", "ok", f"{analyzer.name}, {analyzer.embedding_size} numbers a face")
+
+
+def _memory(settings: Settings) -> Iterator[Finding]:
+    """What PORTRAITS_VRAM_GB means for the profile of this machine; counted, nothing is loaded."""
+    if settings.vram_gb is None:
+        return
+    from hyperlora.errors import HyperLoRAError
+    from worker.quiet import quiet_libraries
+    from worker.sdxl import DTYPES, choose_device
+    from worker.vram import lies_here, plan_of
+
+    name, hint = f"memory of {settings.profile}", "raise PORTRAITS_VRAM_GB, or choose a smaller model; see memory.md"
+    profile = load_profiles(settings).get(settings.profile)
+    if profile is None or not profile.base:
+        yield Finding("drawing", name, "note", "nothing is there that could be counted")
+        return
+    quiet_libraries()
+    on_cpu = choose_device(settings.device) == "cpu" and profile.dtype == "float16"
+    try:
+        plan = plan_of(profile, settings, DTYPES["float32" if on_cpu else profile.dtype])
+    except HyperLoRAError as error:
+        yield Finding("drawing", name, "problem", str(error), hint)
+    except (OSError, ValueError) as error:
+        yield Finding(
+            "drawing", name, "problem", f"its configs cannot be read: {error}", "correct the profile's places"
+        )
+    else:
+        taken = "" if lies_here(profile) else "; taken for SDXL, as its files are not folders of this machine"
+        yield Finding("drawing", name, "ok", f"{plan}{taken}")

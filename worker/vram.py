@@ -37,6 +37,11 @@ class Room:
         """The largest batch of the size that the model was trained for."""
         return self._asked if self.plan is None else self.plan.batch
 
+    @property
+    def told(self) -> str:
+        """The plan in words."""
+        return f"no limit; batches of {self._asked}" if self.plan is None else str(self.plan)
+
     def largest_batch(
         self, width: int, height: int, *, guided: bool, given: bool, controls: Sequence[int | None]
     ) -> int:
@@ -93,11 +98,17 @@ def plan_of(profile: Profile, settings: Settings, dtype: torch.dtype) -> MemoryP
 
     Raises `MemoryTooSmall`, and what reading configs raises.
     """
-    places = [Path(each).expanduser() for each in (profile.base, profile.hyperlora, profile.clip_vision)]
-    blank = (
-        BlankModel.of_folders(places[0], places[1], places[2], dtype)
-        if all(each.is_dir() for each in places)
-        else BlankModel.released(dtype)
-    )
+    here = lies_here(profile)
+    blank = BlankModel.of_folders(*_places(profile), dtype) if here else BlankModel.released(dtype)
     asked = settings.batch_size or profile.batch_size
     return plan_memory(settings.vram_gb, ModelFacts.of(blank), asked=asked, decode_at_once=DECODE_AT_ONCE)
+
+
+def lies_here(profile: Profile) -> bool:
+    """Whether the profile's networks are folders of this machine, which can be counted."""
+    return all(each.is_dir() for each in _places(profile))
+
+
+def _places(profile: Profile) -> tuple[Path, Path, Path]:
+    base, hyperlora, clip = (Path(each).expanduser() for each in (profile.base, profile.hyperlora, profile.clip_vision))
+    return base, hyperlora, clip

@@ -74,6 +74,7 @@ def calibrate(
     facts(
         {
             "device": renderer.device,
+            "memory": renderer.room.told,
             "compiled": {"off": "nothing", "blocks": "the UNet's repeated blocks", "whole": "the whole UNet"}[
                 way.compile
             ],
