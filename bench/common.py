@@ -2,7 +2,7 @@
 
     parser = common.parser(__doc__, repeat=3)             # --device --dtype --model --toy --repeat --json --out
     options = common.parsed(parser, arguments)            # with .device and .dtype of torch
-    turns = common.take_turns({"ours": act, "theirs": act}, repeat=options.repeat, device=options.device)
+    turns = common.take_rounds({"ours": act, "theirs": act}, options)  # ways in turn, in an order that rotates
     common.finish("job", {...}, "| a table |", options)   # prints Markdown, writes NAME.json and NAME.md
 
 Those that go through the product take `common.add_profile_lines(parser)` too, and `common.settings(options, home)`.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ __all__ = [
     "parser",
     "settings",
     "table",
+    "take_rounds",
     "take_turns",
     "timed",
     "wait",
@@ -57,6 +58,7 @@ def parser(doc: str | None, *, repeat: int = 3) -> argparse.ArgumentParser:
     made.add_argument("--model", choices=("mini", "sdxl"), help="sizes of the networks; default: sdxl on a GPU")
     made.add_argument("--toy", action="store_true", help="as little as shows that the program works")
     made.add_argument("--repeat", type=int, default=repeat, help="rounds that are measured")
+    made.add_argument("--warm-up", type=int, default=1, help="rounds before that")
     made.add_argument("--json", type=Path, help="write the result into this file")
     made.add_argument("--out", type=Path, help="write NAME.json and NAME.md into this folder")
     return made
@@ -82,7 +84,7 @@ def parsed(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> ar
     options.dtype = DTYPES[options.dtype or ("float16" if on_gpu else "float32")]
     options.model = options.model or ("sdxl" if on_gpu and not options.toy else "mini")
     if options.toy:
-        options.repeat = 1
+        options.repeat, options.warm_up = 1, 0
     return options
 
 
@@ -99,6 +101,11 @@ def settings(options: argparse.Namespace, home: Path) -> Settings:
         )
     options.profile = options.profile or "mini"
     return Settings(home=home, profile=options.profile, profiles_file=options.profiles_file, device=options.device.type)
+
+
+def take_rounds(ways: Mapping[str, Callable[[], object]], options: argparse.Namespace) -> Turns:
+    """As many rounds as the command's lines say; see `bench.turns`."""
+    return take_turns(ways, repeat=options.repeat, warm_up=options.warm_up, device=options.device)
 
 
 def numbers(text: str) -> list[int]:

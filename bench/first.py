@@ -42,7 +42,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         found = {name: _in_a_process(options, home) for name in ("cold", "restarted")}
         product = Product(options, Path(folder) / "warm")
         asked = product.asked(options)
-        seconds = [product.job(asked).first_seconds for _ in range(options.repeat + 1)][1:]
+        seconds = [product.job(asked).first_seconds for _ in range(options.warm_up + options.repeat)][options.warm_up :]
         product.close()
     return {
         "profile": options.profile,

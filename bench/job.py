@@ -45,9 +45,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         asked = product.asked(options)
         jobs: list[Done] = []
         ways = _ways(product, asked, options, jobs)
-        turns = common.take_turns(ways, repeat=options.repeat, device=options.device)
+        turns = common.take_rounds(ways, options)
         product.close()
-    return {**_told(asked, options), **_rates(turns, asked, options), **_of_jobs(jobs[1:], asked)}
+    return {**_told(asked, options), **_rates(turns, asked, options), **_of_jobs(jobs[-options.repeat :], asked)}
 
 
 def _ways(

@@ -119,7 +119,7 @@ class Bench:
     def turns(self, plans: Mapping[str, Batches], options: argparse.Namespace) -> common.Turns:
         """Every plan in turn."""
         ways = {name: (lambda plan=plan: self.draw(plan)) for name, plan in plans.items()}
-        return common.take_turns(ways, repeat=options.repeat, device=options.device)
+        return common.take_rounds(ways, options)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,6 +80,17 @@ GEOMETRIES = {
     "sdxl": Geometry("sdxl", SDXL_UNET, SDXL_VAE, SDXL_TEXTS, 49_408, CLIP_LARGE),
     "mini": Geometry("mini", mini.UNET_CONFIG, mini.VAE_CONFIG, MINI_TEXTS, 8_192, CLIP_MINI, MINI_HYPERLORA),
 }
+
+_TOY_UNET: dict[str, Any] = {
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 1),
+    "attention_head_dim": (1, 2),
+}
+TOY = replace(GEOMETRIES["mini"], name="toy", unet={**mini.UNET_CONFIG, **_TOY_UNET})
+"""The least that has all kinds of layers."""
 
 
 def random_module(

@@ -55,11 +55,8 @@ def _varied(
 ) -> dict[str, Any]:
     """Seconds of jobs that differ in one thing."""
     jobs = {str(value): replace(asked, **{name: value}) for value in values}
-    turns = common.take_turns(
-        {value: (lambda job=job: product.job(job).seconds) for value, job in jobs.items()},
-        repeat=options.repeat,
-        device=options.device,
-    )
+    ways = {value: (lambda job=job: product.job(job).seconds) for value, job in jobs.items()}
+    turns = common.take_rounds(ways, options)
     spreads = [turns.spread(value) for value in jobs]
     seconds = [each.median for each in spreads]
     rows = [
@@ -119,8 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made.error(f"unknown factor {unknown[0]!r}, known: {', '.join(FACTORS)}")
     if options.toy:
         options.people, options.prompts, options.steps = 1, 1, 1
-        options.people_to, options.prompts_to, options.photos_to, options.steps_to = [1, 2], [1, 3], [1, 2], [1, 4]
-        options.size_to = [64, 96]
+        options.people_to, options.size_to, options.steps_to = [1, 2], [64, 96], [1, 4]
+        options.factors = [name for name in options.factors if getattr(options, f"{name}_to")]
     quiet_libraries()
     found = measure(options)
     common.finish("scale", found, markdown(found), options)

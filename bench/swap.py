@@ -255,10 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print Markdown, write JSON."""
     made = common.parser(__doc__, repeat=8)
     made.add_argument("--ways", type=_ways, default=list(WAYS), help=f"of {','.join(WAYS)}; ratios are to the first")
-    made.add_argument("--warm-up", type=int, default=1, help="rounds before those that are measured")
     options = common.parsed(made, arguments)
-    if options.toy:
-        options.warm_up = 0
     quiet_libraries()
     found = measure(options)
     common.finish("swap", found, markdown(found), options)

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench import common, unet_parts
-from bench.random_models import GEOMETRIES, Geometry
+from bench.random_models import GEOMETRIES, TOY, Geometry
 from bench.unet_ways import WAYS, Ours, Runner, runner
 from hyperlora.shapes import Shape
 from worker.quiet import quiet_libraries
@@ -40,7 +40,7 @@ SWAP_PIXELS = 512
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The parts that are asked for."""
-    geometry = GEOMETRIES[options.model]
+    geometry = TOY if options.toy else GEOMETRIES[options.model]
     size = options.pixels or geometry.size
     found: dict[str, Any] = {"size": size, "backend": options.backend, "unit": "seconds of a step, with guidance"}
     found["tflop_a_row"] = unet_parts.operations(geometry, size) / 1e12
@@ -84,9 +84,7 @@ def _steps(geometry: Geometry, size: int, told: dict[str, Any], options: argpars
             once[name].append(before)
             return seconds
 
-        turns = common.take_turns(
-            {name: (lambda name=name: stepped(name)) for name in here}, repeat=options.repeat, device=device
-        )
+        turns = common.take_rounds({name: (lambda name=name: stepped(name)) for name in here}, options)
         work = told["tflop_a_row"] * shape.rows
         rows.append({"batch": batch, "ways": {name: _row(name, turns, once, compiled, work, told) for name in here}})
     return rows
@@ -116,12 +114,13 @@ def _row(
 def _child_lines(name: str, size: int, options: argparse.Namespace) -> list[str]:
     dtype = str(options.dtype).removeprefix("torch.")
     lines = ["--device", options.device.type, "--dtype", dtype, "--model", options.model, "--pixels", str(size)]
+    lines += ["--toy"] if options.toy else []
     return [*lines, "--batches", str(options.compiled_batch), "--backend", options.backend, "--child", name]
 
 
 def _child(options: argparse.Namespace) -> None:
     """The process in which compiling is measured: prints its answer as JSON."""
-    geometry, size = GEOMETRIES[options.model], options.pixels
+    geometry, size = TOY if options.toy else GEOMETRIES[options.model], options.pixels
     made = runner(WAYS[options.child], geometry, options.device, options.dtype, options.backend)
     seconds = made.ready(Shape(size, size, 2 * options.batches[0], unet_parts.TOKENS))
     print(json.dumps({"compile_seconds": seconds}))

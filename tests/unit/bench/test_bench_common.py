@@ -62,7 +62,14 @@ def test_a_result_is_printed_and_written_with_the_machine(tmp_path: Path, capsys
     assert found == json.loads((folder / "thing.json").read_text())
     assert found["bench"] == "thing"
     assert found["seconds"] == {"median": 2.0, "low": 1.5, "high": 2.5, "count": 3}
-    assert found["asked"] == {"device": "cpu", "dtype": "float32", "model": "mini", "toy": True, "repeat": 1}
+    assert found["asked"] == {
+        "device": "cpu",
+        "dtype": "float32",
+        "model": "mini",
+        "toy": True,
+        "repeat": 1,
+        "warm_up": 0,
+    }
     assert found["machine"]["libraries"]["torch"] == torch.__version__
     assert found["machine"]["threads"] == torch.get_num_threads()
     # And people read it as a table

@@ -41,6 +41,8 @@ FIGURES: dict[str, tuple[str, ...]] = {
         "costs.each",
     ),
     "scale": ("factors.people.rows.1.seconds.median", "factors.size.rows.0.pictures", "asked_of_each.steps"),
+    "first": ("seconds.cold", "seconds.restarted", "seconds.warm.median"),
+    "enqueue": ("databases.sqlite.rows_per_second", "databases.sqlite.seconds_check"),
     "plan": ("worst", "rows.0.best_seconds", "rows.3.against_best.together"),
 }
 """For each benchmark figures that it must have found: more than nothing."""
@@ -72,6 +74,14 @@ def test_a_benchmark_runs_at_toy_size(name: str, tmp_path: Path, capsys: pytest.
     cells = [line.count("|") for line in page.splitlines() if line.startswith("|")]
     assert len(cells) >= 3
     assert "nan" not in page and "inf " not in page
+
+
+def test_compiling_is_timed_in_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    # When such a process is asked for one way
+    unet = importlib.import_module("bench.unet")
+    assert unet.main(["--toy", "--device", "cpu", "--child", "blocks"]) == 0
+    # Then its last line is what the asking one reads
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["compile_seconds"] > 0
 
 
 def at(found: Any, place: str) -> float:
