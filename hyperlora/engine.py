@@ -26,7 +26,7 @@ from hyperlora.grouped import Stack, factors_of, own_rank
 from hyperlora.merge import WeightMerger
 from hyperlora.sampling import Conditioning
 from hyperlora.shapes import Shape, fitting, to_rank, worthwhile
-from hyperlora.stand_in import lora_of_nobody, stand_in
+from hyperlora.stand_in import lora_of_nobody, stand_in, stand_in_timestep
 from hyperlora.unet_call import UNetCall, fill
 from hyperlora.vae_call import VaeDecoder
 
@@ -185,7 +185,7 @@ class Engine:
         with self.drawing(conditioning, width=shape.width, height=shape.height, own=own) as call:
             call(
                 latents_BCHW,
-                torch.tensor(500.0),
+                stand_in_timestep(self._unet),
                 encoder_hidden_states=conditioning.tokens_BTC,
                 added_cond_kwargs=conditioning.added,
                 return_dict=False,

@@ -202,7 +202,7 @@ class PortraitPipeline(MergedModel):
             self._check_stacks(stacks, samples, regions)
             self.apply([])
         sampler = make_scheduler(scheduler, self.components.scheduler_config)
-        timesteps = set_timesteps(sampler, steps, self.device, strength)
+        timesteps = set_timesteps(sampler, steps, strength)
         # 2. Texts into embeddings.
         with self._timed("encode_prompt", seconds):
             conditioning = make_conditioning(

@@ -100,17 +100,18 @@ def denoise(
     """
     latents, total = latents_BCHW, len(timesteps)
     added, pace = conditioning.added, Pace(latents_BCHW.device)
+    moments = timesteps.to(latents_BCHW.device, torch.float32)  # in one transfer; the UNet makes them float32 itself
     noise = {"generator": list(generators)} if takes_generator(scheduler) else {}
     for step, timestep in enumerate(timesteps):
         inputs = latents if conditioning.guidance_B111 is None else torch.cat([latents, latents])
         inputs = scheduler.scale_model_input(inputs, timestep).to(unet.dtype)
         predicted = unet(
             inputs,
-            timestep,
+            moments[step],
             encoder_hidden_states=conditioning.tokens_BTC,
             added_cond_kwargs=added,
             return_dict=False,
-            **residuals(controls, inputs, timestep, conditioning.tokens_BTC, added, share=(step, total)),
+            **residuals(controls, inputs, moments[step], conditioning.tokens_BTC, added, share=(step, total)),
         )[0].float()
         if conditioning.guidance_B111 is not None:
             without, with_prompt = predicted.chunk(2)

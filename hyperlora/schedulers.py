@@ -70,8 +70,10 @@ def takes_generator(scheduler: Any) -> bool:
     return type(scheduler).__name__ in _DISTILLED
 
 
-def set_timesteps(scheduler: Any, steps: int, device: torch.device | str | None, strength: float = 1.0) -> torch.Tensor:
-    """Prepare the scheduler for `steps` steps and return the timesteps to walk, first to last.
+def set_timesteps(scheduler: Any, steps: int, strength: float = 1.0) -> torch.Tensor:
+    """Prepare the scheduler for `steps` steps and return the timesteps to walk, first to last, on the CPU.
+
+    Samplers look numbers up by the timestep; on a GPU every look would wait for all that was asked of it before.
 
     With a strength below 1 the last int(steps * strength) of the steps are walked, at least one: a given picture is
     noised to the first returned timestep and redrawn from there, as in diffusers' img2img. Raises `InvalidRequest`
@@ -84,7 +86,7 @@ def set_timesteps(scheduler: Any, steps: int, device: torch.device | str | None,
     most = int(scheduler.config.original_inference_steps if distilled else scheduler.config.num_train_timesteps)
     if not 1 <= steps <= most:
         raise InvalidRequest(f"{type(scheduler).__name__} walks 1 to {most} steps, found {steps}")
-    scheduler.set_timesteps(steps, device=device)
+    scheduler.set_timesteps(steps, device="cpu")
     start = steps - max(1, int(steps * strength))
     if start == 0:
         return torch.as_tensor(scheduler.timesteps)

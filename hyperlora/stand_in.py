@@ -28,6 +28,11 @@ def stand_in(unet: Any, shape: Shape, size_step: int) -> tuple[torch.Tensor, Con
     return torch.zeros(size, **room), conditioning
 
 
+def stand_in_timestep(unet: Any) -> torch.Tensor:
+    """A timestep as `denoise` gives it: one number in float32 on the UNet's device."""
+    return torch.full((1,), 500.0, device=unet.device)[0]
+
+
 def lora_of_nobody(shapes: Mapping[str, tuple[int, int]], rank: int) -> LoRA:
     """A LoRA that changes nothing, of this rank on all these layers, name -> (out, in)."""
     alike: dict[tuple[int, int], list[str]] = {}

@@ -31,8 +31,7 @@ class UNetCall:
         with self._mode():
             (noise_BCHW,) = self._unet(
                 fill(sample, self._more).contiguous(memory_format=self._layout),
-                # Samplers differ in the number's dtype; the UNet makes it float32 in any case.
-                torch.as_tensor(timestep, dtype=torch.float32, device=sample.device),
+                timestep,
                 **filled,
             )
         return (noise_BCHW[: len(sample)],)

@@ -68,7 +68,7 @@ def _draw(trainer: Trainer, captions: list[str], factors: Factors | None, words:
     config, components, device = trainer.config.grids, trainer.components, trainer.accelerator.device
     prompts = [with_trigger_words(config.prompt or caption, words) for caption in captions]
     scheduler = make_scheduler(DEFAULT_SCHEDULER, components.scheduler_config)
-    timesteps = set_timesteps(scheduler, config.steps, device)
+    timesteps = set_timesteps(scheduler, config.steps)
     generators = make_generators(range(len(prompts)))
     noise = draw_noise(generators, *trainer.latent_shape).to(device) * scheduler.init_noise_sigma
     conditioning = _conditioning(trainer, prompts)

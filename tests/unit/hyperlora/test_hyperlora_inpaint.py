@@ -133,7 +133,7 @@ def test_latents_outside_the_mask_follow_the_given_picture(
 def test_what_is_kept_is_as_noisy_as_each_step_expects() -> None:
     # Given so many steps that some share a timestep's number
     scheduler = make_scheduler("dpmpp_2m_karras", {"beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1})
-    timesteps = set_timesteps(scheduler, 100, "cpu")
+    timesteps = set_timesteps(scheduler, 100)
     assert len(set(timesteps.tolist())) < 100
     # When a black picture is kept everywhere through a walk
     nothing, noise = torch.zeros(1, 4, 1, 1), torch.ones(1, 4, 1, 1)

@@ -58,7 +58,7 @@ def test_the_table(sdxl: StableDiffusionXLPipeline) -> None:
         assert (preset.name, preset.scheduler, preset.steps) == (name, scheduler, len(timesteps))
         assert preset.scheduler in SCHEDULERS and preset.guidance <= 1 and preset.about
         made = make_scheduler(preset.scheduler, sdxl.scheduler.config)
-        assert set_timesteps(made, preset.steps, "cpu").tolist() == timesteps
+        assert set_timesteps(made, preset.steps).tolist() == timesteps
 
 
 def test_an_unknown_preset_lists_the_known() -> None:

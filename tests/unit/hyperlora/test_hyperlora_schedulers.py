@@ -52,7 +52,7 @@ def test_the_names() -> None:
 def test_few_steps_walk_the_timesteps_they_were_distilled_on(name: str, caplog: pytest.LogCaptureFixture) -> None:
     for steps, expected in TIMESTEPS[name].items():
         scheduler = make_scheduler(name, BASE)
-        assert set_timesteps(scheduler, steps, "cpu").tolist() == expected
+        assert set_timesteps(scheduler, steps).tolist() == expected
     assert caplog.records == []
 
 
@@ -97,7 +97,7 @@ def test_a_sample_does_not_depend_on_its_batch(name: str, strength: float) -> No
 
     def drawn(rows: list[int]) -> torch.Tensor:
         scheduler = make_scheduler(name, BASE)
-        timesteps = set_timesteps(scheduler, 4, "cpu", strength)
+        timesteps = set_timesteps(scheduler, 4, strength)
         return walk(scheduler, timesteps, latents[rows], rows)
 
     # When walked together and alone, then the numbers are the same
@@ -113,7 +113,7 @@ def test_noise_is_drawn_exactly_where_a_generator_is_taken(name: str) -> None:
     results = []
     for seed in (1, 2):
         scheduler = make_scheduler(name, BASE)
-        results.append(walk(scheduler, set_timesteps(scheduler, 4, "cpu"), latents, [seed]))
+        results.append(walk(scheduler, set_timesteps(scheduler, 4), latents, [seed]))
     # Then the seeds matter exactly for the samplers that say so
     assert takes_generator(make_scheduler(name, BASE)) is (name in ("lcm", "tcd", "dmd2"))
     assert torch.equal(*results) is not takes_generator(make_scheduler(name, BASE))
@@ -122,7 +122,7 @@ def test_noise_is_drawn_exactly_where_a_generator_is_taken(name: str) -> None:
 def test_tcd_draws_all_noise_anew() -> None:
     # Given TCD's first of two steps, timesteps 999 and 499
     scheduler = make_scheduler("tcd", BASE)
-    timesteps = set_timesteps(scheduler, 2, "cpu")
+    timesteps = set_timesteps(scheduler, 2)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     predicted = torch.sin(latents)
     # When stepped
@@ -144,7 +144,7 @@ def test_tcd_draws_all_noise_anew() -> None:
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_strength_walks_the_last_steps(name: str, steps: int, strength: float, walked: int) -> None:
     scheduler = make_scheduler(name, BASE)
-    timesteps = set_timesteps(scheduler, steps, "cpu", strength)
+    timesteps = set_timesteps(scheduler, steps, strength)
     assert len(timesteps) == walked
     assert timesteps.tolist() == scheduler.timesteps.tolist()[steps - walked :]
     # And the walk from there comes to an end
@@ -169,7 +169,7 @@ def test_a_strength_is_what_diffusers_makes_of_it(
     expected, _ = pipe.get_timesteps(steps, strength, torch.device("cpu"))
     # When we start at the same strength
     ours = make_scheduler(name, BASE)
-    timesteps = set_timesteps(ours, steps, "cpu", strength)
+    timesteps = set_timesteps(ours, steps, strength)
     # Then the timesteps are the same, and the walk
     assert torch.equal(timesteps, expected)
     start = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -184,20 +184,20 @@ def test_a_strength_is_what_diffusers_makes_of_it(
 @pytest.mark.parametrize("strength", [0.0, -0.1, 1.01, float("nan")])
 def test_a_strength_outside_its_range_is_refused(strength: float) -> None:
     with pytest.raises(InvalidRequest, match="strength must be above 0 and at most 1"):
-        set_timesteps(make_scheduler("euler", BASE), 4, "cpu", strength)
+        set_timesteps(make_scheduler("euler", BASE), 4, strength)
 
 
 @pytest.mark.parametrize(("name", "most"), [("lcm", 50), ("tcd", 50), ("dmd2", 1000), ("euler", 1000)])
 def test_more_steps_than_there_are_timesteps_are_refused(name: str, most: int) -> None:
-    assert len(set_timesteps(make_scheduler(name, BASE), most, "cpu")) == most
+    assert len(set_timesteps(make_scheduler(name, BASE), most)) == most
     for steps in (most + 1, 0):
         with pytest.raises(InvalidRequest, match=f"walks 1 to {most} steps, found {steps}"):
-            set_timesteps(make_scheduler(name, BASE), steps, "cpu")
+            set_timesteps(make_scheduler(name, BASE), steps)
 
 
 def test_a_limit_is_not_inherited_from_the_base_model() -> None:
     # Given a base model whose own scheduler is LCM's, with its 50 steps
     base = dict(LCMScheduler.from_config(BASE).config)
     # When another sampler is made from it, then it walks more
-    assert len(set_timesteps(make_scheduler("euler", base), 60, "cpu")) == 60
-    assert set_timesteps(make_scheduler("dmd2", base), 4, "cpu").tolist() == [999, 749, 499, 249]
+    assert len(set_timesteps(make_scheduler("euler", base), 60)) == 60
+    assert set_timesteps(make_scheduler("dmd2", base), 4).tolist() == [999, 749, 499, 249]
