@@ -82,5 +82,5 @@ def _finished(y_MO: torch.Tensor, x: torch.Tensor, bias_O: torch.Tensor | None) 
 
 def _scale(rows: torch.Tensor) -> torch.Tensor:
     """float32, what each row (the last dimension) is divided by; a row of zeros stays one."""
-    largest = torch.linalg.vector_norm(rows, float("inf"), dim=-1)
+    largest: torch.Tensor = torch.linalg.vector_norm(rows, float("inf"), dim=-1)
     return (largest.float() / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)

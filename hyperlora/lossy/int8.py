@@ -75,12 +75,13 @@ def _product_by_floats(q_MI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Ten
     """
     if q_MI.shape[1] <= _EXACT:
         return q_MI.float() @ weight_OI.float().t()
-    pieces = zip(q_MI.split(_EXACT, dim=1), weight_OI.split(_EXACT, dim=1), strict=True)
+    begins = range(0, q_MI.shape[1], _EXACT)
+    pieces = [(q_MI[:, begin : begin + _EXACT], weight_OI[:, begin : begin + _EXACT]) for begin in begins]
     sums = [(q.float() @ weight.float().t()).int() for q, weight in pieces]
     return torch.stack(sums).sum(dim=0, dtype=torch.int32)
 
 
 def _scale(rows: torch.Tensor) -> torch.Tensor:
     """float32, what each row (the last dimension) is divided by; a row of zeros stays one."""
-    largest = torch.linalg.vector_norm(rows, float("inf"), dim=-1)
+    largest: torch.Tensor = torch.linalg.vector_norm(rows, float("inf"), dim=-1)
     return (largest.float() / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
