@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -201,7 +202,8 @@ class HyperLoRA(nn.Module):
             raw.append(self.raw_coefficients(self._stacked(faces[some]), self._stacked(clips[some]), branch).float())
         read = [face if "face" in reads else clip for face, clip in people]
         counts = [len(each) for each in read if each is not None]
-        return normalise(torch.stack([rows_NQK.mean(dim=0) for rows_NQK in torch.cat(raw).split(counts)]))
+        own = torch.cat(raw).tensor_split(tuple(accumulate(counts))[:-1])
+        return normalise(torch.stack([rows_NQK.mean(dim=0) for rows_NQK in own]))
 
     def _stacked(self, rows: Sequence[torch.Tensor]) -> torch.Tensor | None:
         return torch.stack(list(rows)).to(self.resampler.latents.device) if rows else None

@@ -171,4 +171,4 @@ def _tokens(
     if "base" in branches:
         shown["base"] = [photo.base_image for photo in photos]
     tokens_MTC = clip.tokens([picture for pictures in shown.values() for picture in pictures])
-    return dict(zip(shown, tokens_MTC.split(len(photos)), strict=True))
+    return dict(zip(shown, tokens_MTC.tensor_split(len(shown)), strict=True))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class Generation:
         self._network, self._clip, self._analyzer, self._settings = network, clip, analyzer, settings
         device = network.resampler.latents.device
         # Else each read of a result would wait for the steps of the pictures that are drawn meanwhile.
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = cast(Any, torch.cuda.Stream)(device) if device.type == "cuda" else None
 
     def many(self, orders: Sequence[Order]) -> list[GeneratedWeights | Exception]:
         """What each order asks for, or why it cannot be made: NoUsablePhoto, PhotoRefused, CheckpointMismatch."""
@@ -89,7 +89,9 @@ class Generation:
         """For each order (1, Q, K) of each of its people."""
         able = [each for own in conditions if not isinstance(own, Exception) for each in own]
         streams = [self._streams(each, branch) for each in able]
-        rows = iter(self._network.coefficients_many(streams, branch).unsqueeze(1) if able else [])
+        rows: Iterator[torch.Tensor] = iter(
+            self._network.coefficients_many(streams, branch).unsqueeze(1) if able else []
+        )
         return [own if isinstance(own, Exception) else [next(rows) for _ in own] for own in conditions]
 
     def _streams(self, c: IdentityConditions, branch: Branch) -> tuple[torch.Tensor | None, torch.Tensor | None]:

@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from hyperlora.errors import BadPhoto, WeightsMissing
 from hyperlora.faces.align import aligned_crop
 from hyperlora.faces.landmarks import Landmarks
-from hyperlora.faces.onnx_batch import OnnxBatch
+from hyperlora.faces.onnx_batch import OnnxBatch, blob
 from hyperlora.faces.providers import Providers, choose_providers
 from hyperlora.faces.scrfd import Scrfd
 from hyperlora.faces.types import Face, FloatArray, RGBArray, check_rgb, unit_length
@@ -132,9 +131,8 @@ class InsightFaceAnalyzer:
         mean, deviation = float(self._recogniser.input_mean), float(self._recogniser.input_std)
         features: list[FloatArray] = []
         for begin in range(0, len(squares), MOST_FACES):
-            chunk = list(squares[begin : begin + MOST_FACES])
-            blob = cv2.dnn.blobFromImages(chunk, 1 / deviation, mean=(mean,) * 3)
-            features += [answer[0].reshape(-1) for answer in self._embedder.run(blob)]
+            answers = self._embedder.run(blob(squares[begin : begin + MOST_FACES], mean, deviation))
+            features += [answer[0].reshape(-1) for answer in answers]
         return features
 
     def _measured_width(self) -> int:

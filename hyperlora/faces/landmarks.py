@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from hyperlora.faces.onnx_batch import Floats, OnnxBatch
+from hyperlora.faces.onnx_batch import Floats, OnnxBatch, blob
 from hyperlora.faces.types import FloatArray, RGBArray
 
 MARGIN = 1.5
@@ -37,12 +37,11 @@ class Landmarks:
         for begin in range(0, len(seen), MOST_FACES):
             chunk = seen[begin : begin + MOST_FACES]
             matrices = [self._matrix(box_4) for _, box_4 in chunk]
-            squares = [
-                cv2.warpAffine(rgb_HW3, matrix_23, (self._side, self._side), borderValue=0.0)
+            squares: list[RGBArray] = [
+                np.asarray(cv2.warpAffine(rgb_HW3, matrix_23, (self._side, self._side), borderValue=0.0), np.uint8)
                 for (rgb_HW3, _), matrix_23 in zip(chunk, matrices, strict=True)
             ]
-            blob = cv2.dnn.blobFromImages(squares, 1 / self._deviation, mean=(self._mean,) * 3)
-            answers = self._network.run(blob)
+            answers = self._network.run(blob(squares, self._mean, self._deviation))
             found += [self._read(answer[0], matrix) for answer, matrix in zip(answers, matrices, strict=True)]
         return found
 
@@ -56,4 +55,4 @@ class Landmarks:
     def _read(self, answer: Floats, matrix_23: npt.NDArray[np.float64]) -> FloatArray:
         places_P2 = (answer.reshape(-1, 2)[-POINTS:] + 1) * (self._side // 2)
         points_P2 = (places_P2 - matrix_23[:, 2]) / matrix_23[0, 0]
-        return points_P2.astype(np.float32)
+        return np.asarray(points_P2, dtype=np.float32)

@@ -11,15 +11,22 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from hyperlora.faces.providers import CPU
+from hyperlora.faces.types import RGBArray
 
 log = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 # Relative to the largest number of an answer: batched products are summed in another order.
 TOLERANCE = 1e-4
+
+
+def blob(squares: Sequence[RGBArray], mean: float, deviation: float) -> Floats:
+    """(N, 3, H, W) float32 from squares (H, W, 3) of one size: every value less the mean, over the deviation."""
+    return np.asarray(cv2.dnn.blobFromImages(list(squares), 1 / deviation, mean=(mean,) * 3), dtype=np.float32)
 
 
 class OnnxBatch:

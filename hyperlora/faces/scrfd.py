@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hyperlora.faces.onnx_batch import Floats, OnnxBatch
+from hyperlora.faces.onnx_batch import Floats, OnnxBatch, blob
 from hyperlora.faces.types import RGBArray
 
 MEAN, DEVIATION = 127.5, 128.0
@@ -56,7 +56,7 @@ class Scrfd:
         for begin in range(0, len(photos), MOST_SQUARES):
             chunk = photos[begin : begin + MOST_SQUARES]
             fitted = [_fitted(photo, sides) for photo in chunk]
-            squares_B3SS = cv2.dnn.blobFromImages([square for square, _ in fitted], 1 / DEVIATION, mean=(MEAN,) * 3)
+            squares_B3SS = blob([square for square, _ in fitted], MEAN, DEVIATION)
             answers = self._network.run(squares_B3SS)
             scales = [scale for _, scale in fitted]
             found += [self._read(answer, sides, scale) for answer, scale in zip(answers, scales, strict=True)]
