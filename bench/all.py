@@ -73,6 +73,12 @@ STEPS = (
     ),
     _bench("swap", "--repeat", "20", seconds=60),
     _bench("mixed", "--each", "1,2,4,20", "--pictures", "16", "--repeat", "1", seconds=120, profile=True),
+    _bench("people", "--repeat", "3", seconds=60),
+    _bench(
+        "lossy", "--ways", "exact,fp8,int8,cache-2", "--people", "2", "--prompts", "4", "--steps", "20",
+        "--repeat", "1", seconds=120, profile=True,
+    ),
+    _bench("memory", seconds=120, profile=True),
     _bench("first", "--repeat", "1", seconds=200, profile=True),
     _bench(
         "scale", "--people", "1", "--prompts", "4", "--steps", "8", "--repeat", "1", seconds=120, profile=True,

@@ -43,7 +43,6 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "scale": ("factors.people.rows.1.seconds.median", "factors.size.rows.0.pictures", "asked_of_each.steps"),
     "people": ("milliseconds_per_person.median", "rows.0.together.stages.clip.median", "rows.1.faster_together.median"),
     "lossy": ("faster.int8.median", "seconds_a_picture.cache-2.median", "pictures_changed.int8.psnr_median"),
-    "memory": ("parts.decoding one.counted", "swaps.mixing, bases streamed.seconds", "workers.8 GB.batch"),
     "first": ("seconds.cold", "seconds.restarted", "seconds.warm.median"),
     "enqueue": ("databases.sqlite.rows_per_second", "databases.sqlite.seconds_check"),
     "memory": ("parts.decoding one.counted", "swaps.mixing, bases streamed.seconds.median", "workers.8 GB.foretold"),
@@ -59,7 +58,7 @@ def test_a_benchmark_runs_at_toy_size(name: str, tmp_path: Path, capsys: pytest.
     ended = importlib.import_module(f"bench.{name}").main(["--toy", "--device", "cpu", "--out", str(tmp_path)])
 
     # Then it ends well and tells on what machine it ran
-    assert ended in (None, 0) or ended["bench"] == name
+    assert ended in (None, 0)
     found = json.loads((tmp_path / f"{name}.json").read_text())
     assert found["bench"] == name
     assert found["machine"]["device"].startswith("cpu")
