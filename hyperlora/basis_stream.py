@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -60,7 +61,8 @@ class _Lane:
 
     def __init__(self, device: torch.device, room: int, dtype: torch.dtype) -> None:
         self._buffers = [torch.empty(room, dtype=dtype, device=device) for _ in range(2)]
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        stream: Any = torch.cuda.Stream
+        self._side = stream(device) if device.type == "cuda" else None
         self._free: list[torch.cuda.Event | None] = [None, None]
         self._device = device
         if self._side is not None:  # what computes now may still use the memory that the buffers were given

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hyperlora.compiler import Compiler
+from hyperlora.host_memory import present
 from hyperlora.unet_call import fill
 
 
@@ -33,11 +34,12 @@ class VaeDecoder:
         if not self._compiler.on or (height, width) in self._warm:
             return
         config = self._vae.config
-        latents = torch.zeros(
-            (self._at_once, config.latent_channels, height, width), device=self._vae.device, dtype=self._vae.dtype
-        )
-        with self._compiler.warming(f"decoding {self._at_once} pictures with latents of {width}x{height}"):
-            self._decoded(latents)
+        with present(self._vae):
+            latents = torch.zeros(
+                (self._at_once, config.latent_channels, height, width), device=self._vae.device, dtype=self._vae.dtype
+            )
+            with self._compiler.warming(f"decoding {self._at_once} pictures with latents of {width}x{height}"):
+                self._decoded(latents)
         self._warm.add((height, width))
 
     def _decoded(self, latents_BCHW: torch.Tensor) -> torch.Tensor:

@@ -17,11 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all storages that operations make, while they are alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
         self.peak = 0
         self._known: dict[int, weakref.finalize[Any, Any]] = {}
@@ -61,7 +61,8 @@ class _FusedAttention(TorchFunctionMode):
 def live_bytes(run: Callable[[], object]) -> int:
     """The most bytes that tensors made by `run` take at one time, its result included."""
     # Inference mode hands tensors past the dispatcher's modes.
-    with torch.inference_mode(False), torch.no_grad(), _FusedAttention(), _Live() as live:
+    live = _Live()
+    with torch.inference_mode(False), torch.no_grad(), _FusedAttention(), live:
         run()
     return live.peak
 
