@@ -11,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from hyperlora import concept_slider, mix
 from hyperlora.clip import ClipVision
 from hyperlora.errors import CheckpointMismatch, NoUsablePhoto
 from hyperlora.faces import load_analyzer
+from hyperlora.identity import prepare_identity
 from hyperlora.lora import LoRA
 from hyperlora.network import HyperLoRA
 from jobs.errors import PhotoRefused
@@ -87,6 +89,25 @@ def test_orders_made_together_are_those_made_alone(generation: Generation) -> No
     for place, kind in ((1, NoUsablePhoto), (3, PhotoRefused), (6, NoUsablePhoto)):
         assert type(together[place]) is type(alone[place]) is kind
         assert str(together[place]) == str(alone[place])
+
+
+def test_a_mix_and_a_slider_are_what_the_description_says(generation: Generation) -> None:
+    # Given two people's coefficients, each from the own photos
+    network, coefficients = generation._network, []
+    for names in (("ada-1", "ada-2"), ("alan-1",)):
+        photos = [Image.open(PHOTOS / f"{name}.jpg") for name in names]
+        found = prepare_identity(generation._analyzer, generation._clip, photos)
+        coefficients.append(network.coefficients(found.face_embeddings, found.clip_tokens))
+    ada, alan = coefficients
+    # When a mix and a slider of them are ordered
+    one, other = of("ada-1", "ada-2", weight=0.6), of("alan-1", weight=0.4)
+    mixed, slider = generation.many([Order("mix", [one, other]), Order("slider", [one, other])])
+    # Then the mix is that of the coefficients on the unit sphere, and the slider edited minus original
+    expected = (network.lora(mix([(ada, 0.6), (alan, 0.4)])), concept_slider(network.lora(ada), network.lora(alan)))
+    for made, wanted in zip((mixed, slider), expected, strict=True):
+        assert isinstance(made, GeneratedWeights)
+        for name, layer in LoRA.from_bytes(made.lora).layers.items():
+            torch.testing.assert_close(layer.delta(), wanted.layers[name].delta(), atol=TOLERANCE, rtol=1e-3)
 
 
 def test_what_is_kept_in_memory_is_what_was_stored(generation: Generation) -> None:

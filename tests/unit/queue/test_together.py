@@ -153,6 +153,8 @@ def test_a_person_whose_worker_was_lost_is_prepared_alone(world: World) -> None:
     # Then nobody is prepared in that person's company
     assert 1 in world.renderer.together and sum(world.renderer.together) == 4
     assert report.generated == 4 and generations(world) == [1, 1, 1, 1]
+    # And nobody is handed back to be claimed a second time
+    assert report.handed_back == [] and report.groups == 4
 
 
 class Slow(FakeRenderer):
