@@ -109,7 +109,7 @@ def factors_of(
     for names, parts in _alike(stacks).items():
         some = parts[0].factors
         out_features, in_features = some.shape
-        room = {"device": device or some.down_LRI.device, "dtype": dtype or some.down_LRI.dtype}
+        room: dict[str, Any] = {"device": device or some.down_LRI.device, "dtype": dtype or some.down_LRI.dtype}
         down_LBRI = torch.zeros((len(names), len(stacks), rank, in_features), **room)
         up_LBOR = torch.zeros((len(names), len(stacks), out_features, rank), **room)
         filled = [0] * len(stacks)

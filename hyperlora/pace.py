@@ -35,6 +35,6 @@ class Pace:
 
 def _cuda_mark() -> Any:
     # A blocking event lets other threads have the core, where the default one would spin.
-    event = torch.cuda.Event(blocking=True)
+    event: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     event.record()
     return event
