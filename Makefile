@@ -10,7 +10,7 @@ TEST_PROCESSES ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint format coverage mini-pack gpu clean install
+.PHONY: demo test lint format coverage mini-pack gpu bench clean install
 
 # From a fresh clone to pictures: install, then the main job on SQLite, a serverless broker, a folder and a tiny model,
 # whose face networks are an InsightFace pack.
@@ -71,6 +71,10 @@ mini-pack: .venv/.dev
 # On a machine with a GPU: the tests that need one.
 gpu: .venv/.dev
 	$(BIN)/python -m pytest tests/gpu -m gpu
+
+# On a machine with a GPU: every benchmark, about ten minutes.
+bench: .venv/.dev
+	$(BIN)/python bench/all.py --out .portraits/bench
 
 # Remove what the demo and the tests made, not the environment.
 clean:
