@@ -111,6 +111,24 @@ class Settings(BaseSettings):
         4, description="Threads that encode, upload and record while the next batch is drawn."
     )
     upload_queue: Positive = Field(32, description="Finished pictures that may wait for upload before drawing pauses.")
+    storage_wait_seconds: Seconds = Field(
+        60.0,
+        description="How long finished pictures wait in memory for a store that is away before they are put aside on "
+        "local disk, in seconds.",
+    )
+    spool: Path | None = Field(
+        None,
+        description="Private folder for finished pictures that could not be stored or recorded yet; empty: `spool` in "
+        "home. See outages.md.",
+    )
+    spool_bytes: Positive = Field(
+        4 * 1024**3, description="Size of that folder at which drawing stops until there is room again, in bytes."
+    )
+    spool_hold_seconds: Seconds = Field(
+        3600.0,
+        description="How long a unit is left to the worker that has put pictures of it aside before others may draw "
+        "them again, in seconds.",
+    )
 
     @model_validator(mode="after")
     def _embedded_defaults(self) -> Settings:

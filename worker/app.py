@@ -22,6 +22,7 @@ from celery.signals import (
 
 from jobs.broker import make_app
 from jobs.settings import get_settings
+from worker.committer import Committer
 from worker.errors import PoolRefused
 from worker.process import STOPPING
 from worker.reaper import Reaper
@@ -34,7 +35,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 app: Celery = make_app(get_settings(), current=True)
 app.conf.imports = ("worker.tasks",)
 
-_reapers: list[Reaper] = []
+_helpers: list[Reaper | Committer] = []
 
 
 def _refuse_shared_devices(sender: Any = None, options: dict[str, Any] | None = None, **_: Any) -> None:
@@ -61,10 +62,10 @@ def _pool_name(pool: Any) -> str:
     return next((name for name, where in POOLS.items() if where == place), place)
 
 
-def _start_reaper(**_: Any) -> None:
-    reaper = Reaper(get_settings())
-    reaper.start()
-    _reapers.append(reaper)
+def _start_helpers(**_: Any) -> None:
+    for helper in (Reaper(get_settings()), Committer(get_settings())):
+        helper.start()
+        _helpers.append(helper)
 
 
 def _tell_child_to_stop(**_: Any) -> None:
@@ -72,12 +73,12 @@ def _tell_child_to_stop(**_: Any) -> None:
     STOPPING.set()
 
 
-def _stop_reaper(**_: Any) -> None:
-    while _reapers:
-        _reapers.pop().stop()
+def _stop_helpers(**_: Any) -> None:
+    while _helpers:
+        _helpers.pop().stop()
 
 
 celeryd_init.connect(_refuse_shared_devices, weak=False)
-worker_ready.connect(_start_reaper, weak=False)
+worker_ready.connect(_start_helpers, weak=False)
 worker_shutting_down.connect(_tell_child_to_stop, weak=False)
-worker_shutdown.connect(_stop_reaper, weak=False)
+worker_shutdown.connect(_stop_helpers, weak=False)

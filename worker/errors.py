@@ -10,7 +10,10 @@ WorkerError
 ├── ContentRefused    the safety checker refused what was drawn
 ├── PartUnavailable   a ControlNet or upscaler that this worker cannot load (retryable)
 ├── NotInProfile      a ControlNet or upscaler that the worker's profile does not have
-└── WeightSetDamaged  a stored weight set is not what was recorded     (retryable)
+├── WeightSetDamaged  a stored weight set is not what was recorded     (retryable)
+├── SpoolFull         no room for further finished pictures on this disk (retryable)
+├── SpoolUnusable     the folder for finished pictures cannot be used   (retryable)
+└── SpoolDamaged      a picture that was put aside is not what was written
 """
 
 from __future__ import annotations
@@ -89,6 +92,26 @@ class WeightSetDamaged(WorkerError):
 
     code = "weight_set_damaged"
     retryable = True
+
+
+class SpoolFull(WorkerError):
+    """No room is left for further finished pictures that wait on this machine."""
+
+    code = "spool_full"
+    retryable = True
+
+
+class SpoolUnusable(WorkerError):
+    """The folder for finished pictures that wait on this machine cannot be used."""
+
+    code = "spool_unusable"
+    retryable = True
+
+
+class SpoolDamaged(WorkerError):
+    """A picture that was put aside is not what was written."""
+
+    code = "spool_damaged"
 
 
 INTERNAL = "internal"

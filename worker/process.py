@@ -27,13 +27,17 @@ from jobs.repository import fleet
 from jobs.repository import units as unit_rows
 from jobs.settings import Settings
 from jobs.storage import open_storage
+from worker.aside import Outages
+from worker.breaker import Breaker
 from worker.costs import Costs, load_costs, name_of
+from worker.errors import SpoolFull, SpoolUnusable
 from worker.leases import Leases
 from worker.lessons import Lessons
 from worker.plan import BatchKey, BatchSizes
 from worker.recorder import Recorder
 from worker.renderer import Renderer
 from worker.shift import Shift, ShiftReport
+from worker.spool import Spool
 from worker.weights import WeightSets
 
 log = logging.getLogger(__name__)
@@ -119,6 +123,8 @@ class WorkerProcess:
         self._weight_sets: WeightSets | None = None
         self._sizes = BatchSizes(1)
         self._costs: Costs | None = None
+        self._breaker = Breaker(self._storage.check, on_change=self._tell_of_the_store)
+        self._spool = Spool.from_settings(settings)
         self._unfit_until: dict[str, float] = {}
         self._state = "starting"
         self._seconds_loading = self._seconds_warming = 0.0
@@ -141,6 +147,7 @@ class WorkerProcess:
             def should_stop() -> bool:
                 return told.is_set() or STOPPING.is_set()
 
+            self._check_disk(profile_name)
             renderer, weight_sets = self._ready_for(profile_name, should_stop)
             if should_stop():
                 return ShiftReport()
@@ -183,6 +190,13 @@ class WorkerProcess:
             worker_name=self.name,
             threads=self._settings.upload_threads,
             queue=self._settings.upload_queue,
+            outages=Outages(
+                self._breaker,
+                self._spool,
+                patience_seconds=self._settings.storage_wait_seconds,
+                hold_seconds=self._settings.spool_hold_seconds,
+                is_over=should_stop,
+            ),
         )
         try:
             with leases:
@@ -248,14 +262,34 @@ class WorkerProcess:
         self.tell("stopped")
         self._database.dispose()
 
+    def _tell_of_the_store(self) -> None:
+        """The store went away or came back: the worker's row says so at once."""
+        try:
+            self.tell()
+        except JobsError as error:
+            log.warning("the worker's row does not tell of the store: %s", error)
+
+    def _check_disk(self, profile_name: str) -> None:
+        """Take no unit where a finished picture could not be kept: this worker's own disk is full or read-only."""
+        try:
+            self._spool.check()
+        except (SpoolFull, SpoolUnusable) as error:
+            self._unfit_until[profile_name] = time.monotonic() + UNFIT_SECONDS
+            self.tell("unfit", str(error))
+            log.error("this worker takes no unit: %s", error)
+            raise
+
     def _sign_of_life(self, tx: Connection, error: str | None = None) -> None:
+        state, away = self._state, self._breaker.reason
+        if away is not None and error is None:
+            state, error = "unfit", f"waiting for storage: {away}"
         fleet.sign_of_life(
             tx,
             WORKER_ID,
             name=self.name,
             pid=os.getpid(),
             version=package_version(),
-            state=self._state,
+            state=state,
             profile=self._renderer.profile if self._renderer else None,
             device=self._renderer.device if self._renderer else None,
             error=error,

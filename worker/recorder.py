@@ -2,12 +2,12 @@
 
 Order: object, then row. The object's key carries the lease token and is written only if absent, so a worker that was
 fenced out can neither overwrite nor win; its objects are removed again. A bounded queue holds drawing back when the
-store is slower than the device. What a picture asks for next (see `worker.judge`) goes back to the planner.
+store is slower than the device. What a picture asks for next (see `worker.judge`) goes back to the planner. Where store
+or database are away, a finished picture is put aside (see `worker.aside`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -20,14 +20,17 @@ from PIL.Image import Image
 from jobs.database import Database
 from jobs.errors import JobsError, ObjectExists, StorageError
 from jobs.repository import renders as render_rows
-from jobs.repository.renders import CandidateRow, Drawn, OutputRow, WaitingRender
+from jobs.repository.renders import WaitingRender
 from jobs.repository.units import ClaimedUnit
 from jobs.storage import Storage
+from worker.aside import PASSING, Outages, spooled
 from worker.begun import Begun, Claim, claim_of
+from worker.breaker import AWAY
 from worker.cast import Cast
-from worker.errors import code_of, is_retryable
+from worker.errors import SpoolFull, SpoolUnusable, code_of, is_retryable
 from worker.judge import Judge, Judgement
 from worker.outputs import Outputs, PictureFile
+from worker.records import Records, candidate_key, output_key
 from worker.renderer import Renderer
 from worker.trial import Draw, Trial
 
@@ -64,10 +67,12 @@ class Recorder:
         worker_name: str,
         threads: int,
         queue: int,
+        outages: Outages | None = None,
     ) -> None:
-        self._database, self._storage, self._renderer = database, storage, renderer
-        self._owner, self._worker_name = owner, worker_name
-        self._judge, self._outputs = Judge(renderer), Outputs(renderer)
+        """Without `outages` a picture that cannot be recorded is its unit's fault, and drawn again."""
+        self._database, self._storage = database, storage
+        self._owner, self._outages = owner, outages
+        self._judge, self._outputs, self._records = Judge(renderer), Outputs(renderer), Records(renderer, worker_name)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="recorder")
         self._room = threading.BoundedSemaphore(queue)
         self._lock = threading.Lock()
@@ -116,6 +121,26 @@ class Recorder:
         with self._lock:
             return self._faults.pop(claim_of(unit), None)
 
+    def may_claim(self, is_over: Callable[[], bool]) -> bool:
+        """Wait until the store answers; False when `is_over` turned true before."""
+        return self._outages is None or self._outages.breaker.wait(is_over)
+
+    def suspect(self, error: Exception) -> None:
+        """A fault that was met elsewhere: whether it is the store that is away is found out now."""
+        if self._outages is not None:
+            self._outages.breaker.suspect(error)
+
+    def is_outage(self, error: Exception) -> bool:
+        """Whether a unit's fault is that the store is away, or the disk full: no attempt of the unit's own."""
+        if self._outages is None:
+            return False
+        is_away = isinstance(error, AWAY) and self._outages.breaker.reason is not None
+        return is_away or isinstance(error, SpoolFull | SpoolUnusable)
+
+    def put_off_seconds(self, unit: ClaimedUnit) -> float:
+        """For how long others leave this unit alone, because pictures of it are put aside here; 0 where none is."""
+        return self._outages.hold_seconds if self._outages is not None and self._outages.spool.holds(unit) else 0.0
+
     def close(self) -> None:
         """Finish what was taken over."""
         self._pool.shutdown(wait=True)
@@ -125,10 +150,9 @@ class Recorder:
         try:
             with trial.lock:
                 judgement = self._judged_now(draw, judge)
-                if trial.losers:
-                    self._patiently(lambda: self._store_losers(trial, cast))
+                away = self._met_by(lambda: self._store_losers(trial, cast)) if trial.losers else None
                 if judgement.decided:
-                    self._record_all(trial, cast)
+                    self._record_all(trial, cast, away)
                     self._close(trial)
         except Exception as error:  # noqa: BLE001 - it becomes the render's or the unit's fault, whatever it was
             self._close(trial)
@@ -161,14 +185,25 @@ class Recorder:
         with self._lock:
             self._faults[claim_of(render.unit)] = error
 
+    def _met_by(self, act: Callable[[], None]) -> Exception | None:
+        """Try, and try again after transient faults; the fault of a store or database that is away is returned."""
+        try:
+            self._patiently(act)
+        except PASSING as error:
+            if self._outages is None:
+                raise
+            return error
+        return None
+
     def _patiently(self, act: Callable[[], None]) -> None:
-        """Try again after transient faults, a few times and ever later."""
+        """Try again after transient faults, a few times and ever later; a store that is away was awaited before."""
         for attempt in range(TRIES):
             try:
                 act()
                 return
             except JobsError as error:
-                if not error.retryable or attempt == TRIES - 1:
+                is_last = attempt == TRIES - 1 or (self._outages is not None and isinstance(error, AWAY))
+                if not error.retryable or is_last:
                     raise
                 log.warning("recording a picture again after: %s", error)
                 self._wake.wait(FIRST_WAIT_SECONDS * 2**attempt)
@@ -176,50 +211,35 @@ class Recorder:
     def _store_losers(self, trial: Trial, cast: Cast) -> None:
         """Store candidates that were not chosen, and let their pictures go."""
         while trial.losers:
-            file = self._outputs.loser(trial, trial.losers[0], self._known(trial, cast))
-            trial.others.append(self._store_candidate(trial.render, file))
+            file = self._outputs.loser(trial, trial.losers[0], self._records.known(trial, cast))
+            data = self._store(candidate_key(trial.render, file), file)
+            trial.others.append(self._records.candidate(trial.render, file, data))
             trial.losers.pop(0)
 
-    def _record_all(self, trial: Trial, cast: Cast) -> None:
-        files = self._outputs.files(trial, self._known(trial, cast))
-        self._patiently(lambda: self._record(trial, cast, files))
+    def _record_all(self, trial: Trial, cast: Cast, away: Exception | None) -> None:
+        """Record the chosen picture, or put it aside where store or database are `away`, or turn out to be."""
+        known = self._records.known(trial, cast)
+        files = self._outputs.files(trial, known)
+        away = away or self._met_by(lambda: self._record(trial, cast, files))
+        if away is None:
+            return
+        assert self._outages is not None
+        log.warning("the picture of render %s is put aside: %s", trial.render.id, away)
+        losers = [self._outputs.loser(trial, candidate, known) for candidate in trial.losers]
+        picture = spooled(trial, cast, self._owner, self._records, files, losers)
+        self._outages.keep(picture, lambda: self._record_late(trial, cast, files))
+
+    def _record_late(self, trial: Trial, cast: Cast, files: list[PictureFile]) -> None:
+        self._store_losers(trial, cast)
+        self._record(trial, cast, files)
 
     def _record(self, trial: Trial, cast: Cast, files: list[PictureFile]) -> None:
         """Store the files, then settle the row; the first file is the render's picture."""
-        render, best, others = trial.render, trial.best, trial.others
-        assert best is not None
+        render, others = trial.render, trial.others
         began = time.perf_counter()
-        outputs = [self._store_output(render, file) for file in files]
-        uploaded = time.perf_counter()
-        first = outputs[0]
-        drawn = Drawn(
-            storage_key=first.storage_key,
-            media_type=first.media_type,
-            size_bytes=first.size_bytes,
-            sha256=first.sha256,
-            final_prompt=self._final_prompt(trial),
-            id_similarity=best.similarity,
-            id_similarity_reason=best.reason,
-            recogniser=self._renderer.recogniser,
-            model_fingerprint=self._renderer.model_fingerprint,
-            weight_set_fingerprint=cast.fingerprint,
-            device=self._renderer.device,
-            worker=self._worker_name,
-            batch_size=trial.batch_size,
-            seconds_weights=trial.seconds["weights"],
-            seconds_merge=trial.seconds["merge"],
-            seconds_denoise=trial.seconds["denoise"],
-            seconds_decode=trial.seconds["decode"],
-            seconds_encode=sum(file.seconds_encode for file in files),
-            seconds_upload=uploaded - began,
-            drawn_seed=best.seed,
-            draws=trial.draws,
-            output_width=first.width,
-            output_height=first.height,
-            seconds_detail=trial.seconds["detail"],
-            seconds_finish=sum(file.seconds_finish for file in files),
-            detail_faces=best.detail_faces,
-        )
+        stored = [(file, self._store(output_key(render, file), file)) for file in files]
+        outputs = [self._records.output(render, file, data) for file, data in stored]
+        drawn = self._records.drawn(trial, cast, files, outputs[0], time.perf_counter() - began)
         with self._database.transaction() as tx:
             recorded = render_rows.complete(tx, render, self._owner, drawn, others=others, outputs=outputs[1:])
         if not recorded:
@@ -228,32 +248,17 @@ class Recorder:
             for key in keys:
                 self._remove(key)
 
-    def _store_output(self, render: WaitingRender, file: PictureFile) -> OutputRow:
-        name = f"-{file.output}" if file.output else ""
-        key = f"{_folder(render)}/{render.unit.lease_token}{name}{file.extension}"
-        data = self._store(key, file)
-        return OutputRow(
-            name=file.output,
-            storage_key=key,
-            media_type=file.media_type,
-            width=file.width,
-            height=file.height,
-            size_bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-        )
-
-    def _store_candidate(self, render: WaitingRender, file: PictureFile) -> CandidateRow:
-        candidate = file.candidate
-        assert candidate is not None
-        key = f"{_folder(render)}/{render.unit.lease_token}.{candidate.attempt}{file.extension}"
-        data = self._store(key, file)
-        digest = hashlib.sha256(data).hexdigest()
-        return CandidateRow(candidate.seed, key, digest, len(data), candidate.similarity)
-
     def _store(self, key: str, file: PictureFile) -> bytes:
         """Store the picture; returns the bytes that lie there, ours or those of an earlier try under the same lease."""
-        try:
+
+        def put() -> None:
             self._storage.put(key, file.data, content_type=file.media_type, if_absent=True)
+
+        try:
+            if self._outages is None:
+                put()
+            else:
+                self._outages.store(put)
             return file.data
         except ObjectExists:
             return self._storage.get(key)
@@ -263,48 +268,6 @@ class Recorder:
             self._storage.delete(key)
         except StorageError:
             log.exception("a picture that no row names could not be removed", extra={"key": key})
-
-    def _final_prompt(self, trial: Trial) -> str:
-        return self._renderer.final_prompt(trial.render.prompt, trigger_words=trial.options.trigger_words)
-
-    def _known(self, trial: Trial, cast: Cast) -> dict[str, object]:
-        """What is written into the pictures; what differs between them is added for each."""
-        render = trial.render
-        asked = ("prompt_name", "negative_prompt", "seed", "width", "height", "steps", "guidance", "scheduler")
-        record: dict[str, object] = {name: getattr(render, name) for name in (*asked, "lora_weight")}
-        record |= {
-            f"seconds_{name}": round(trial.seconds[name], 4) for name in ("merge", "denoise", "decode", "detail")
-        }
-        record |= {
-            "software": "hyperlora-portraits",
-            "job": str(render.unit.job_id),
-            "render": str(render.id),
-            "profile": self._renderer.profile,
-            "final_prompt": self._final_prompt(trial),
-            "model_fingerprint": self._renderer.model_fingerprint,
-            "weight_set_fingerprint": cast.fingerprint,
-            "device": self._renderer.device,
-            "batch_size": trial.batch_size,
-            "draws": trial.draws,
-            "seconds_weights": round(trial.seconds["weights"], 4),
-            "recogniser": self._renderer.recogniser,
-            "safety_checker": self._renderer.checker,
-        }
-        options = trial.options.told()
-        if options:
-            record["options"] = options
-        if trial.options.start is not None:
-            record["strength"] = trial.options.start.strength
-        if self._renderer.lossy:
-            record["lossy"] = self._renderer.lossy
-        if self._renderer.notice:
-            record["notice"] = self._renderer.notice
-        return record
-
-
-def _folder(render: WaitingRender) -> str:
-    """Where a render's objects lie; their names begin with the lease's token."""
-    return f"{render.unit.tenant_id}/{render.unit.job_id}/{render.id}"
 
 
 def _count_seconds(trial: Trial, finished: Finished) -> None:

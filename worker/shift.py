@@ -28,6 +28,7 @@ from sqlalchemy import Connection
 
 from jobs.database import Database
 from jobs.errors import JobsError
+from jobs.repository import late
 from jobs.repository import renders as render_rows
 from jobs.repository import units as unit_rows
 from jobs.repository.units import ClaimedUnit
@@ -153,7 +154,7 @@ class Shift:
                         break
                     hand = self._taken_over() or self._take(self._claim_next())
                 else:
-                    self.report.ran_dry = not self._should_stop()
+                    self.report.ran_dry = not self._should_stop() and self._recorder.may_claim(lambda: True)
             finally:
                 self._settle_soon(self._aside)
                 self._settle_soon(self._ahead_of_time())
@@ -226,6 +227,9 @@ class Shift:
         """
         return self._should_stop() or (self.report.batches > 0 and time.monotonic() > self._ends_at)
 
+    def _is_late(self) -> bool:
+        return self._should_stop() or time.monotonic() > self._ends_at
+
     def _claim_named(self, unit_id: uuid.UUID) -> list[ClaimedUnit]:
         return self._claim(
             lambda tx, **terms: unit_rows.claim_unit(tx, unit_id, self._renderer.profile, self._owner, **terms)
@@ -237,7 +241,9 @@ class Shift:
         )
 
     def _claim(self, first: Callable[..., list[ClaimedUnit]]) -> list[ClaimedUnit]:
-        """Lease one unit, and with it what waits for the same weight set in any job."""
+        """Lease one unit, and with it what waits for the same weight set in any job; none while the store is away."""
+        if not self._recorder.may_claim(self._is_late):
+            return []
         terms: dict[str, Any] = {
             "lease_seconds": self._settings.lease_seconds,
             "max_attempts": self._settings.max_attempts,
@@ -259,7 +265,7 @@ class Shift:
                 self._aside.append(group)
                 break
             hand.append(group)
-            if self._is_over() or not self._has_room(hand):
+            if self._is_over() or not self._has_room(hand) or not self._recorder.may_claim(lambda: True):
                 break
             try:
                 units = self._claim_next()
@@ -296,6 +302,7 @@ class Shift:
         for group, cast in zip(able, Cast.obtain_many(wanted, self._weight_sets, self._pictures), strict=True):
             if isinstance(cast, Exception):
                 log_fault("a person could not be prepared", cast)
+                self._recorder.suspect(cast)
                 group.fault = cast
             elif cast is not None:
                 group.cast = cast
@@ -349,18 +356,28 @@ class Shift:
 
     def _settle_held(self, tx: Connection, unit: ClaimedUnit, fault: Exception | None) -> None:
         owner = self._owner
+        put_off = self._put_off(tx, unit)
+        if put_off:
+            late.put_off(tx, unit, owner, after_seconds=put_off)
+            return
         if fault is None:
             unit_rows.recount(tx, unit, owner)
             if unit_rows.release(tx, unit, owner, give_attempt_back=True):
                 self.report.handed_back.append(unit.id)
             return
         code, told = code_of(fault), told_of(fault)
-        if is_retryable(fault) and unit.attempts < self._settings.max_attempts:
+        if self._recorder.is_outage(fault):  # whoever claims it next waits for the store first
+            unit_rows.release(tx, unit, owner, give_attempt_back=True, error_code=code, error=told)
+        elif is_retryable(fault) and unit.attempts < self._settings.max_attempts:
             unit_rows.release(
                 tx, unit, owner, after_seconds=self._wait_before(unit.attempts + 1), error_code=code, error=told
             )
         else:
             unit_rows.fail(tx, unit, owner, error_code=code, error=told)
+
+    def _put_off(self, tx: Connection, unit: ClaimedUnit) -> float:
+        """For how long the unit is left to the pictures of it that were put aside here, asked under its lock."""
+        return self._recorder.put_off_seconds(unit) if unit_rows.lock_held(tx, unit, self._owner) else 0.0
 
     def _wait_before(self, attempt: int) -> float:
         """Doubling waits with jitter, so that units that failed together do not come back together."""

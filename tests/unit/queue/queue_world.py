@@ -19,6 +19,7 @@ from jobs.repository import people as people_rows
 from jobs.repository.writer import JobWriter, PersonRows
 from jobs.settings import Settings
 from jobs.storage import open_storage
+from worker.aside import Outages
 from worker.costs import Costs
 from worker.leases import Leases
 from worker.plan import BatchSizes
@@ -97,6 +98,7 @@ class World:
         self.leases: Leases | None = None
         self.recorder: Recorder | None = None
         self.costs: Costs | None = None
+        self.outages: Outages | None = None
 
     def use_storage(self, storage: Any) -> None:
         """Put another store in the place of the folder."""
@@ -125,6 +127,7 @@ class World:
             worker_name=self.owner,
             threads=2,
             queue=4,
+            outages=self.outages,
         )
         try:
             with self.leases:
