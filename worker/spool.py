@@ -84,10 +84,11 @@ class Spool:
                 if error.errno in _NO_FILE:
                     raise SpoolDamaged(f"{name} in {self.folder} is no readable file of this user") from error
                 raise
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > self._limit:
+                os.close(descriptor)
+                raise SpoolDamaged(f"{name} in {self.folder} is no file of at most {self._limit} bytes")
             with os.fdopen(descriptor, "rb") as file:
-                found = os.fstat(descriptor)
-                if not stat.S_ISREG(found.st_mode) or found.st_size > self._limit:
-                    raise SpoolDamaged(f"{name} in {self.folder} is no file of at most {self._limit} bytes")
                 data = file.read(found.st_size + 1)
         picture = Spooled.load(data)
         if claim_in(name) != (picture.unit.id, picture.unit.lease_token):
