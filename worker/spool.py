@@ -26,6 +26,7 @@ from worker.spooled import Spooled
 log = logging.getLogger(__name__)
 ENDING, DAMAGED, UNFINISHED = ".picture", ".damaged", ".part"
 ABANDONED_SECONDS = 3600.0
+MAX_PICTURE_BYTES = 1024**3  # with all its forms: no more is read at once
 _NAME = re.compile(r"(\d{20})-([0-9a-f-]{36})-(\d{1,19})-([0-9a-f-]{36})\.picture")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_FILE = {errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EISDIR}
@@ -85,9 +86,9 @@ class Spool:
                     raise SpoolDamaged(f"{name} in {self.folder} is no readable file of this user") from error
                 raise
             found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode) or found.st_size > self._limit:
+            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_PICTURE_BYTES:
                 os.close(descriptor)
-                raise SpoolDamaged(f"{name} in {self.folder} is no file of at most {self._limit} bytes")
+                raise SpoolDamaged(f"{name} in {self.folder} is no file of at most {MAX_PICTURE_BYTES} bytes")
             with os.fdopen(descriptor, "rb") as file:
                 data = file.read(found.st_size + 1)
         picture = Spooled.load(data)

@@ -1,7 +1,8 @@
 """Weight sets: from memory, from storage, or generated - once in the whole fleet.
 
 The row in `weight_sets` is claimed like a unit. Whoever claims it generates and stores the set; everybody else waits
-for the row to become ready, and takes the set over if the claimant goes silent.
+for the row to become ready, and takes the set over if the claimant goes silent. A set whose stored object is missing,
+or has another checksum than was recorded, is claimed and generated anew in the same way: once.
 
 Several people's sets are obtained together: those whose rows this worker wins are generated in one pass over the
 networks, in fewer where memory asks for it. Who cannot be had is a fault of that person alone.
@@ -25,7 +26,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from jobs.database import Database
-from jobs.errors import ObjectMissing
+from jobs.errors import ObjectMissing, StorageError
 from jobs.repository import weight_sets
 from jobs.repository.weight_sets import Source, WeightSetRow
 from jobs.storage import Storage
@@ -215,6 +216,7 @@ class WeightSets:
             if isinstance(made, Exception):
                 raise made
             if made is not None:
+                self._remove(lost_key)
                 return made
             with self._database.reading() as tx:
                 row = weight_sets.find(tx, *asked.key)
@@ -270,12 +272,29 @@ class WeightSets:
         return weights
 
     def _load(self, row: WeightSetRow, began: float) -> Weights:
-        data = self._storage.get(row.storage_key or "")
-        found = hashlib.sha256(data).hexdigest()
-        if found != row.sha256:
-            raise WeightSetDamaged(
-                f"{row.storage_key} has SHA-256 {found[:12]}..., recorded is {str(row.sha256)[:12]}..."
-            )
+        data = self._read(row)
         loaded = self._renderer.load(data)
         seconds = time.perf_counter() - began
         return Weights(row.fingerprint, loaded, row.reference_embedding or b"", seconds, "storage")
+
+    def _read(self, row: WeightSetRow) -> bytes:
+        """The stored set; what is not what was recorded is read once more, as the way here may have changed it.
+
+        Raises: WeightSetDamaged, StorageError.
+        """
+        found = ""
+        for _ in range(2):
+            data = self._storage.get(row.storage_key or "")
+            found = hashlib.sha256(data).hexdigest()
+            if found == row.sha256:
+                return data
+        raise WeightSetDamaged(f"{row.storage_key} has SHA-256 {found[:12]}..., recorded is {str(row.sha256)[:12]}...")
+
+    def _remove(self, lost_key: str | None) -> None:
+        """Remove a damaged object, which no row names since its set was generated anew."""
+        if lost_key is None:
+            return
+        try:
+            self._storage.delete(lost_key)
+        except StorageError as error:
+            log.warning("the damaged weight set %s stays in the store: %s", lost_key, error)
