@@ -11,6 +11,7 @@ from typing import Any
 from queue_world import World
 from sqlalchemy import Connection, select
 
+from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, StorageUnavailable
 from jobs.models import Unit
 from worker.aside import Outages
@@ -96,7 +97,12 @@ class OutageWorld:
 
 def units(world: World) -> list[Any]:
     """All units, the first one first."""
-    with world.database.reading() as tx:
+    return units_of(world.database)
+
+
+def units_of(database: Database) -> list[Any]:
+    """All units, the first one first."""
+    with database.reading() as tx:
         return list(tx.execute(select(Unit.__table__).order_by(Unit.id)))
 
 

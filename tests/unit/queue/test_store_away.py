@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from outage_world import LONG, OutageWorld, away_from_the_first_picture, shift_until_put_aside, units
+from outage_world import LONG, OutageWorld, away_from_the_first_picture, shift_until_put_aside, units, units_of
 from queue_world import World, add_job, person, settings
 from sqlalchemy import select, update
 
@@ -19,6 +21,7 @@ from jobs.models import Candidate, Unit, Worker
 from jobs.options import GateOption, OutputOption, RenderOptions
 from jobs.repository import late
 from worker.breaker import Breaker
+from worker.errors import SpoolFull, SpoolUnusable
 from worker.process import WorkerProcess
 from worker.testing import FakeRenderer
 
@@ -299,3 +302,43 @@ def test_one_probe_at_a_time_and_ever_rarer() -> None:
     gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
     assert 5 <= len(asked) <= 9 and gaps[0] < 1.5 and max(gaps) <= 18.9 + 0.1
     assert breaker.seconds_open() == clock[0]
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS])
+def test_a_worker_whose_disk_is_full_or_read_only_takes_no_unit_and_says_why(
+    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int
+) -> None:
+    # Given work, and a worker whose own disk takes no file
+    profiles = tmp_path / "profiles.toml"
+    profiles.write_text('[profiles.fake]\nrenderer = "fake"\n')
+    world = settings(tmp_path, database_url, profiles_file=profiles)
+    add_job(database, [person("ada", [1], world)])
+    process = WorkerProcess(world)
+    unit = units_of(database)[0]
+    real = os.open
+
+    def failing(path: Any, *args: Any, **named: Any) -> int:
+        if str(path).endswith(".part"):
+            raise OSError(fault, os.strerror(fault))
+        return real(path, *args, **named)
+
+    # When it is woken
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", failing)
+        with pytest.raises((SpoolFull, SpoolUnusable)):
+            process.run_shift(unit.id, "fake")
+
+    # Then the unit is untouched, the row names folder and reason, and the worker asks for no work for a while
+    assert (units_of(database)[0].state, units_of(database)[0].attempts) == ("ready", 0)
+    with database.reading() as tx:
+        state, told = tx.execute(select(Worker.state, Worker.error)).one()
+    assert state == "unfit" and str(tmp_path / "spool") in told and os.strerror(fault) in told
+    assert process.profile_to_draw(unit.id) is None
+
+    # When the disk has room again and a minute has passed
+    process._unfit_until.clear()
+    process.run_shift(unit.id, "fake")
+    process.close()
+
+    # Then it draws
+    assert units_of(database)[0].state == "done"
