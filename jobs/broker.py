@@ -164,6 +164,50 @@ class Broker:
         except _broker_errors(self._app) as error:
             raise BrokerUnavailable(f"the broker {self.description} does not answer") from error
 
+    def prepare(self) -> None:
+        """Declare the queue of dead letters, where the broker has such a thing (RabbitMQ).
+
+        Messages come there once a policy says so; a policy and not an argument of the workers' queue, because RabbitMQ
+        refuses other arguments for a queue that an earlier version has made. Raises: BrokerUnavailable.
+        """
+        if not self._is_rabbitmq():
+            return
+        try:
+            with self._app.connection_for_write() as connection, connection.channel() as channel:
+                channel.queue_declare(
+                    self.dead_queue, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"}
+                )
+        except _broker_errors(self._app) as error:
+            raise BrokerUnavailable(f"{self.dead_queue} cannot be declared at {self.description}") from error
+
+    def counts(self) -> dict[str, int]:
+        """How many messages wait, by queue; a queue that nobody has declared yet is not there.
+
+        Raises: BrokerUnavailable.
+        """
+        found: dict[str, int] = {}
+        names = [str(self._app.conf.task_default_queue), *([self.dead_queue] if self._is_rabbitmq() else [])]
+        try:
+            with self._app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=5)
+                for name in names:
+                    try:  # a channel each: RabbitMQ closes the one that asks for a missing queue
+                        with connection.channel() as channel:
+                            found[name] = channel.queue_declare(name, passive=True).message_count
+                    except connection.channel_errors:
+                        continue
+        except _broker_errors(self._app) as error:
+            raise BrokerUnavailable(f"the broker {self.description} does not answer") from error
+        return found
+
+    @property
+    def dead_queue(self) -> str:
+        """The queue of messages that RabbitMQ gave up to deliver."""
+        return f"{self._app.conf.task_default_queue}.dead"
+
+    def _is_rabbitmq(self) -> bool:
+        return self._app.conf.task_default_queue_type == "quorum"
+
     def close(self) -> None:
         """Close the connections."""
         self._app.close()

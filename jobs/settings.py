@@ -73,7 +73,7 @@ class Settings(BaseSettings):
         20.0, description="How often expired leases are returned and messages sent again, in seconds."
     )
     resend_seconds: Seconds = Field(
-        60.0, description="Age after which the message of a ready unit is sent again, in seconds."
+        30.0, description="Age after which the message of a ready unit is sent again, in seconds."
     )
     max_attempts: Positive = Field(
         3, description="Claims of one unit before it fails as a lost worker or a transient fault."

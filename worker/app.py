@@ -20,7 +20,8 @@ from celery.signals import (
     worker_shutting_down,
 )
 
-from jobs.broker import make_app
+from jobs.broker import Broker, make_app
+from jobs.errors import BrokerUnavailable
 from jobs.settings import get_settings
 from worker.committer import Committer
 from worker.errors import PoolRefused
@@ -63,6 +64,10 @@ def _pool_name(pool: Any) -> str:
 
 
 def _start_helpers(**_: Any) -> None:
+    try:
+        Broker(get_settings(), app).prepare()
+    except BrokerUnavailable as error:  # without it dead letters are dropped, and their units are announced again
+        log.warning("%s: %s", error, error.__cause__)
     for helper in (Reaper(get_settings()), Committer(get_settings())):
         helper.start()
         _helpers.append(helper)

@@ -90,8 +90,9 @@ def _record(database: Database, picture: Spooled) -> late.Standing:
     unit, owner, render = picture.unit, picture.owner, picture.render
     with database.transaction() as tx:
         was_free = late.take_back(tx, unit, owner)
-        terms = {"others": picture.others, "outputs": picture.outputs}
-        recorded = render_rows.complete(tx, render, owner, picture.drawn, **terms)
+        recorded = render_rows.complete(
+            tx, render, owner, picture.drawn, others=picture.others, outputs=picture.outputs
+        )
         if was_free:
             late.give_back(tx, unit, owner)
         return "recorded" if recorded else late.standing(tx, unit, render.id, picture.drawn.storage_key)
@@ -99,7 +100,7 @@ def _record(database: Database, picture: Spooled) -> late.Standing:
 
 def _remove(storage: Storage, picture: Spooled) -> None:
     """Objects of this lease that no row names; those that cannot be removed now are left to the sweep."""
-    for key in {row.storage_key for row in (picture.drawn, *picture.others, *picture.outputs)}:
+    for key in picture.keys:
         try:
             storage.delete(key)
         except StorageError:

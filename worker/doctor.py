@@ -50,9 +50,7 @@ def examine(settings: Settings, *, missing: list[str], database_file: Path | Non
     """
     yield from _packages(missing)
     yield _database(settings, database_file)
-    yield _tried(
-        "services", "broker", lambda: Broker(settings).check(), describe_broker(settings), "check PORTRAITS_BROKER_URL"
-    )
+    yield from _broker(settings)
     yield _storage(settings)
     if missing:
         yield Finding(
@@ -115,6 +113,28 @@ def _tried(topic: str, name: str, probe: Callable[[], object], detail: str, hint
     except JobsError as error:
         return Finding(topic, name, "problem", str(error), hint)
     return Finding(topic, name, "ok", detail)
+
+
+def _broker(settings: Settings) -> Iterator[Finding]:
+    """Whether it answers, what waits there, and on RabbitMQ whether messages could not be delivered."""
+    try:
+        broker = Broker(settings)
+        try:
+            broker.check()
+            counts, dead = broker.counts(), broker.dead_queue
+        finally:
+            broker.close()
+    except JobsError as error:
+        yield Finding("services", "broker", "problem", str(error), "check PORTRAITS_BROKER_URL")
+        return
+    waiting = counts.get(settings.queue)
+    told = "no worker has made its queue yet" if waiting is None else f"{waiting} wake-ups wait"
+    yield Finding("services", "broker", "ok", f"{describe_broker(settings)}, {told}")
+    if counts.get(dead):
+        hint = "the reaper has announced their units again; see the workers' logs, then purge the queue (outages.md)"
+        yield Finding("services", "dead letters", "note", f"{counts[dead]} messages in {dead}", hint)
+    elif dead in counts:
+        yield Finding("services", "dead letters", "ok", f"none in {dead}")
 
 
 def _database(settings: Settings, file: Path | None) -> Finding:

@@ -79,6 +79,12 @@ class Spooled:
         numbers = {"ordinal": 0, "width": 0, "height": 0, "steps": 0, "guidance": 0.0, "lora_weight": 0.0}
         return WaitingRender(unit=self.unit, id=self.render_id, seed=self.seed, **blank, **numbers)  # type: ignore[arg-type]
 
+    @property
+    def keys(self) -> set[str]:
+        """Every object that its rows name."""
+        rows: list[CandidateRow | OutputRow] = [*self.others, *self.outputs]
+        return {self.drawn.storage_key, *(row.storage_key for row in rows)}
+
     def dump(self) -> bytes:
         """The file's bytes."""
         head = _Head(
@@ -138,7 +144,7 @@ def _check_keys(head: _Head) -> None:
     """Every key is one that this lease writes, and the rows tell the same of an object as the object itself."""
     prefix = f"{folder_of(head.unit, head.render_id)}/"
     own = re.compile(rf"{head.unit.lease_token}[-.][^/]+")
-    rows = [head.drawn, *head.others, *head.outputs]
+    rows: list[Drawn | CandidateRow | OutputRow] = [head.drawn, *head.others, *head.outputs]
     for key in [row.storage_key for row in rows] + [one.key for one in head.objects]:
         try:
             check_key(key)
@@ -150,7 +156,7 @@ def _check_keys(head: _Head) -> None:
     for one in head.objects:
         if told.get(one.key) != (one.size_bytes, one.sha256):
             raise SpoolDamaged("its rows and its objects differ")
-    missing = {row.storage_key for row in (head.drawn, *head.outputs)} - {one.key for one in head.objects}
+    missing = {head.drawn.storage_key, *(row.storage_key for row in head.outputs)} - {one.key for one in head.objects}
     if missing or len(told) != len(rows):
         raise SpoolDamaged("an object that its rows name is not in it")
 
