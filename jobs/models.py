@@ -35,7 +35,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
-UNIT_STATES = ("ready", "leased", "done", "failed", "cancelled")
+UNIT_STATES = ("ready", "leased", "done", "failed", "cancelled", "paused")
 RENDER_STATES = ("waiting", "done", "failed", "cancelled")
 WEIGHT_SET_STATES = ("pending", "generating", "ready", "failed")
 WEIGHT_SET_KINDS = ("photos", "mix", "slider", "refined")
@@ -101,11 +101,33 @@ def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
 
 
 class Tenant(Base):
-    """Who owns people, jobs and pictures; nothing is shared between two tenants."""
+    """Who owns people, jobs and pictures; nothing is shared between two tenants.
+
+    `weight` is its share of each profile's workers beside others; a limit that is NULL does not limit.
+    """
 
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    weight: Mapped[float] = mapped_column(default=1.0, server_default="1")
+    max_people: Mapped[int | None] = mapped_column(BigInteger)
+    max_waiting_renders: Mapped[int | None] = mapped_column(BigInteger)
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_renders_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class Share(Base):
+    """How much of a profile's workers a tenant has had, per weight, in standard pictures.
+
+    `served_at` is the virtual time at which it was last its turn: the greatest of a profile is that profile's clock.
+    """
+
+    __tablename__ = "shares"
+    __table_args__ = (Index("ix_shares_served", "profile", "served_at"),)
+    tenant_id: Mapped[str] = mapped_column(String(64), ForeignKey("tenants.id"), primary_key=True)
+    profile: Mapped[str] = mapped_column(String(100), primary_key=True)
+    virtual_time: Mapped[float] = mapped_column(default=0.0)
+    served_at: Mapped[float] = mapped_column(default=0.0)
 
 
 class Owned:
@@ -254,6 +276,7 @@ class Job(Owned, Base):
     renders_total: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
     cancelled_at: Mapped[dt.datetime | None]
+    paused_at: Mapped[dt.datetime | None]
 
 
 class JobPicture(Base):
@@ -277,6 +300,7 @@ class Unit(Owned, Base):
         _one_of("state", UNIT_STATES),
         Index("ix_units_id", "id"),
         Index("ix_units_claim", "profile", "state", "sort_key", "id"),
+        Index("ix_units_share", "profile", "state", "tenant_id", "sort_key", "id"),
         Index("ix_units_tenant_claim", "tenant_id", "state", "sort_key"),
         Index("ix_units_group", "tenant_id", "photo_set_id", "profile", "state"),
         Index("ix_units_job", "tenant_id", "job_id", "identity_id"),
@@ -445,6 +469,7 @@ class Worker(Base):
     error: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
     last_seen_at: Mapped[float]
+    drain_requested_at: Mapped[float | None]
 
 
 class Shift(Base):
@@ -483,6 +508,14 @@ class Shift(Base):
     seconds_drawing: Mapped[float]
     seconds_between: Mapped[float]
     seconds_preparing: Mapped[float]
+
+
+class Control(Base):
+    """What people have told the whole fleet; one row, `fleet`, which every claim reads."""
+
+    __tablename__ = "controls"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    paused_at: Mapped[dt.datetime | None]
 
 
 class Leader(Base):

@@ -37,7 +37,8 @@ class JobStatus:
 
 
 @contextmanager
-def _opened(settings: Settings | None) -> Iterator[tuple[Settings, Database]]:
+def opened(settings: Settings | None) -> Iterator[tuple[Settings, Database]]:
+    """These settings, or those of this process, and their database."""
     chosen = settings or get_settings()
     database = Database.from_settings(chosen)
     try:
@@ -75,7 +76,7 @@ def status(
     job: str | uuid.UUID | None = None, *, tenant: str | None = None, settings: Settings | None = None
 ) -> JobStatus:
     """How far a job is; `job` is its id or key, None for the newest. Raises UnknownJob."""
-    with _opened(settings) as (chosen, database):
+    with opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
         with database.reading() as tx:
             found = queries.job(tx, row.tenant_id, row.id)
@@ -88,7 +89,7 @@ def status(
 
 def list_jobs(*, tenant: str | None = None, limit: int = 50, settings: Settings | None = None) -> list[dict[str, Any]]:
     """The tenant's newest jobs with their counts."""
-    with _opened(settings) as (chosen, database), database.reading() as tx:
+    with opened(settings) as (chosen, database), database.reading() as tx:
         return [dict(row) for row in queries.jobs(tx, tenant or chosen.tenant, limit=limit)]
 
 
@@ -105,7 +106,7 @@ def results(
     `state` keeps only waiting, done, failed or cancelled ones; `urls` adds a `url` to each finished picture:
     presigned for `PORTRAITS_URL_EXPIRES_SECONDS`, or a file URL. Raises UnknownJob.
     """
-    with _opened(settings) as (chosen, database):
+    with opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
         storage = open_storage(chosen.storage_url, chosen)
         with database.reading() as tx:
@@ -124,7 +125,7 @@ def outputs(
 
     The first file of each picture is the picture itself, which `results` names. Raises UnknownJob.
     """
-    with _opened(settings) as (chosen, database):
+    with opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
         with database.reading() as tx:
             for output in queries.outputs(tx, row.tenant_id, row.id):
@@ -133,7 +134,7 @@ def outputs(
 
 def cancel(job: str | uuid.UUID, *, tenant: str | None = None, settings: Settings | None = None) -> int:
     """Stop a job; what is drawn stays. Returns how many renders were cancelled. Raises UnknownJob."""
-    with _opened(settings) as (chosen, database):
+    with opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
         with database.transaction() as tx:
             return job_rows.cancel(tx, row.tenant_id, row.id)
@@ -143,11 +144,11 @@ def retry(
     job: str | uuid.UUID, *, cancelled: bool = False, tenant: str | None = None, settings: Settings | None = None
 ) -> tuple[int, list[str]]:
     """Wait again for a job's failed renders (`cancelled`: those too). Returns how many, and warnings."""
-    with _opened(settings) as (chosen, database):
+    with opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
         with database.transaction() as tx:
             count, reopened = job_rows.retry(tx, row.tenant_id, row.id, cancelled=cancelled)
-        return count, _wake(database, chosen, reopened)
+        return count, wake(database, chosen, reopened)
 
 
 def rerun(
@@ -155,7 +156,7 @@ def rerun(
 ) -> tuple[uuid.UUID, int, list[str]]:
     """Draw one render once more, under `seed` or a fresh one. Returns the new render's id, its seed, and warnings."""
     chosen_seed = secrets.randbits(32) if seed is None else seed
-    with _opened(settings) as (chosen, database):
+    with opened(settings) as (chosen, database):
         owner = tenant or chosen.tenant
         with database.transaction() as tx:
             made = job_rows.rerun(tx, owner, render_id, seed=chosen_seed, age_seconds=chosen.priority_age_seconds)
@@ -164,10 +165,10 @@ def rerun(
                 f"tenant {owner!r} has no render {render_id}; `portraits results JOB --format jsonl` lists them"
             )
         new_id, unit_id = made
-        return new_id, chosen_seed, _wake(database, chosen, [unit_id])
+        return new_id, chosen_seed, wake(database, chosen, [unit_id])
 
 
-def _wake(database: Database, settings: Settings, unit_ids: Sequence[uuid.UUID]) -> list[str]:
+def wake(database: Database, settings: Settings, unit_ids: Sequence[uuid.UUID]) -> list[str]:
     """Send the messages of these units; returns warnings."""
     broker = Broker(settings)
     try:

@@ -13,7 +13,7 @@ import threading
 from jobs.broker import Broker
 from jobs.database import Database
 from jobs.errors import JobsError
-from jobs.repository import fleet
+from jobs.repository import control, fleet
 from jobs.repository import units as unit_rows
 from jobs.settings import Settings
 from worker.process import WORKER_ID, package_version
@@ -32,7 +32,8 @@ def turn(database: Database, broker: Broker, settings: Settings, owner: str) -> 
             return 0, 0, 0
         returned, given_up = unit_rows.reap(tx, max_attempts=settings.max_attempts)
         limit = max(8, 2 * fleet.alive(tx, within_seconds=settings.lease_seconds))
-        ids = unit_rows.unsent(tx, resend_seconds=settings.resend_seconds, limit=limit)
+        paused = control.fleet_paused_at(tx) is not None
+        ids = [] if paused else unit_rows.unsent(tx, resend_seconds=settings.resend_seconds, limit=limit)
     sent = broker.send(ids)
     with database.transaction() as tx:
         unit_rows.mark_sent(tx, ids)

@@ -13,6 +13,7 @@ from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
 from jobs.models import Event, Job, PhotoSetMember, Render, Unit, WeightSet, WeightSetSource, new_id, utcnow
+from jobs.repository import shares
 
 CANCELLED = "cancelled"
 
@@ -89,7 +90,7 @@ def unit_ids(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, chunk: int = 
         last = ids[-1]
 
 
-def _lock(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
+def lock(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
     """Hold off every other change of this job until the transaction ends."""
     tx.execute(select(Job.id).where(Job.tenant_id == tenant_id, Job.id == job_id).with_for_update())
 
@@ -99,8 +100,12 @@ def cancel(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> int:
 
     A worker in the middle of a batch loses its lease by this, and notices with its next heartbeat.
     """
-    _lock(tx, tenant_id, job_id)
-    mine = (Unit.tenant_id == tenant_id, Unit.job_id == job_id, Unit.state.in_(("ready", "leased")))
+    lock(tx, tenant_id, job_id)
+    mine = (Unit.tenant_id == tenant_id, Unit.job_id == job_id, Unit.state.in_(("ready", "leased", "paused")))
+    held = select(Unit.tenant_id, Unit.id, Unit.profile).where(*mine, Unit.state == "leased")
+    rows = tx.execute(held.order_by(Unit.id).with_for_update()).all()
+    for profile in sorted({row.profile for row in rows}):
+        shares.refund(tx, [(row.tenant_id, row.id) for row in rows if row.profile == profile], profile)
     # Units first: their row locks hold off a worker that is about to record a render.
     tx.execute(
         update(Unit)
@@ -117,7 +122,9 @@ def cancel(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> int:
     waiting = (Render.tenant_id == tenant_id, Render.job_id == job_id, Render.state == "waiting")
     ended = {"state": "cancelled", "error_code": CANCELLED, "error": "cancelled by request", "finished_at": utcnow()}
     count = tx.execute(update(Render).where(*waiting).values(**ended)).rowcount
-    tx.execute(update(Job).where(Job.tenant_id == tenant_id, Job.id == job_id).values(cancelled_at=utcnow()))
+    tx.execute(
+        update(Job).where(Job.tenant_id == tenant_id, Job.id == job_id).values(cancelled_at=utcnow(), paused_at=None)
+    )
     record_event(tx, tenant_id, "job.cancelled", job_id=job_id, data={"renders": count})
     return count
 
@@ -125,9 +132,9 @@ def cancel(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> int:
 def retry(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, cancelled: bool = False) -> tuple[int, list[uuid.UUID]]:
     """Wait again for every failed render of a job (and the cancelled ones if asked).
 
-    Returns how many wait again, and the units they are in.
+    Returns how many wait again, and the units that may be drawn now: none of a paused job, where they are paused too.
     """
-    _lock(tx, tenant_id, job_id)
+    lock(tx, tenant_id, job_id)
     states = ("failed", "cancelled") if cancelled else ("failed",)
     again = (Render.tenant_id == tenant_id, Render.job_id == job_id, Render.state.in_(states))
     touched = list(tx.execute(select(Render.unit_id).where(*again).distinct()).scalars())
@@ -135,7 +142,7 @@ def retry(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, cancelled: bool 
         return 0, []
     reopened_units: list[uuid.UUID] = []
     fresh = {"state": "waiting", "error_code": None, "error": None, "finished_at": None}
-    count = 0
+    count, state = 0, _state_of_new_units(tx, tenant_id, job_id)
     for unit_id in touched:
         # Settled units only: a unit that a worker holds is the worker's to count.
         unit = (Unit.tenant_id == tenant_id, Unit.id == unit_id, Unit.state.in_(("done", "failed", "cancelled")))
@@ -143,7 +150,7 @@ def retry(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, cancelled: bool 
             update(Unit)
             .where(*unit)
             .values(
-                state="ready",
+                state=state,
                 ready_at=epoch_now(),
                 attempts=0,
                 renders_failed=0,
@@ -161,7 +168,13 @@ def retry(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, cancelled: bool 
     if cancelled:
         tx.execute(update(Job).where(Job.tenant_id == tenant_id, Job.id == job_id).values(cancelled_at=None))
     record_event(tx, tenant_id, "job.retried", job_id=job_id, data={"renders": count})
-    return count, reopened_units
+    return count, reopened_units if state == "ready" else []
+
+
+def _state_of_new_units(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> str:
+    """What a unit that is added to a locked job is: ready, or paused with the job."""
+    job = (Job.tenant_id == tenant_id, Job.id == job_id)
+    return "ready" if tx.execute(select(Job.paused_at).where(*job)).scalar_one() is None else "paused"
 
 
 def _reopen_weight_sets(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
@@ -201,12 +214,13 @@ def rerun(
     asked = tx.execute(select(Render).where(Render.tenant_id == tenant_id, Render.id == render_id)).one_or_none()
     if asked is None:
         return None
-    _lock(tx, tenant_id, asked.job_id)
+    lock(tx, tenant_id, asked.job_id)
     old = tx.execute(select(Unit).where(Unit.tenant_id == tenant_id, Unit.id == asked.unit_id)).one()
     now = tx.execute(select(epoch_now())).scalar_one()
     unit_id, new_render_id = new_id(), new_id()
     unit = {name: getattr(old, name) for name in ("job_id", "identity_id", "photo_set_id", "profile", "priority")}
-    unit |= {"tenant_id": tenant_id, "id": unit_id, "state": "ready", "ready_at": now, "renders_total": 1}
+    unit |= {"tenant_id": tenant_id, "id": unit_id, "ready_at": now, "renders_total": 1}
+    unit["state"] = _state_of_new_units(tx, tenant_id, asked.job_id)
     tx.execute(insert(Unit).values(sort_key=now - old.priority * age_seconds, created_at=utcnow(), **unit))
     last = select(Render.ordinal).where(Render.tenant_id == tenant_id, Render.job_id == asked.job_id)
     ordinal = tx.execute(last.order_by(Render.ordinal.desc()).limit(1)).scalar_one() + 1

@@ -28,6 +28,7 @@ _TYPES: dict[str, TypeEngine[Any]] = {
     "rerun_of": UuidType(),
     "created_at": Utc(),
     "finished_at": Utc(),
+    "paused_at": Utc(),
     "options": JSON(none_as_null=True),
     "id": UuidType(),
     "began_at": Utc(),
@@ -44,7 +45,7 @@ def _view(name: str, columns: str) -> Any:
 JOB_STATUS = _view(
     "job_status",
     "tenant_id job_id key name profile priority state identities units renders waiting running done failed cancelled "
-    "created_at finished_at",
+    "created_at finished_at paused_at",
 )
 IDENTITY_STATUS = _view(
     "identity_status",

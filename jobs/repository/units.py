@@ -17,6 +17,8 @@ from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
 from jobs.models import Render, Unit, utcnow
+from jobs.repository import shares
+from jobs.repository.control import fleet_paused_at, may_claim
 
 LOST_WORKER = "lost_worker"
 LOST_WORKER_MESSAGE = (
@@ -71,9 +73,14 @@ def _claimable() -> ColumnElement[bool]:
 
 
 def _claim(
-    tx: Connection, wanted: Select[Any], owner: str, lease_seconds: float, max_attempts: int
+    tx: Connection, wanted: Select[Any], owner: str, lease_seconds: float, max_attempts: int, *, in_turn: bool = False
 ) -> list[ClaimedUnit]:
-    """Lease the units that `wanted` selects; a unit another claimer locks at this moment is passed over."""
+    """Lease the units of one profile that `wanted` selects, and count them as their tenant's share.
+
+    A unit another claimer locks at this moment is passed over. Nothing is leased while the fleet is paused.
+    """
+    if not may_claim(tx):
+        return []
     chosen = wanted.where(_claimable(), Unit.attempts < max_attempts).with_for_update(skip_locked=True)
     ids = tx.execute(chosen).scalars().all()
     if not ids:
@@ -91,15 +98,23 @@ def _claim(
         .returning(*_CLAIMED)
     )
     claimed = [ClaimedUnit(**row._mapping) for row in tx.execute(statement)]
+    if claimed:
+        shares.charge(tx, [(unit.tenant_id, unit.id) for unit in claimed], claimed[0].profile, in_turn=in_turn)
     return sorted(claimed, key=lambda unit: unit.id)
 
 
 def claim_unit(
     tx: Connection, unit_id: uuid.UUID, profile: str, owner: str, *, lease_seconds: float, max_attempts: int
 ) -> list[ClaimedUnit]:
-    """Lease the one unit a message names, if it still waits."""
-    wanted = select(Unit.id).where(Unit.id == unit_id, Unit.profile == profile)
-    return _claim(tx, wanted, owner, lease_seconds, max_attempts)
+    """Lease the one unit a message names, if it still waits and no other tenant's turn comes before.
+
+    So a tenant that sends many messages has no more of the workers than its share.
+    """
+    named = (Unit.id == unit_id, Unit.profile == profile)
+    tenant_id, first = tx.execute(select(Unit.tenant_id).where(*named)).scalar_one_or_none(), shares.due(tx, profile)
+    if first and first[0] != tenant_id:
+        return []
+    return _claim(tx, select(Unit.id).where(*named), owner, lease_seconds, max_attempts, in_turn=bool(first))
 
 
 def claim_same_person(
@@ -118,15 +133,23 @@ def claim_same_person(
 def claim_next(
     tx: Connection, profile: str, owner: str, *, limit: int, lease_seconds: float, max_attempts: int
 ) -> list[ClaimedUnit]:
-    """Lease the first waiting units of this profile in claim order; if none waits, one whose lease has run out.
+    """Lease the first waiting units, in claim order, of the tenant whose turn it is; if none waits, one whose lease
+    has run out.
 
-    Two statements, so that each walks an index in its order and stops: one with OR would sort everything that waits.
+    A statement for each, so that each walks an index in its order and stops: one with OR would sort all that waits.
     """
-    ready = select(Unit.id).where(Unit.profile == profile, _ready()).order_by(Unit.sort_key, Unit.id).limit(limit)
     terms = (owner, lease_seconds, max_attempts)
-    return _claim(tx, ready, *terms) or _claim(
-        tx, select(Unit.id).where(Unit.profile == profile, _expired()).limit(limit), *terms
-    )
+    for place, tenant_id in enumerate(shares.due(tx, profile)):
+        claimed = _claim(tx, next_of(profile, tenant_id, limit), *terms, in_turn=place == 0)
+        if claimed:
+            return claimed
+    return _claim(tx, select(Unit.id).where(Unit.profile == profile, _expired()).limit(limit), *terms)
+
+
+def next_of(profile: str, tenant_id: str, limit: int) -> Select[Any]:
+    """The ids of a tenant's first waiting units of a profile."""
+    ready = (Unit.profile == profile, Unit.tenant_id == tenant_id, _ready())
+    return select(Unit.id).where(*ready).order_by(Unit.sort_key, Unit.id).limit(limit)
 
 
 def _held(unit: ClaimedUnit, owner: str) -> ColumnElement[bool]:
@@ -239,7 +262,10 @@ def release(
             error=error,
         )
     )
-    return tx.execute(statement).rowcount == 1
+    released = tx.execute(statement).rowcount == 1
+    if released and give_attempt_back:
+        shares.refund(tx, [(unit.tenant_id, unit.id)], unit.profile)
+    return released
 
 
 def fail(tx: Connection, unit: ClaimedUnit, owner: str, *, error_code: str, error: str) -> bool:
@@ -318,6 +344,12 @@ def unsent(tx: Connection, *, resend_seconds: float, limit: int) -> list[uuid.UU
     return list(tx.execute(statement).scalars())
 
 
+def first_ready(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, limit: int) -> list[uuid.UUID]:
+    """The units of a job that wait, those to be drawn first."""
+    statement = select(Unit.id).where(Unit.tenant_id == tenant_id, Unit.job_id == job_id, Unit.state == "ready")
+    return list(tx.execute(statement.order_by(Unit.sort_key, Unit.id).limit(limit)).scalars())
+
+
 def mark_sent(tx: Connection, unit_ids: Sequence[uuid.UUID]) -> None:
     """Note that the broker has taken the messages of these units."""
     for start in range(0, len(unit_ids), 500):
@@ -329,8 +361,10 @@ def profile_to_draw(tx: Connection, unit_id: uuid.UUID, profiles: Sequence[str])
     """The profile of a unit that could be claimed now; if it could not, the profile of the first unit that could.
 
     So a message that comes late or twice still wakes the worker for whatever waits. `profiles` are those that the
-    worker knows, the one it holds first. None when nothing waits for them.
+    worker knows, the one it holds first. None when nothing waits for them, or the fleet is paused.
     """
+    if fleet_paused_at(tx) is not None:
+        return None
     known = and_(Unit.profile.in_(profiles), _claimable())
     found = tx.execute(select(Unit.profile).where(Unit.id == unit_id, known)).scalar_one_or_none()
     if found is not None or not profiles:

@@ -14,6 +14,7 @@ from worker.cli import (
     calibrate,
     changes,
     check,
+    control,
     dataset,
     db,
     demo,
@@ -155,6 +156,8 @@ _LEARNING = "Train and measure"
 app.command("enqueue", rich_help_panel=_ASKING)(enqueue.enqueue)
 app.command("check", rich_help_panel=_ASKING)(check.check)
 app.command("cancel", rich_help_panel=_ASKING)(changes.cancel)
+app.command("pause", rich_help_panel=_ASKING)(control.pause)
+app.command("resume", rich_help_panel=_ASKING)(control.resume)
 app.command("retry", rich_help_panel=_ASKING)(changes.retry)
 app.command("rerun", rich_help_panel=_ASKING)(changes.rerun)
 app.command("status", rich_help_panel=_LOOKING)(status.status)

@@ -25,6 +25,7 @@ STATE_STYLES = {
     "cancelled": "dim",
     "running": "cyan",
     "waiting": "",
+    "paused": "yellow",
 }
 
 

@@ -28,27 +28,29 @@ QUIET_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Moment:
-    """A job at one moment: its counts, or why they could not be read."""
+    """A job at one moment: its counts, or why they could not be read; and whether every worker is told to pause."""
 
     job: Mapping[str, Any] | None
     workers: list[dict[str, Any]] = field(default_factory=list)
     trouble: str | None = None
+    fleet_paused: bool = False
 
 
 def job_reader(database: Database, settings: Settings, tenant: str, job_id: uuid.UUID) -> Callable[[], Moment]:
     """A function that reads the job now; an outage of the database is an answer, not an error."""
     from jobs.errors import DatabaseUnavailable
-    from jobs.repository import queries
+    from jobs.repository import control, queries
 
     def read() -> Moment:
         try:
             with database.reading() as tx:
                 job = queries.job(tx, tenant, job_id)
                 seen = [dict(row) for row in queries.workers(tx)]
+                fleet_paused = control.fleet_paused_at(tx) is not None
         except DatabaseUnavailable as error:
             return Moment(None, trouble=str(error))
         workers = fleet(seen, time.time(), silent_after=settings.lease_seconds)
-        return Moment(dict(job) if job is not None else None, workers)
+        return Moment(dict(job) if job is not None else None, workers, fleet_paused=fleet_paused)
 
     return read
 
@@ -112,6 +114,10 @@ def remark(moment: Moment, speed: Speed) -> str:
     """What a person should know about why it does not go on; empty when it does."""
     if moment.trouble is not None:
         return f"the database is away, trying again: {moment.trouble}"
+    if moment.job is not None and moment.job["state"] == "paused":
+        return "the job is paused; `portraits resume` lets it go on"
+    if moment.fleet_paused:
+        return "the fleet is paused; `portraits resume --fleet` lets it go on"
     unfit = unfit_reasons(moment.workers)
     fit = [worker for worker in moment.workers if worker["state"] in {"working", "starting", "idle"}]
     if unfit and (not fit or speed.quiet_seconds > QUIET_SECONDS):

@@ -51,12 +51,13 @@ def status(
 
 
 def _jobs(settings: Settings, tenant: str | None, limit: int, *, as_json: bool) -> None:
+    from jobs.control import fleet_paused_at
     from jobs.reports import list_jobs
 
     jobs = list_jobs(tenant=tenant, limit=limit, settings=settings)
-    workers = workers_now(settings)
+    workers, paused_at = workers_now(settings), fleet_paused_at(settings=settings)
     if as_json:
-        print_json({"jobs": jobs, "workers": workers})
+        print_json({"jobs": jobs, "workers": workers, "fleet_paused_at": paused_at})
         return
     rows = [
         (
@@ -76,6 +77,8 @@ def _jobs(settings: Settings, tenant: str | None, limit: int, *, as_json: bool) 
     else:
         say(f"tenant {tenant or settings.tenant} has no jobs; `portraits enqueue MANIFEST` makes one")
     say(fleet_line(workers))
+    if paused_at is not None:
+        say(f"the fleet is paused since {age_of(paused_at)}; `portraits resume --fleet` lets it go on")
 
 
 def _fleet(settings: Settings, *, as_json: bool) -> None:
@@ -148,11 +151,12 @@ def age_of(moment: dt.datetime) -> str:
 def show_job(found: JobStatus) -> None:
     """One job: counts, people, reasons."""
     job = found.job
+    paused = f", paused {age_of(job['paused_at'])} ago" if job["state"] == "paused" else ""
     finished = f", finished {age_of(job['finished_at'])} ago" if job["finished_at"] else ""
     pictures = {name: job[name] for name in ("done", "running", "failed", "cancelled") if job[name]}
     resting = job["waiting"] - job["running"]
     if resting:
-        pictures["waiting"] = resting
+        pictures["paused" if job["state"] == "paused" else "waiting"] = resting
     told = ", ".join(f"{count} {name}" for name, count in pictures.items())
     facts(
         {
@@ -160,7 +164,7 @@ def show_job(found: JobStatus) -> None:
             "key": job["key"],
             **({"name": job["name"]} if job["name"] else {}),
             "profile": job["profile"],
-            "state": f"{job['state']}, enqueued {age_of(job['created_at'])} ago{finished}",
+            "state": f"{job['state']}, enqueued {age_of(job['created_at'])} ago{paused}{finished}",
             "people": job["identities"],
             "pictures": f"{job['renders']}: {told}" if told else job["renders"],
         }
@@ -174,7 +178,7 @@ def show_job(found: JobStatus) -> None:
 
 def _show_people(found: JobStatus) -> None:
     """The people in the order of their need: failed ones first."""
-    order = {"failed": 0, "partial": 1, "running": 2, "waiting": 3}
+    order = {"failed": 0, "partial": 1, "running": 2, "waiting": 3, "paused": 3}
     people = sorted(found.people, key=lambda one: (order.get(one["state"], 4), one["external_id"]))
     rows = [
         (

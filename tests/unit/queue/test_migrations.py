@@ -23,7 +23,7 @@ from jobs.options import ORDINARY, RenderOptions
 from jobs.repository import fleet, queries, units, weight_sets
 from jobs.repository import renders as render_rows
 
-FLEET_TABLES = {"workers", "leaders", "shifts", "alembic_version", "tenants"}
+FLEET_TABLES = {"workers", "leaders", "controls", "shifts", "alembic_version", "tenants"}
 
 
 def test_migrations_make_what_the_models_say(database: Database) -> None:

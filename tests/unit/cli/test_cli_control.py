@@ -1,0 +1,70 @@
+"""`portraits pause` and `resume` on the command line."""
+
+from __future__ import annotations
+
+import uuid
+
+from cli_world import CliWorld
+
+from worker.cli.progress import Moment, Speed, remark
+from worker.process import WorkerProcess
+
+
+def test_a_job_is_paused_shown_and_resumed(cli: CliWorld) -> None:
+    # Given a job
+    job = cli.enqueue()["job_id"]
+
+    # When it is paused
+    assert cli.json("pause", job) == {"job": job, "fleet": False, "units": 2}
+
+    # Then status says so, drawing does nothing, and pausing it again is no error
+    shown = cli.run("status", job).stdout
+    assert "paused" in shown and "6 paused" in shown
+    cli.draw()
+    assert cli.json("status", job)["job"]["done"] == 0
+    assert "paused already" in cli.run("pause", job).stdout
+
+    # And when it is resumed, it is drawn
+    assert cli.json("resume", job)["units"] == 2
+    cli.draw()
+    assert cli.json("status", job)["job"]["state"] == "done"
+    assert "nothing of" in cli.run("resume", job).stdout
+
+
+def test_the_fleet_is_paused_shown_and_resumed(cli: CliWorld) -> None:
+    # Given a job and a paused fleet
+    job = cli.enqueue()["job_id"]
+    assert cli.json("pause", "--fleet") == {"job": None, "fleet": True, "units": 0}
+
+    # Then status says so, and a worker that is woken has nothing to draw
+    assert "resume --fleet" in cli.run("status").stdout
+    assert cli.json("status")["fleet_paused_at"] is not None
+    assert WorkerProcess(cli.settings).profile_to_draw(uuid.uuid4()) is None
+
+    # And when it goes on, everything is drawn
+    assert cli.json("resume", "--fleet")["was_paused"] is True
+    cli.draw()
+    assert cli.json("status", job)["job"]["state"] == "done"
+    assert cli.json("status")["fleet_paused_at"] is None
+
+
+def test_a_job_or_the_fleet_is_meant_never_both_or_neither(cli: CliWorld) -> None:
+    cli.migrate()
+    for command in ("pause", "resume"):
+        cli.run(command, exit_code=2)
+        cli.run(command, "job", "--fleet", exit_code=2)
+        cli.run(command, "--fleet", "--tenant", "acme", exit_code=2)
+        cli.run(command, "unheard-of", exit_code=5)
+
+
+def test_a_paused_job_is_never_shown_as_stuck() -> None:
+    # Given a job for which nothing has happened for a minute, and no worker
+    now = 0.0
+    speed = Speed(clock=lambda: now)
+    speed.add(0)
+    now = 60.0
+    job = {"renders": 10, "done": 0, "failed": 0, "cancelled": 0, "waiting": 10, "running": 0}
+
+    # Then a pause is the reason that is told
+    assert "job is paused" in remark(Moment(job | {"state": "paused"}), speed)
+    assert "fleet is paused" in remark(Moment(job | {"state": "waiting"}, fleet_paused=True), speed)
