@@ -206,7 +206,7 @@ class Broker:
         return f"{self._app.conf.task_default_queue}.dead"
 
     def _is_rabbitmq(self) -> bool:
-        return self._app.conf.task_default_queue_type == "quorum"
+        return str(self._app.conf.task_default_queue_type) == "quorum"
 
     def close(self) -> None:
         """Close the connections."""

@@ -184,7 +184,8 @@ def _real(home: Path, s3: Callable[[], S3Server], broker: str, what: str) -> Ite
         for name in server.environment:
             os.environ.pop(name, None)
         with connection.channel() as channel:
-            kombu.Queue(queue, channel=channel).delete()
+            for name in (queue, f"{queue}.dead"):
+                kombu.Queue(name, channel=channel).delete()
         connection.release()
 
 
