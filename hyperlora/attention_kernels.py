@@ -58,7 +58,9 @@ def measured_kernels(
                 F.scaled_dot_product_attention(q, k, v)
             return statistics.median(_timed(lambda: F.scaled_dot_product_attention(q, k, v)) for _ in range(REPEATS))
 
-    order = fastest_first(seconds)
+    # Events are recorded on the current device's stream, which need not be this device's.
+    with torch.cuda.device(device):
+        order = fastest_first(seconds)
     log.info("attention kernels, the fastest first: %s", ", ".join(kernel.name for kernel in order))
     return order
 

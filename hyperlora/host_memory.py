@@ -10,11 +10,16 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+PICTURES = 4
+"""Dimensions of a convolution's weights, whose order in memory is chosen."""
+
 
 def on_host(tensor: torch.Tensor, *, for_device: torch.device) -> torch.Tensor:
-    """A copy in host memory, page-locked where a GPU shall read it, so that copies run beside its computing."""
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=for_device.type == "cuda")
-    return copy.copy_(tensor)
+    """A copy in host memory, page-locked where a GPU shall read it, so that copies run beside its computing.
+
+    It lies in the same order as the tensor: channels that come last stay last.
+    """
+    return torch.empty_like(tensor, device="cpu", pin_memory=for_device.type == "cuda").copy_(tensor)
 
 
 class Visitor:
@@ -31,6 +36,18 @@ class Visitor:
             for tensor in self._tensors:
                 tensor.data = on_host(tensor.data, for_device=device)
         self._at_home = [tensor.data for tensor in self._tensors]
+
+    def lay_out(self, memory_format: torch.memory_format) -> None:
+        """Lay pictures' weights out in this order at home, and so wherever they go from the next visit on."""
+        with self._turn, torch.inference_mode(False), torch.no_grad():
+            self._at_home = [
+                on_host(at_home.contiguous(memory_format=memory_format), for_device=self._device)
+                if at_home.ndim == PICTURES
+                else at_home
+                for at_home in self._at_home
+            ]
+            if not self._visits:
+                self._go()
 
     @contextmanager
     def visit(self) -> Iterator[None]:
@@ -62,6 +79,15 @@ _VISITORS: WeakKeyDictionary[nn.Module, Visitor] = WeakKeyDictionary()
 def make_visitor(network: nn.Module, device: torch.device, turn: threading.RLock) -> None:
     """From now on the network is on the device only inside `present(network)`."""
     _VISITORS[network] = Visitor(network, device, turn)
+
+
+def lay_out(network: nn.Module, memory_format: torch.memory_format) -> None:
+    """`network.to(memory_format=...)` that lasts: a visitor is laid out at home, where its next visit begins."""
+    visitor = _VISITORS.get(network)
+    if visitor is None:
+        network.to(memory_format=memory_format)
+    else:
+        visitor.lay_out(memory_format)
 
 
 def present(network: nn.Module) -> AbstractContextManager[None]:

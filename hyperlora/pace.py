@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class Pace:
         """`mark` notes where the device is and gives what can be waited for (`synchronize`); None where a call does not
         return before its work is done, as on a CPU."""
         self._ahead, self._marks = ahead, deque[Any]()
-        self._mark = mark or (_cuda_mark if device.type == "cuda" else None)
+        self._mark = mark or (partial(_cuda_mark, device) if device.type == "cuda" else None)
 
     def step(self) -> None:
         """A step has been asked for."""
@@ -33,8 +34,9 @@ class Pace:
             self._marks.popleft().synchronize()
 
 
-def _cuda_mark() -> Any:
-    # A blocking event lets other threads have the core, where the default one would spin.
+def _cuda_mark(device: torch.device) -> Any:
+    # A blocking event lets other threads have the core, where the default one would spin. It is recorded on the
+    # device's own stream: that of the thread's current device, the default, may belong to another GPU.
     event: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event

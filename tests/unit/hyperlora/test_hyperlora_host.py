@@ -12,8 +12,9 @@ from tiny_sdxl import tiny_pipeline, tiny_unet
 from torch import nn
 
 from hyperlora import HyperLoRA, LoRA, PortraitPipeline, Sample, WeightMerger
+from hyperlora.compiler import EngineOptions
 from hyperlora.components import SDXLComponents
-from hyperlora.host_memory import Visitor, make_visitor, present
+from hyperlora.host_memory import Visitor, lay_out, make_visitor, present
 from hyperlora.merge import attention_projections
 from hyperlora.weight_stacks import move_stacked
 
@@ -255,3 +256,36 @@ def test_the_resamplers_visit_for_each_person(unet_network: HyperLoRA) -> None:
         # Then the coefficients are the same, and so is the checkpoint
         assert torch.equal(found, unet_network.coefficients(faces, clip, branch))
     assert network.fingerprint == before == unet_network.fingerprint
+
+
+def test_a_vae_whose_channels_were_put_last_keeps_them_there_on_every_visit(tmp_path: Path) -> None:
+    # Given a pipeline that puts channels last, whose VAE was made a visitor before, as a plan does
+    components = SDXLComponents.from_diffusers(tiny_pipeline(tmp_path))
+    make_visitor(components.vae, CPU, threading.RLock())
+    weight = components.vae.decoder.conv_in.weight
+    PortraitPipeline(components, engine=EngineOptions(channels_last=True))
+    # When it comes, goes home and comes again
+    places = []
+    for _ in range(2):
+        with present(components.vae):
+            places.append((weight.data_ptr(), weight.is_contiguous(memory_format=torch.channels_last)))
+        places.append((weight.data_ptr(), weight.is_contiguous(memory_format=torch.channels_last)))
+    # Then it lies so wherever it is
+    assert not weight.is_contiguous()
+    assert [laid_out for _, laid_out in places] == [True] * 4
+    assert places[0][0] != places[1][0] == places[3][0]
+
+
+def test_a_network_that_is_laid_out_during_a_visit_has_its_own_numbers_at_home() -> None:
+    # Given a visitor on its device
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(2, 2)).requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    make_visitor(network, CPU, threading.RLock())
+    with present(network):
+        there = network[0].weight.data_ptr()
+        # When it is laid out in another order / Then it is left alone until it goes
+        lay_out(network, torch.channels_last)
+        assert network[0].weight.data_ptr() == there
+    # And has the order and the same numbers at home
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

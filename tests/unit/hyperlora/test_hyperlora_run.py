@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from tiny_sdxl import tiny_pipeline, tiny_unet
 from torch.nn.attention import SDPBackend
 
-from hyperlora import HyperLoRA, LoRA
+from hyperlora import HyperLoRA, LoRA, attention_kernels
 from hyperlora.attention_kernels import attention_size, fastest_first, measured_kernels
 from hyperlora.merge import WeightMerger
 from hyperlora.pace import Pace
@@ -41,6 +42,47 @@ def test_the_host_waits_for_the_step_that_lies_two_back() -> None:
 
     # Then at most two of them are under way at any time
     assert seen == [[], [], [0], [0, 1], [0, 1, 2]]
+
+
+def test_pace_is_kept_with_the_device_that_draws_whichever_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a second GPU that draws, while the first is the thread's current one
+    recorded = []
+
+    class Event:
+        def __init__(self, *, blocking: bool) -> None:
+            assert blocking
+
+        def record(self, stream: str = "of the current device") -> None:
+            recorded.append(stream)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"of {device}")
+    # When a step is asked for / Then it is the drawing device's that is noted
+    Pace(torch.device("cuda:1")).step()
+    assert recorded == ["of cuda:1"]
+
+
+def test_attention_kernels_are_timed_on_the_device_that_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a second GPU that draws, and a clock that belongs to the current device
+    current = ["cuda:0"]
+
+    @contextmanager
+    def made_current(device: torch.device) -> Iterator[None]:
+        current.append(str(device))
+        yield
+        current.pop()
+
+    def seen(_measure: object) -> tuple[SDPBackend, ...]:
+        assert current[-1] == "cuda:1"
+        return (SDPBackend.MATH,)
+
+    monkeypatch.setattr(torch.cuda, "device", made_current)
+    monkeypatch.setattr(torch, "randn", lambda shape, **_: torch.zeros(shape))
+    monkeypatch.setattr(attention_kernels, "fastest_first", seen)
+    # When kernels are timed for it / Then it is the current one meanwhile
+    size = {"rows": 1, "heads": 1, "tokens": 4, "width": 8}
+    assert measured_kernels(torch.device("cuda:1"), torch.float16, **size) == (SDPBackend.MATH,)
+    assert current == ["cuda:0"]
 
 
 def test_a_cpu_needs_no_pace() -> None:
