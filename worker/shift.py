@@ -156,8 +156,7 @@ class Shift:
                 else:
                     self.report.ran_dry = not self._should_stop() and self._recorder.may_claim(lambda: True)
             finally:
-                self._settle_soon(self._aside)
-                self._settle_soon(self._ahead_of_time())
+                self._settle_soon([*self._left_ahead(), *self._aside])
             for settling in self._settling:
                 settling.result()
         return self.report
@@ -169,7 +168,7 @@ class Shift:
         if any(group.was_lost for group in self._drawer.groups):
             return
         if self._next is None and not self._aside and not self._is_over():
-            self._next = self._ahead.submit(lambda: self._take(self._claim_next()))
+            self._next = self._ahead.submit(lambda: self._take(self._claim_next(), beside_others=True))
             self._next.add_done_callback(lambda _: self._recorder.begun.nudge())
 
     def join(self) -> list[Group]:
@@ -193,8 +192,7 @@ class Shift:
         """
         if self._next is None or not self._next.done() or self._next.exception() is not None or self._is_over():
             return False
-        hand = self._next.result()
-        return bool(hand) and not any(group.was_lost for group in hand)
+        return bool(self._next.result())
 
     def _has_room_for_a_hand(self) -> bool:
         return len(self._unsettled()) < MOST_HANDS
@@ -209,16 +207,29 @@ class Shift:
         return hand
 
     def _taken_over(self) -> list[Group]:
-        """Who was set aside, else the people who were prepared ahead; none where nobody was."""
-        if self._aside:
-            alone = [self._aside.pop()]
-            self._prepare(alone)
-            return alone
-        return self._ahead_of_time()
+        """The people who were prepared ahead, else who was set aside, prepared now; none where nobody was."""
+        hand = self._ahead_of_time()
+        if not hand and self._aside:  # asked in this order: who comes next may have been set aside a moment ago
+            hand = [self._aside.pop(0)]
+            self._prepare(hand)
+        return hand
 
     def _ahead_of_time(self) -> list[Group]:
+        """The people who were prepared ahead; none where they could not be claimed, as they are then claimed anew."""
         ahead, self._next = self._next, None
-        return [] if ahead is None else ahead.result()
+        try:
+            return [] if ahead is None else ahead.result()
+        except JobsError as error:
+            log.warning("nobody could be claimed ahead of time: %s", error)
+            return []
+
+    def _left_ahead(self) -> list[Group]:
+        """The same at the end of the shift, which has its own outcome: no fault of theirs takes its place."""
+        try:
+            return self._ahead_of_time()
+        except Exception as error:  # noqa: BLE001 - their units are left to their leases
+            log_fault("people could not be made ready ahead of time", error)
+            return []
 
     def _is_over(self) -> bool:
         """Whether no further batch may begin: told to stop, or so late that the broker may take its message back.
@@ -256,12 +267,16 @@ class Shift:
         self._leases.hold(claimed)
         return claimed
 
-    def _take(self, units: list[ClaimedUnit]) -> list[Group]:
-        """These units' person, and others as long as there is room in a batch that they would share."""
+    def _take(self, units: list[ClaimedUnit], *, beside_others: bool = False) -> list[Group]:
+        """These units' person, and others as long as there is room in a batch that they would share.
+
+        Whose worker was lost is set aside unprepared, but for the first where nobody else is in the making: preparing
+        may be what ends the process.
+        """
         hand: list[Group] = []
         while units:
             group = self._open(units)
-            if hand and group.was_lost:
+            if group.was_lost and (hand or beside_others):
                 self._aside.append(group)
                 break
             hand.append(group)

@@ -15,11 +15,12 @@ from test_mixed import CHEAP
 
 from hyperlora.faces.types import Face
 from jobs.database import Database
-from jobs.errors import StorageUnavailable
+from jobs.errors import DatabaseUnavailable, StorageUnavailable
 from jobs.models import Unit
 from jobs.options import GateOption, RenderOptions
 from worker.begun import Begun
-from worker.shift import MOST_HANDS
+from worker.groups import Group
+from worker.shift import MOST_HANDS, Shift
 from worker.testing import FakeRenderer
 
 LONG = 60.0  # seconds after which what should have come is missing
@@ -226,27 +227,83 @@ def test_a_shift_whose_time_is_up_finishes_what_two_people_have_begun(
     assert len(report.handed_back) == 1
 
 
-def test_whoever_was_lost_before_waits_until_nobody_is_in_the_making(world: World) -> None:
-    # Given a second person whose worker was lost before, and a judge who waits until that one is prepared
+def test_whoever_was_lost_before_is_prepared_and_drawn_with_nobody_in_the_making(world: World) -> None:
+    # Given a second person whose worker was lost before, and a judge who waits until that one's unit is claimed
     two_people(world, 4, 4)
-    prepared, alone = threading.Event(), []
+    claimed = threading.Event()
     with world.database.transaction() as tx:
         tx.execute(update(Unit).where(Unit.priority == 0).values(attempts=1))
-    world.renderer._refuse = lambda photos: prepared.set() if world.renderer.calls["generate"] == 2 else None  # type: ignore[func-returns-value]
-    world.renderer._faces_in = lambda image: [][: prepared.wait(LONG)]
+    world.renderer._faces_in = lambda image: [][: claimed.wait(LONG)]
+    together: list[tuple[str, int]] = []
+
+    def open_then_tell(shift: Shift, units: Any) -> Group:
+        group = Shift._open_unwatched(shift, units)  # type: ignore[attr-defined]
+        if group.was_lost:
+            claimed.set()
+        return group
+
+    def prepare(photos: Any) -> None:
+        if world.renderer.calls["generate"] == 2:
+            together.append(("prepared", len(making(world))))
 
     def at_step(_step: int) -> None:
         if world.renderer.calls["merge"] == 2:
-            alone.append(len(making(world)))
+            together.append(("drawn", len(making(world))))
 
-    world.renderer._at_step = at_step
+    world.renderer._refuse, world.renderer._at_step = prepare, at_step
 
     # When one shift runs
-    report = world.shift()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Shift, "_open_unwatched", Shift._open, raising=False)
+        patched.setattr(Shift, "_open", open_then_tell)
+        report = world.shift()
 
-    # Then nobody else was in the making while that one was drawn
-    assert prepared.is_set() and alone == [0, 0]
-    assert report.renders == 8
+    # Then it was claimed beside the first, and nobody else was in the making while it was prepared and drawn
+    assert claimed.is_set() and together == [("prepared", 0), ("drawn", 0), ("drawn", 0)]
+    assert report.renders == 8 and report.handed_back == []
+
+
+def test_a_database_that_is_away_for_a_moment_ends_no_shift(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    # Given two people, and a database that does not answer when the second is claimed ahead of time
+    jobs = two_people(world, 4, 4)
+    claims: list[int] = []
+
+    def away_once(shift: Shift) -> Any:
+        claims.append(1)
+        if len(claims) == 1:
+            raise DatabaseUnavailable("no answer")
+        return Shift._claim_unwatched(shift)  # type: ignore[attr-defined]
+
+    # When one shift runs
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Shift, "_claim_unwatched", Shift._claim_next, raising=False)
+        patched.setattr(Shift, "_claim_next", away_once)
+        report = world.shift()
+
+    # Then the second was claimed anew, and the log says what was
+    assert [world.job(job)["done"] for job in jobs] == [4, 4] and report.ran_dry
+    assert "could be claimed ahead of time: no answer" in caplog.text
+
+
+def test_a_fault_ahead_of_time_does_not_take_the_place_of_the_shifts_own(world: World) -> None:
+    # Given a shift that ends with a fault while the second person's claim met another
+    two_people(world, 4, 4)
+    claims: list[int] = []
+
+    def away(_shift: Shift) -> Any:
+        claims.append(1)
+        raise ZeroDivisionError
+
+    def broken(_shift: Shift) -> bool:
+        raise MemoryError("the shift's own")
+
+    # When it runs / Then its own fault is what is told
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Shift, "_claim_next", away)
+        patched.setattr(Shift, "_taken_over", broken)
+        with pytest.raises(MemoryError, match="the shift's own"):
+            world.shift()
+    assert claims == [1]
 
 
 class Held:
