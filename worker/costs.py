@@ -7,14 +7,12 @@ measures both; what it found is kept in PORTRAITS_HOME, one entry for each model
 
 from __future__ import annotations
 
-import json
-import os
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from jobs.errors import SettingsInvalid
+from worker.advice import AdviceFile
 from worker.renderer import Renderer
 
 FILE = "calibration.json"
@@ -44,6 +42,11 @@ class Costs:
     merge: float
     own: float
     pixels: int
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no time or no size, TypeError for what is no number."""
+        if not all(math.isfinite(value) and value >= 0 for value in asdict(self).values()) or self.pixels < 1:
+            raise ValueError(f"wanted seconds of at least 0 and pixels of at least 1, found {asdict(self)}")
 
     def merged(self, count: int, steps: int, pixels: int) -> float:
         """A batch of one person's pictures."""
@@ -96,46 +99,23 @@ def name_of(renderer: Renderer) -> str:
 def load_costs(home: Path, renderer: Renderer) -> Costs | None:
     """What was measured for this model on this device; else the assumption for GPUs, and None for a CPU or a fake.
 
-    With None people are never drawn together. Raises `SettingsInvalid` for a file that is no calibration.
+    With None people are never drawn together. A file that is no calibration is warned of, and the same assumed.
     """
-    file = home / FILE
-    found = read_calibration(home).get(name_of(renderer))
-    if found is None:
-        return None if renderer.device.startswith(("cpu", "fake")) else GPU
-    try:
-        costs = Costs(**found)
-    except TypeError as error:
-        raise SettingsInvalid(f"{file} is of another version ({error}); run `portraits calibrate` again") from error
-    if not all(value >= 0 for value in asdict(costs).values()) or costs.pixels < 1:
-        raise SettingsInvalid(f"{file} holds negative seconds; run `portraits calibrate` again")
-    return costs
+    file = calibration(home)
+    found = file.entry(name_of(renderer))
+    costs = None if found is None else file.told(Costs, found)
+    if costs is not None:
+        return costs
+    return None if renderer.device.startswith(("cpu", "fake")) else GPU
 
 
 def save_costs(home: Path, renderer: Renderer, costs: Costs) -> Path:
     """Keep what was measured; returns the file."""
-    return write_calibration(home, name_of(renderer), asdict(costs))
+    file = calibration(home)
+    file.keep(name_of(renderer), asdict(costs))
+    return file.path
 
 
-def write_calibration(home: Path, name: str, found: dict[str, Any]) -> Path:
-    """Keep one entry beside the others; returns the file."""
-    file = home / FILE
-    known = {**read_calibration(home), name: found}
-    home.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}-{os.getpid()}")
-    beside.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    beside.replace(file)
-    return file
-
-
-def read_calibration(home: Path) -> dict[str, Any]:
-    """Every entry that is kept; `SettingsInvalid` for a file that is no calibration."""
-    file = home / FILE
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SettingsInvalid(f"{file} is not JSON ({error}); remove it, or run `portraits calibrate` again") from error
-    if not isinstance(content, dict):
-        raise SettingsInvalid(f"{file} is no calibration; remove it, or run `portraits calibrate` again")
-    return content
+def calibration(home: Path) -> AdviceFile:
+    """What `portraits calibrate` found, for every model and device of this home."""
+    return AdviceFile(home / FILE, again="run `portraits calibrate` again")

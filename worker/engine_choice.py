@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hyperlora.compiler import Compile, EngineOptions
-from hyperlora.errors import InvalidRequest
-from jobs.errors import SettingsInvalid
-from worker.costs import FILE, read_calibration, write_calibration
+from worker.costs import calibration
 
 BLOCKS_MAY_COST = 1.02
 """Repeated blocks are compiled instead of the whole UNet where a step takes at most so many times as long."""
@@ -38,20 +35,16 @@ def choose(seconds: Callable[[EngineOptions], float]) -> EngineOptions:
 def save_choice(home: Path, device: str, options: EngineOptions) -> Path:
     """Keep the choice for the workers of this home on devices of this name; returns the file."""
     told = {name: getattr(options, name) for name in ("compile", "fuse_qkv", "channels_last", "room")}
-    return write_calibration(home, _key(device), told)
+    file = calibration(home)
+    file.keep(_key(device), told)
+    return file.path
 
 
 def load_choice(home: Path, device: str) -> EngineOptions | None:
-    """What was found for devices of this name, None if nothing was. Raises `SettingsInvalid` for a damaged file."""
-    found: Any = read_calibration(home).get(_key(device))
-    if found is None:
-        return None
-    try:
-        return EngineOptions(**found)
-    except (TypeError, InvalidRequest) as error:
-        raise SettingsInvalid(
-            f"{home / FILE} names no way of running ({error}); run `portraits calibrate` again"
-        ) from error
+    """What was found for devices of this name; None if nothing was, or it is damaged, which is warned of."""
+    file = calibration(home)
+    found = file.entry(_key(device))
+    return None if found is None else file.told(EngineOptions, found)
 
 
 def _key(device: str) -> str:

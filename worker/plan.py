@@ -135,7 +135,7 @@ class BatchSizes:
 
     def did_fit(self, key: BatchKey, size: int) -> None:
         """Tell that `size` pictures did fit."""
-        self._lessons.did_fit(_kind(key), size, self._expected(key))
+        self._lessons.did_fit(_kind(key), size)
 
 
 def _kind(key: BatchKey) -> str:

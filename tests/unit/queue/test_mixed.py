@@ -13,7 +13,6 @@ from sqlalchemy import select, update
 
 from hyperlora.compiler import EngineOptions
 from jobs.database import Database
-from jobs.errors import SettingsInvalid
 from jobs.models import Unit
 from worker.calibration import Asked, measure_costs, measure_way
 from worker.costs import FILE, GPU, Costs, load_costs, save_costs
@@ -177,13 +176,31 @@ def test_costs_are_kept_for_each_model_and_device(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"fake, model %s": {"base": 1}}', '{"fake, model %s": %s}'])
-def test_a_spoiled_calibration_is_told(tmp_path: Path, content: str) -> None:
+def test_a_spoiled_calibration_is_told_and_made_anew(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a file that is no calibration, or one with negative seconds
     renderer = FakeRenderer()
     negative = json.dumps({**dataclasses.asdict(CHEAP), "each": -1})
     text = content.replace("%s", renderer.model_fingerprint, 1).replace("%s", negative)
     (tmp_path / FILE).write_text(text, encoding="utf-8")
-    with pytest.raises(SettingsInvalid, match="portraits calibrate"):
-        load_costs(tmp_path, renderer)
+    # When a worker reads it / Then it says what to do, and goes on as if there were none
+    assert load_costs(tmp_path, renderer) is None
+    assert FILE in caplog.text and "run `portraits calibrate` again" in caplog.text
+    # And doing so mends it
+    save_costs(tmp_path, renderer, CHEAP)
+    assert load_costs(tmp_path, renderer) == CHEAP
+
+
+def test_what_a_later_version_measures_besides_is_passed_over(tmp_path: Path) -> None:
+    # Given costs and a choice with a key that nobody here knows
+    renderer, later = FakeRenderer(), {"later": 1}
+    kept = {f"fake, model {renderer.model_fingerprint}": {**dataclasses.asdict(CHEAP), **later}}
+    kept["NVIDIA H100, engine"] = {"compile": "whole", "room": 1.5, **later}
+    (tmp_path / FILE).write_text(json.dumps(kept), encoding="utf-8")
+    # Then what is known of them is used
+    assert load_costs(tmp_path, renderer) == CHEAP
+    assert load_choice(tmp_path, "NVIDIA H100") == EngineOptions(compile="whole", room=1.5)
 
 
 class Clocked(FakeRenderer):
@@ -255,11 +272,13 @@ def test_the_fastest_way_is_chosen_and_blocks_may_cost_a_little(
     assert load_choice(tmp_path, "NVIDIA H100") == wanted and load_choice(tmp_path, "NVIDIA L4") is None
 
 
-@pytest.mark.parametrize("kept", [{"compile": "all"}, {"compiled": "off"}])
-def test_a_way_that_nobody_knows_is_told(tmp_path: Path, kept: dict[str, str]) -> None:
+@pytest.mark.parametrize("kept", [{"compile": "all"}, {"room": "wide"}, {"room": 0.5}])
+def test_a_way_that_nobody_knows_is_told(
+    tmp_path: Path, kept: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / FILE).write_text(json.dumps({"NVIDIA H100, engine": kept}), encoding="utf-8")
-    with pytest.raises(SettingsInvalid, match="portraits calibrate"):
-        load_choice(tmp_path, "NVIDIA H100")
+    assert load_choice(tmp_path, "NVIDIA H100") is None
+    assert "run `portraits calibrate` again" in caplog.text
 
 
 def test_who_was_lost_before_is_drawn_alone(world: World) -> None:
