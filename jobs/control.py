@@ -1,17 +1,25 @@
-"""Pausing jobs and the fleet, for Python callers and the command line."""
+"""Pausing jobs and the fleet, and draining workers, for Python callers and the command line."""
 
 from __future__ import annotations
 
 import datetime as dt
+import time
 import uuid
+from collections.abc import Callable
 
 from sqlalchemy import Connection
 
+from jobs.errors import UnknownWorker
 from jobs.reports import find_job, opened, wake
 from jobs.repository import control as control_rows
+from jobs.repository import drain as drain_rows
 from jobs.repository import fleet as fleet_rows
 from jobs.repository import units as unit_rows
+from jobs.repository.drain import DrainingWorker
 from jobs.settings import Settings
+
+LOOK_AGAIN_SECONDS = 1.0
+SEEN_WITHIN_SECONDS = 86_400.0
 
 
 def pause(job: str | uuid.UUID, *, tenant: str | None = None, settings: Settings | None = None) -> int:
@@ -61,3 +69,44 @@ def fleet_paused_at(*, settings: Settings | None = None) -> dt.datetime | None:
 def _enough(tx: Connection, settings: Settings) -> int:
     """How many messages wake a fleet: each worker that one reaches claims whatever waits."""
     return max(8, 2 * fleet_rows.alive(tx, within_seconds=settings.lease_seconds))
+
+
+def drain(
+    worker: str | None,
+    *,
+    timeout_seconds: float,
+    wait: Callable[[float], object] = time.sleep,
+    settings: Settings | None = None,
+) -> list[DrainingWorker]:
+    """Ask a worker (by name; None for all that run) to drain, and wait until it has, `timeout_seconds` at most.
+
+    Returns how far each one is. Raises UnknownWorker.
+    """
+    with opened(settings) as (chosen, database):
+        ends_at = time.monotonic() + timeout_seconds
+        with database.transaction() as tx:
+            ids = _named(tx, worker)
+            drain_rows.ask(tx, ids)
+        while True:
+            with database.reading() as tx:
+                found = drain_rows.look(tx, ids)
+            left = ends_at - time.monotonic()
+            if left <= 0 or all(one.is_over or one.silent_seconds > chosen.lease_seconds for one in found):
+                return found
+            wait(min(LOOK_AGAIN_SECONDS, left))
+
+
+def undo_drain(worker: str | None, *, settings: Settings | None = None) -> list[str]:
+    """Let a worker (None: all that run) claim again. Returns their names. Raises UnknownWorker."""
+    with opened(settings) as (_, database), database.transaction() as tx:
+        ids = _named(tx, worker)
+        drain_rows.undo(tx, ids)
+        return [one.name for one in drain_rows.look(tx, ids)]
+
+
+def _named(tx: Connection, worker: str | None) -> list[str]:
+    ids = drain_rows.find(tx, worker, within_seconds=SEEN_WITHIN_SECONDS)
+    if not ids:
+        wanted = "worker" if worker is None else f"worker {worker!r}"
+        raise UnknownWorker(f"no {wanted} runs here that gave a sign of life today; `portraits status` counts them")
+    return ids

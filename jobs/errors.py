@@ -4,6 +4,7 @@ JobsError
 ├── ManifestInvalid      the manifest has faults; all of them are listed
 ├── KeyConflict          the same idempotency key with other content
 ├── UnknownJob           no such job, unit or render for this tenant
+├── UnknownWorker        no such worker runs
 ├── UnknownWeightSet     no such weight set for this tenant
 ├── SourceMissing        no such photo set for this tenant
 ├── OptionsInvalid       the options of a stored render are not known to this version
@@ -80,6 +81,12 @@ class UnknownJob(JobsError):
     """No such job."""
 
     code = "unknown_job"
+
+
+class UnknownWorker(JobsError):
+    """No such worker runs."""
+
+    code = "unknown_worker"
 
 
 class UnknownWeightSet(JobsError):

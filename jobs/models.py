@@ -470,6 +470,7 @@ class Worker(Base):
     started_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
     last_seen_at: Mapped[float]
     drain_requested_at: Mapped[float | None]
+    busy: Mapped[bool | None]
 
 
 class Shift(Base):

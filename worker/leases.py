@@ -38,10 +38,14 @@ class Leases:
         *,
         lease_seconds: float,
         also: Sequence[Callable[[Connection], None]] = (),
+        watch: Sequence[Callable[[Connection], None]] = (),
     ) -> None:
-        """`also` are what each heartbeat does besides: the sign of life, the claim of a weight set in the making."""
+        """`also` are what each heartbeat does besides: the sign of life, the claim of a weight set in the making.
+
+        `watch` are what each look reads besides: whether this worker was asked to drain.
+        """
         self._database, self._owner, self._lease_seconds = database, owner, lease_seconds
-        self._also = also
+        self._also, self._watch = also, watch
         self._lock = threading.Lock()
         self._tokens: dict[uuid.UUID, int] = {}
         self._last_confirmed = time.monotonic()
@@ -93,11 +97,13 @@ class Leases:
         self._drop_lost(before, held)
 
     def look(self) -> None:
-        """Drop what was lost."""
+        """Drop what was lost, and read what is watched besides."""
         before = self._held()
-        if before:
+        if before or self._watch:
             with self._database.reading() as tx:
                 held = units.still_held(tx, self._owner, before)
+                for reading in self._watch:
+                    reading(tx)
             self._drop_lost(before, held)
 
     def _held(self) -> dict[uuid.UUID, int]:

@@ -23,7 +23,7 @@ from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, JobsError
 from jobs.models import utcnow
 from jobs.profiles import Profile, find_profile, load_profiles
-from jobs.repository import fleet
+from jobs.repository import drain, fleet
 from jobs.repository import units as unit_rows
 from jobs.settings import Settings
 from jobs.storage import open_storage
@@ -126,7 +126,7 @@ class WorkerProcess:
         self._breaker = Breaker(self._storage.check, on_change=self._tell_of_the_store)
         self._spool = Spool.from_settings(settings)
         self._unfit_until: dict[str, float] = {}
-        self._state = "starting"
+        self._state, self._busy, self._draining = "starting", False, threading.Event()
         self._seconds_loading = self._seconds_warming = 0.0
 
     def profile_to_draw(self, unit_id: uuid.UUID) -> str | None:
@@ -145,16 +145,47 @@ class WorkerProcess:
         with _sigterm_finishes_the_batch() as told:
 
             def should_stop() -> bool:
-                return told.is_set() or STOPPING.is_set()
+                return told.is_set() or STOPPING.is_set() or self._draining.is_set()
 
-            self._check_disk(profile_name)
-            renderer, weight_sets = self._ready_for(profile_name, should_stop)
-            if should_stop():
+            if not self._may_work(unit_id):
                 return ShiftReport()
-            report = self._run_shift(unit_id, renderer, weight_sets, should_stop=should_stop)
+            try:
+                self._check_disk(profile_name)
+                renderer, weight_sets = self._ready_for(profile_name, should_stop)
+                if should_stop():
+                    return ShiftReport()
+                report = self._run_shift(unit_id, renderer, weight_sets, should_stop=should_stop)
+            finally:
+                self._rest_from_work()
             if report.ran_dry:
                 self._rest(renderer, should_stop)
             return report
+
+    def _may_work(self, unit_id: uuid.UUID) -> bool:
+        """Whether this worker was not asked to drain; from now on it is waited for.
+
+        Else the reaper announces the unit anew, for another worker: its message has come to the wrong one.
+        """
+        with self._database.transaction() as tx:
+            self._busy = drain.begin_work(tx, WORKER_ID)
+            if not self._busy:
+                unit_rows.mark_unsent(tx, unit_id)
+        if self._busy:
+            self._draining.clear()
+        return self._busy
+
+    def _look_for_drain(self, tx: Connection) -> None:
+        if drain.is_asked(tx, WORKER_ID):
+            self._draining.set()
+
+    def _rest_from_work(self) -> None:
+        """Nothing is held any more: who was asked to drain is drained."""
+        self._busy = False
+        try:
+            with self._database.transaction() as tx:
+                drain.end_work(tx, WORKER_ID)
+        except JobsError as error:
+            log.warning("the worker's row does not tell that it rests: %s", error)
 
     def _rest(self, renderer: Renderer, should_stop: Callable[[], bool]) -> None:
         """Let the renderer do what was put off; what fails there costs nobody a picture."""
@@ -174,13 +205,14 @@ class WorkerProcess:
     def _run_shift(
         self, unit_id: uuid.UUID, renderer: Renderer, weight_sets: WeightSets, *, should_stop: Callable[[], bool]
     ) -> ShiftReport:
-        self._state = "working"
+        self.tell("working")
         began_at, began = utcnow(), time.monotonic()
         leases = Leases(
             self._database,
             self.owner,
             lease_seconds=self._settings.lease_seconds,
             also=(self._sign_of_life, weight_sets.heartbeat),
+            watch=(self._look_for_drain,),
         )
         recorder = Recorder(
             self._database,
@@ -293,6 +325,7 @@ class WorkerProcess:
             profile=self._renderer.profile if self._renderer else None,
             device=self._renderer.device if self._renderer else None,
             error=error,
+            busy=self._busy,
         )
 
     def _ready_for(self, profile_name: str, should_stop: Callable[[], bool]) -> tuple[Renderer, WeightSets]:

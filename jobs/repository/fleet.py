@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.database import epoch_now
 from jobs.models import Leader, Shift, Worker, new_id, utcnow
+from jobs.repository.drain import DRAINED
 
 SHIFTS_KEPT = dt.timedelta(days=90)
 
@@ -25,22 +26,40 @@ def sign_of_life(
     profile: str | None = None,
     device: str | None = None,
     error: str | None = None,
+    busy: bool = False,
 ) -> None:
     """Note that this worker lives, what it holds and what it does: starting, idle, working,
-    unfit (with the reason in `error`) or stopped.
+    unfit (with the reason in `error`) or stopped. One that was asked to drain is drained when it is not `busy`.
     """
     upsert = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
-    changing = {"state": state, "profile": profile, "device": device, "error": error, "last_seen_at": epoch_now()}
+    changing: dict[str, Any] = {
+        "state": state,
+        "profile": profile,
+        "device": device,
+        "error": error,
+        "last_seen_at": epoch_now(),
+    }
+    changing["busy"] = busy
     statement = upsert(Worker).values(
         id=worker_id, name=name, pid=pid, version=version, started_at=utcnow(), **changing
     )
+    if not busy and state != "stopped":
+        changing["state"] = case((Worker.drain_requested_at.is_not(None), DRAINED), else_=state)
     tx.execute(statement.on_conflict_do_update(index_elements=["id"], set_=changing))
 
 
 def seen(tx: Connection, worker_id: str, *, name: str, pid: int, version: str) -> None:
     """Note that this worker lives, without touching what it says it does; a new one is idle."""
     upsert = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
-    row = {"id": worker_id, "name": name, "pid": pid, "version": version, "state": "idle", "started_at": utcnow()}
+    row: dict[str, Any] = {
+        "id": worker_id,
+        "name": name,
+        "pid": pid,
+        "version": version,
+        "state": "idle",
+        "started_at": utcnow(),
+    }
+    row["busy"] = False
     statement = upsert(Worker).values(last_seen_at=epoch_now(), **row)
     tx.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"last_seen_at": epoch_now()}))
 

@@ -357,6 +357,11 @@ def mark_sent(tx: Connection, unit_ids: Sequence[uuid.UUID]) -> None:
         tx.execute(update(Unit).where(Unit.id.in_(part)).values(message_sent_at=epoch_now()))
 
 
+def mark_unsent(tx: Connection, unit_id: uuid.UUID) -> None:
+    """Let the message of a waiting unit be sent again soon."""
+    tx.execute(update(Unit).where(Unit.id == unit_id, Unit.state == "ready").values(message_sent_at=None))
+
+
 def profile_to_draw(tx: Connection, unit_id: uuid.UUID, profiles: Sequence[str]) -> str | None:
     """The profile of a unit that could be claimed now; if it could not, the profile of the first unit that could.
 

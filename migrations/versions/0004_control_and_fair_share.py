@@ -2,7 +2,7 @@
 
 Expand only, but for one CHECK that is widened: a unit may be `paused`. A process of 0.2.0 or 0.3.0 that runs or is
 started claims only what is `ready`, so it leaves paused jobs alone without knowing of them; it does not know that the
-fleet is paused, that it is to be drained, or whose turn it is.
+fleet is paused, that it is to be drained, or whose turn it is. A worker of this version needs this schema.
 SQLite keeps a CHECK in the table's text and nowhere else; it is changed there, as SQLite's own manual says ("Making
 Other Kinds Of Table Schema Changes"), because copying `units` would mean copying everything that refers to it.
 
@@ -77,7 +77,10 @@ def _columns() -> dict[str, list[sa.Column[object]]]:
     """The new columns of each table, made anew: a column belongs to one statement."""
     return {
         "jobs": [sa.Column("paused_at", sa.DateTime(timezone=True), nullable=True)],
-        "workers": [sa.Column("drain_requested_at", sa.Double(), nullable=True)],
+        "workers": [
+            sa.Column("drain_requested_at", sa.Double(), nullable=True),
+            sa.Column("busy", sa.Boolean(), nullable=True),
+        ],
         "tenants": [
             sa.Column("weight", sa.Double(), server_default="1", nullable=False),
             sa.Column("max_people", sa.BigInteger(), nullable=True),

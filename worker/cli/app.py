@@ -19,6 +19,7 @@ from worker.cli import (
     db,
     demo,
     doctor,
+    drain,
     enqueue,
     evaluate,
     lora,
@@ -168,6 +169,7 @@ app.add_typer(dataset.commands, name="dataset", rich_help_panel=_LEARNING)
 app.command("train", rich_help_panel=_LEARNING)(train.train)
 app.command("evaluate", rich_help_panel=_LEARNING)(evaluate.evaluate)
 app.command("worker", rich_help_panel=_RUNNING)(worker.worker)
+app.command("drain", rich_help_panel=_RUNNING)(drain.drain)
 app.command("calibrate", rich_help_panel=_RUNNING)(calibrate.calibrate)
 app.command("doctor", rich_help_panel=_RUNNING)(doctor.doctor)
 app.command("demo", rich_help_panel=_RUNNING)(demo.demo)

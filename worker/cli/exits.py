@@ -27,7 +27,7 @@ MEANING = {
     Exit.BAD_INPUT: "bad input: the manifest, a photo, a LoRA file or the arguments",
     Exit.ENVIRONMENT: "configuration or environment: a setting, a missing extra, weights, an outdated schema",
     Exit.UNAVAILABLE: "a service does not answer: database, broker or storage; try again",
-    Exit.NOT_FOUND: "no such job, picture or weight set",
+    Exit.NOT_FOUND: "no such job, picture, weight set or worker",
     Exit.CONFLICT: "the key belongs to a job with other content",
     Exit.INTERNAL: "a fault of this program; please report it",
     Exit.INTERRUPTED: "interrupted from the keyboard",
@@ -74,6 +74,7 @@ _BY_CODE = {
     "training_state_invalid": Exit.CONFLICT,
     "unknown_job": Exit.NOT_FOUND,
     "unknown_weight_set": Exit.NOT_FOUND,
+    "unknown_worker": Exit.NOT_FOUND,
     "usage": Exit.BAD_INPUT,
     "weight_set_damaged": Exit.PROBLEM,  # a worker makes it anew; asking a second time changes nothing
     "worker_died": Exit.PROBLEM,

@@ -17,6 +17,8 @@ def fleet(rows: Sequence[Mapping[str, Any]], now: float, *, silent_after: float)
     for row in rows:
         age = max(0.0, now - row["last_seen_at"])
         state = "silent" if row["state"] in {"working", "starting"} and age > silent_after else row["state"]
+        if state in {"working", "starting"} and row.get("drain_requested_at") is not None:
+            state = "draining"
         kept = {name: row[name] for name in ("name", "profile", "device", "version", "error")}
         workers.append({**kept, "state": state, "seen_seconds_ago": round(age, 1)})
     return workers
@@ -28,9 +30,8 @@ def fleet_line(workers: Sequence[Mapping[str, Any]]) -> str:
     if not told:
         return "workers: none running; `portraits worker` starts one"
     counts = Counter(worker["state"] for worker in told)
-    parts = [
-        f"{counts[state]} {state}" for state in ("working", "starting", "idle", "unfit", "silent") if counts[state]
-    ]
+    shown = ("working", "starting", "idle", "unfit", "draining", "drained", "silent")
+    parts = [f"{counts[state]} {state}" for state in shown if counts[state]]
     newest = min(worker["seen_seconds_ago"] for worker in told)
     line = f"workers: {', '.join(parts)}; last sign of life {ago(newest)} ago"
     return "; ".join([line, *unfit_reasons(told)])

@@ -6,6 +6,8 @@ import uuid
 
 from cli_world import CliWorld
 
+from jobs.database import Database
+from jobs.repository import fleet
 from worker.cli.progress import Moment, Speed, remark
 from worker.process import WorkerProcess
 
@@ -68,3 +70,26 @@ def test_a_paused_job_is_never_shown_as_stuck() -> None:
     # Then a pause is the reason that is told
     assert "job is paused" in remark(Moment(job | {"state": "paused"}), speed)
     assert "fleet is paused" in remark(Moment(job | {"state": "waiting"}, fleet_paused=True), speed)
+
+
+def test_a_worker_is_drained_and_goes_on(cli: CliWorld) -> None:
+    # Given an idle worker
+    cli.migrate()
+    cli.run("drain", "host", exit_code=5)
+    database = Database.from_settings(cli.settings)
+    with database.transaction() as tx:
+        fleet.seen(tx, "host:1:a", name="host:1", pid=1, version="0")
+
+    # When it is drained, then status says so
+    assert cli.json("drain", "host:1")["drained"] is True
+    assert "1 drained" in cli.run("status").stdout
+    assert cli.json("drain", "--all", "--undo") == {"undone": ["host:1"]}
+    assert "1 idle" in cli.run("status").stdout
+
+    # And one that does not end in time is a problem
+    with database.transaction() as tx:
+        fleet.sign_of_life(tx, "host:1:a", name="host:1", pid=1, version="0", state="working", busy=True)
+    database.dispose()
+    cli.run("drain", "host:1", "--timeout", "0.01", exit_code=1)
+    assert "1 draining" in cli.run("status").stdout
+    cli.run("drain", exit_code=2)

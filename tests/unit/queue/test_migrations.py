@@ -15,12 +15,13 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import JSON, Connection, DateTime, Uuid, bindparam, inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
 from jobs.database import Database
 from jobs.errors import DatabaseOutdated, JobsError
 from jobs.models import Base, PhotoSet, Render, WeightSet
 from jobs.options import ORDINARY, RenderOptions
-from jobs.repository import fleet, queries, units, weight_sets
+from jobs.repository import control, fleet, queries, units, weight_sets
 from jobs.repository import renders as render_rows
 
 FLEET_TABLES = {"workers", "leaders", "controls", "shifts", "alembic_version", "tenants"}
@@ -341,3 +342,62 @@ def test_options_are_null_or_json_never_the_word(database: Database) -> None:
         assert tx.execute(text("SELECT count(*) FROM renders WHERE options IS NULL")).scalar_one() == 1
         found = [row["options"] for row in queries.renders(tx, "acme", ids(1)["job"])]
     assert found == [{"base_weight": 0.5}, None]
+
+
+def test_rows_of_0_3_0_live_on_there_and_back(database_url: str) -> None:
+    # Given a database at 0003 with a job and a worker in it
+    database, known = Database(database_url), ids(1)
+    database.upgrade("0003")
+    with database.transaction() as tx:
+        put(tx, "tenants", id="acme", created_at=AT)
+        write_as_0_2_0(tx, known, "spring")
+        worker = {"name": "host:1", "pid": 1, "version": "0.3.0", "state": "idle", "started_at": AT}
+        put(tx, "workers", id="host:1:a", **worker, last_seen_at=1.0)
+        before, tables = rows_of(tx), set(inspect(tx).get_table_names())
+
+    # When it is upgraded, and the job is paused
+    database.upgrade()
+    database.require_current()
+    with database.transaction() as tx:
+        assert control.pause_job(tx, "acme", known["job"]) == 1
+        before["events"] += 1
+
+    # Then every row is there, a state that nobody knows is still refused, and SQLite finds nothing wrong
+    with database.reading() as tx:
+        after = rows_of(tx)
+        assert {name: after[name] for name in before} == before
+        assert [row["state"] for row in queries.jobs(tx, "acme")] == ["paused"]
+        if database.is_sqlite:
+            assert tx.execute(text("PRAGMA integrity_check")).scalar_one() == "ok"
+    with pytest.raises(IntegrityError), database.transaction() as tx:
+        tx.execute(text("UPDATE units SET state = 'unheard-of'"))
+
+    # When it is put back, then the job waits again, and upgrading again works
+    with database.transaction() as tx:
+        command.downgrade(database._alembic(tx), "0003")
+    with database.transaction() as tx:
+        assert rows_of(tx) == before
+        assert set(inspect(tx).get_table_names()) == tables
+        assert tx.execute(text("SELECT state FROM units")).scalars().all() == ["ready"]
+        assert tx.execute(text("SELECT state FROM job_status")).scalars().all() == ["running"]
+    with pytest.raises(IntegrityError), database.transaction() as tx:
+        tx.execute(text("UPDATE units SET state = 'paused'"))
+    database.upgrade()
+    database.require_current()
+    database.dispose()
+
+
+def test_a_worker_before_0004_claims_nothing_of_a_paused_job(database: Database) -> None:
+    # Given a paused job
+    with database.transaction() as tx:
+        put(tx, "tenants", id="acme", created_at=AT)
+        write_as_0_2_0(tx, ids(1), "spring")
+        control.pause_job(tx, "acme", ids(1)["job"])
+
+    # When a worker of 0.3.0 claims, as it did, then it finds nothing
+    claim = (
+        "UPDATE units SET state = 'leased', lease_owner = 'old', lease_token = lease_token + 1, lease_until = 9e9 "
+        "WHERE profile = 'fake' AND (state = 'ready' OR (state = 'leased' AND lease_until < 2e9))"
+    )
+    with database.transaction() as tx:
+        assert tx.execute(text(claim)).rowcount == 0

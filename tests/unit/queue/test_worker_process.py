@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from alembic import command
 from queue_world import add_job, person, settings
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from hyperlora.errors import WeightsMissing
 from jobs.broker import describe_broker, make_app
@@ -325,11 +324,12 @@ def test_a_shift_leaves_a_row_with_its_figures(told: Told) -> None:
     assert row["seconds_warming"] >= 0 and row["seconds_preparing"] > 0
 
 
-def test_a_worker_draws_on_a_schema_that_knows_no_shifts(told: Told, caplog: pytest.LogCaptureFixture) -> None:
-    # Given the schema of 0.2.0
+def test_a_worker_draws_where_its_shifts_cannot_be_kept(told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    # Given a database without the table of shifts
     add_job(told.database, [person("ada", [1], told.settings)])
     with told.database.transaction() as tx:
-        command.downgrade(told.database._alembic(tx), "0002")
+        tx.execute(text("DROP VIEW shift_metrics"))
+        tx.execute(text("DROP TABLE shifts"))
 
     # When a shift runs
     report = told.process.run_shift(first_unit(told.database), "fake")
