@@ -72,7 +72,9 @@ class Ours:
     def __init__(self, unet: Any, vae: Any, way: Way, backend: str) -> None:
         self.merger = WeightMerger(unet)
         options = EngineOptions(compile=way.compile, fuse_qkv=way.fuse_qkv, cache_text=way.cache_text, backend=backend)
-        self.engine = Engine(unet, vae, self.merger, options, size_step=SIZE_STEP, decode_at_once=DECODE_AT_ONCE)
+        self.engine = Engine(
+            unet, vae, self.merger, options, size_step=SIZE_STEP, decoded_at_once=lambda *_: DECODE_AT_ONCE
+        )
         self.unet = unet
 
     def ready(self, shape: Shape) -> float:

@@ -14,9 +14,11 @@ from hyperlora.errors import CompilationFailed, InvalidRequest
 Compile = Literal["off", "blocks", "whole"]
 ROOM = 1.18
 """So much dearer an eager step is than a compiled one: a batch may be filled up by this factor. Seen on an H100."""
-DRAWING, WARMING = "eager_on_recompile", "default"
-"""What the compiler does when it meets a shape that it has no code for: run it eager, or make the code."""
+DRAWING, WARMING, PROVING = "eager_on_recompile", "default", "fail_on_recompile"
+"""What the compiler does when it meets a shape that it has no code for: run it eager, make the code, or raise."""
 MOST_GRAPHS = 1024
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
+"""Modes of `torch.compile` that capture CUDA graphs."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.compile not in get_args(Compile):
             raise InvalidRequest(f"compile wants one of {', '.join(get_args(Compile))}, found {self.compile!r}")
+        if self.mode in GRAPH_MODES:
+            raise InvalidRequest(
+                f"mode {self.mode!r} keeps results in memory that the next call takes; use one without CUDA graphs"
+            )
         if not 1.0 <= self.room < float("inf"):
             raise InvalidRequest(f"room is a factor of at least 1, found {self.room}")
 
@@ -93,11 +99,19 @@ class Compiler:
             yield
 
     @contextmanager
-    def warming(self, what: object) -> Iterator[None]:
-        """Calls inside compile. Raises `CompilationFailed`, which names what was to be compiled."""
+    def warming(self, what: object) -> Iterator[Callable[[], None]]:
+        """Calls inside compile; once what is given is called, they must find the code that was made.
+
+        Raises `CompilationFailed`, which names what was to be compiled, also where a second call does not find it:
+        else everything would run eager without a word.
+        """
+
+        def prove() -> None:
+            self._stance = PROVING
+
         self._stance = WARMING
         try:
-            yield
+            yield prove
         except Exception as error:
             if _is_compilers(error):
                 raise CompilationFailed(f"no code can be compiled for {what}: {_told(error)}") from error
@@ -115,7 +129,8 @@ def _graphs() -> int:
 def _is_compilers(error: BaseException) -> bool:
     import torch._dynamo.exc
 
-    return isinstance(error, torch._dynamo.exc.TorchDynamoException)
+    is_missed = isinstance(error, RuntimeError) and "fail_on_recompile" in str(error)
+    return is_missed or isinstance(error, torch._dynamo.exc.TorchDynamoException)
 
 
 def _told(error: BaseException) -> str:

@@ -9,20 +9,21 @@ up with copies of its last row, which are thrown away. Weights are merged in pla
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend
 
 from hyperlora.attention import UNetAttention
 from hyperlora.attention_kernels import attention_size, chosen_kernels, measured_kernels
 from hyperlora.compiler import Compiler, EngineOptions
 from hyperlora.grouped import Stack, factors_of, own_rank
+from hyperlora.host_memory import lay_out
 from hyperlora.merge import WeightMerger
 from hyperlora.sampling import Conditioning
 from hyperlora.shapes import Shape, fitting, to_rank, worthwhile
@@ -32,6 +33,7 @@ from hyperlora.vae_call import VaeDecoder
 
 __all__ = ["Engine", "EngineOptions"]
 
+log = logging.getLogger(__name__)
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 """What is compiled by `blocks`: each kind once for each shape, however many of them the UNet has."""
 TOKENS = 77
@@ -41,9 +43,16 @@ class Engine:
     """Runs one UNet and the decoder behind it; used by one thread."""
 
     def __init__(
-        self, unet: Any, vae: Any, merger: WeightMerger, options: EngineOptions, *, size_step: int, decode_at_once: int
+        self,
+        unet: Any,
+        vae: Any,
+        merger: WeightMerger,
+        options: EngineOptions,
+        *,
+        size_step: int,
+        decoded_at_once: Callable[[int, int], int],
     ) -> None:
-        """`size_step` is the pixels of a latent; so many pictures are decoded at once."""
+        """`size_step` is the pixels of a latent; `decoded_at_once` says how many pictures of (width, height)."""
         self.options = options
         self.warmed: set[Shape] = set()
         """The shapes that run compiled."""
@@ -53,15 +62,19 @@ class Engine:
         on_gpu = unet.device.type == "cuda"
         if on_gpu if options.channels_last is None else options.channels_last:
             unet.to(memory_format=torch.channels_last)
-            vae.to(memory_format=torch.channels_last)
+            lay_out(vae, torch.channels_last)  # which may be a visitor
         self._compiler = Compiler(options)
         self._attention = UNetAttention(unet)
-        self._kernels: tuple[SDPBackend, ...] | None = None
+        # Measured now: while kernels are tried, no other thread may attend.
+        self._kernels = measured_kernels(unet.device, unet.dtype, **attention_size(unet))
         self._most_rows: dict[Shape, int] = {}
+        self._pictures: dict[int, int] = {}
+        """Rows -> pictures, as they were named for warming."""
         if options.fuse_qkv:
             self._attention.fuse(merger.adjacent)
         self._compiler.take(self._compiled())
-        self.decoder = VaeDecoder(vae, self._compiler, at_once=decode_at_once)
+        self.decoder = VaeDecoder(vae, self._compiler)
+        self._decoded_at_once = decoded_at_once
 
     @property
     def compilations(self) -> int:
@@ -86,6 +99,7 @@ class Engine:
         height: int,
         own: Sequence[Stack] | None = None,
         regional: bool = False,
+        controlled: bool = False,
     ) -> Iterator[UNetCall]:
         """What `denoise` calls as the UNet while one batch is drawn.
 
@@ -99,6 +113,8 @@ class Engine:
             For each row its LoRAs with their weights.
         regional
             Whether something else attends to the texts: then nothing is computed before the steps or filled up.
+        controlled
+            Whether ControlNets are at work: a UNet that is compiled whole has no code for them.
 
         Raises
         ------
@@ -110,7 +126,8 @@ class Engine:
             self._attention.require(name for stack in own for lora, _ in stack for name in lora.layers)
         rank = own_rank(own) if own is not None else 0
         asked = Shape(width, height, len(tokens_BTC), tokens_BTC.shape[1], rank)
-        more = 0 if regional else self._choose(asked).rows - asked.rows
+        eager = regional or (controlled and self.options.compile == "whole")
+        more = 0 if eager else self._choose(asked).rows - asked.rows
         try:
             if own is not None:
                 rows = [*own, *[own[-1]] * more]
@@ -130,6 +147,7 @@ class Engine:
         Returns the seconds; 0.0 where nothing is to be compiled, or is compiled already. Raises `CompilationFailed`.
         """
         rows = 2 * batch if guided else batch
+        self._pictures[rows] = batch
         return self._warm(Shape(width, height, rows, TOKENS * chunks, to_rank(rank) if rank else 0))
 
     def warm_wanted(self) -> Shape | None:
@@ -168,15 +186,27 @@ class Engine:
         began = time.perf_counter()
         self.warmed.add(shape)
         try:
-            with self._compiler.warming(shape):
+            with self._compiler.warming(shape) as prove:
                 self._call_once(shape)
-            self.decoder.warm(shape.height // self._size_step, shape.width // self._size_step)
+                prove()
+                self._call_once(shape)
         except BaseException:
             self.warmed.discard(shape)
             raise
+        self._warm_decoder(shape)
         if self._unet.device.type == "cuda":
             torch.cuda.synchronize(self._unet.device)
         return time.perf_counter() - began
+
+    def _warm_decoder(self, shape: Shape) -> None:
+        """Compile for the passes that a batch is decoded in; what does not fit stays eager."""
+        pictures = self._pictures.get(shape.rows, max(1, shape.rows // 2))
+        most = self._decoded_at_once(shape.width, shape.height)
+        for count in {min(most, pictures), pictures % most} - {0}:
+            try:
+                self.decoder.warm(shape.height // self._size_step, shape.width // self._size_step, count)
+            except torch.OutOfMemoryError:
+                log.warning("decoding %d pictures of %dx%d at once does not fit", count, shape.width, shape.height)
 
     def _call_once(self, shape: Shape) -> None:
         """One step of a batch of this shape, of nobody."""
@@ -194,11 +224,5 @@ class Engine:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """The context of every call: the fastest attention, and compiled code where there is some."""
-        with chosen_kernels(self._kernel_order()), self._compiler.running():
+        with chosen_kernels(self._kernels), self._compiler.running():
             yield
-
-    def _kernel_order(self) -> tuple[SDPBackend, ...]:
-        if self._kernels is None:
-            unet = self._unet
-            self._kernels = measured_kernels(unet.device, unet.dtype, **attention_size(unet))
-        return self._kernels

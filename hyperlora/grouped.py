@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -93,7 +92,7 @@ def chosen(factors: Factors, rows: torch.Tensor) -> Factors:
 
 def own_rank(stacks: Sequence[Stack]) -> int:
     """The rank that `factors_of` gives the LoRAs of these samples: that of the largest stack, filled up."""
-    return to_rank(max(sum(max(each.rank for each in lora.stacks) for lora, _ in stack) for stack in stacks))
+    return to_rank(max(sum(_rank(lora) for lora, _ in stack) for stack in stacks))
 
 
 def factors_of(
@@ -102,62 +101,77 @@ def factors_of(
     """The LoRAs of each sample as one set of factors, with weight and alpha / rank inside `up`.
 
     Samples may differ in layers and in ranks: what one lacks is filled with zeros, which add nothing. All layers get
-    one rank, one of a few (`hyperlora.shapes.to_rank`), and one memory layout, so that compiled code fits all.
+    one rank, one of a few (`hyperlora.shapes.to_rank`), and one memory layout, so that compiled code fits all. Each
+    LoRA goes to the device once, in a few transfers, however many samples have it.
     """
-    rank = own_rank(stacks)
+    distinct, rows = _distinct(stacks)
+    rank, some = own_rank(distinct), next(lora for stack in distinct for lora, _ in stack).stacks[0].down_LRI
+    room: dict[str, Any] = {"device": device or some.device, "dtype": dtype or some.dtype}
+    rows_B = torch.tensor(rows, device=room["device"])
     factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    for names, parts in _alike(stacks).items():
-        some = parts[0].factors
-        out_features, in_features = some.shape
-        room: dict[str, Any] = {"device": device or some.down_LRI.device, "dtype": dtype or some.down_LRI.dtype}
-        down_LBRI = torch.zeros((len(names), len(stacks), rank, in_features), **room)
-        up_LBOR = torch.zeros((len(names), len(stacks), out_features, rank), **room)
-        filled = [0] * len(stacks)
-        for part in parts:
-            first = filled[part.row]
-            filled[part.row] = last = first + part.factors.rank
-            down_LBRI[:, part.row, first:last] = part.factors.down_LRI
-            up_LBOR[:, part.row, :, first:last] = part.scaled_up()
-        for number, name in enumerate(names):
-            factors[name] = (down_LBRI[number].transpose(1, 2), up_LBOR[number].transpose(1, 2))
+    for (out_features, in_features), names in _by_shape(distinct).items():
+        down_LDRI = torch.zeros((len(names), len(distinct), rank, in_features), **room)
+        up_LDOR = torch.zeros((len(names), len(distinct), out_features, rank), **room)
+        for number, stack in enumerate(distinct):
+            first = 0
+            for lora, weight in stack:
+                for part in lora.stacks:
+                    if part.shape == (out_features, in_features):
+                        here = _places(part.names, names, room["device"])
+                        last = first + part.rank
+                        down_LDRI[here, number, first:last] = part.down_LRI.to(**room)
+                        up_LDOR[here, number, :, first:last] = _scaled_up(part, weight, room["device"]).to(**room)
+                first += _rank(lora)
+        down_LBRI, up_LBOR = down_LDRI, up_LDOR
+        if rows != list(range(len(distinct))):
+            down_LBRI, up_LBOR = down_LDRI.index_select(1, rows_B), up_LDOR.index_select(1, rows_B)
+        for place, name in enumerate(names):
+            factors[name] = (down_LBRI[place].transpose(1, 2), up_LBOR[place].transpose(1, 2))
     return factors
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Layers of one shape of one sample's LoRA."""
-
-    row: int
-    weight: float
-    factors: FactorStack
-
-    def scaled_up(self) -> torch.Tensor:
-        """Up (L, O, R) with weight and alpha / rank inside."""
-        up_LOR, scales = self.factors.up_LOR, self.factors.scales
-        if len(set(scales)) == 1:
-            return self.weight * scales[0] * up_LOR
-        scale_L = torch.tensor([self.weight * scale for scale in scales], dtype=up_LOR.dtype, device=up_LOR.device)
-        return scale_L.view(-1, 1, 1) * up_LOR
+def _distinct(stacks: Sequence[Stack]) -> tuple[list[Stack], list[int]]:
+    """Each stack once, and for each sample the number of its own."""
+    found: dict[tuple[tuple[int, float], ...], int] = {}
+    distinct: list[Stack] = []
+    rows: list[int] = []
+    for stack in stacks:
+        key = tuple((id(lora), weight) for lora, weight in stack)
+        if key not in found:
+            found[key] = len(distinct)
+            distinct.append(stack)
+        rows.append(found[key])
+    return distinct, rows
 
 
-def _alike(stacks: Sequence[Stack]) -> dict[tuple[str, ...], list[_Part]]:
-    """Layers of one shape that all samples' LoRAs have in the same stacks; else every layer by itself."""
-    parts: dict[tuple[str, ...], list[_Part]] = {}
-    for row, stack in enumerate(stacks):
-        for lora, weight in stack:
-            for factors in lora.stacks:
-                parts.setdefault(factors.names, []).append(_Part(row, weight, factors))
-    if len({name for names in parts for name in names}) == sum(len(names) for names in parts):
-        return parts
-    single: dict[tuple[str, ...], list[_Part]] = {}
-    for whole in (part for alike in parts.values() for part in alike):
-        for number, name in enumerate(whole.factors.names):
-            layer = slice(number, number + 1)
-            factors = FactorStack(
-                (name,), whole.factors.down_LRI[layer], whole.factors.up_LOR[layer], (whole.factors.alphas[number],)
-            )
-            single.setdefault((name,), []).append(_Part(whole.row, whole.weight, factors))
-    return single
+def _by_shape(stacks: Sequence[Stack]) -> dict[tuple[int, int], list[str]]:
+    """(out, in) -> every layer of this shape that any of the LoRAs has."""
+    found: dict[tuple[int, int], set[str]] = {}
+    for part in (part for stack in stacks for lora, _ in stack for part in lora.stacks):
+        found.setdefault(part.shape, set()).update(part.names)
+    return {shape: sorted(names) for shape, names in found.items()}
+
+
+def _places(names: Sequence[str], among: Sequence[str], device: torch.device) -> torch.Tensor | slice:
+    """Where these layers stand among all."""
+    if list(names) == list(among):
+        return slice(None)
+    number = {name: place for place, name in enumerate(among)}
+    return torch.tensor([number[name] for name in names], device=device)
+
+
+def _scaled_up(part: FactorStack, weight: float, device: torch.device) -> torch.Tensor:
+    """Up (L, O, R) on the device, with weight and alpha / rank inside, in the precision that the LoRA has."""
+    up_LOR, scales = part.up_LOR.to(device), part.scales
+    if len(set(scales)) == 1:
+        return weight * scales[0] * up_LOR
+    scale_L = torch.tensor([weight * scale for scale in scales], dtype=up_LOR.dtype, device=device)
+    return scale_L.view(-1, 1, 1) * up_LOR
+
+
+def _rank(lora: LoRA) -> int:
+    """The largest rank that a layer has."""
+    return max(part.rank for part in lora.stacks)
 
 
 class _Beside:

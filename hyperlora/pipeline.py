@@ -113,7 +113,7 @@ class PortraitPipeline(MergedModel):
             self.merger,
             options,
             size_step=self.size_step,
-            decode_at_once=self.decode_at_once,
+            decoded_at_once=self._decoded_at_once,
         )
 
     def use(self, options: LossyOptions | None) -> None:
@@ -227,7 +227,14 @@ class PortraitPipeline(MergedModel):
             # With guidance the UNet sees every sample twice, the negative prompts first.
             own = None if stacks is None else [*stacks] * (2 if samples[0].guided else 1)
             with (
-                self.engine.drawing(conditioning, width=width, height=height, own=own, regional=bool(regions)) as call,
+                self.engine.drawing(
+                    conditioning,
+                    width=width,
+                    height=height,
+                    own=own,
+                    regional=bool(regions),
+                    controlled=bool(controls),
+                ) as call,
                 regional_attention(unet, regions, words, latent_size=latent_size),
             ):
                 latents = self._walk(

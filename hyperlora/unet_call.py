@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+KEPT = ("encoder_hidden_states", "added_cond_kwargs")
+
 
 class UNetCall:
     """What `denoise` takes for the UNet: the same arguments and results, for the rows that were asked for."""
@@ -43,7 +45,9 @@ class UNetCall:
         return call
 
     def _filled(self, name: str, value: Any) -> Any:
-        """An argument with the rows added; one that is the same as in the step before is not made again."""
+        """An argument with the rows added; texts, which are the same in every step, are not made again."""
+        if name not in KEPT:
+            return filled(value, self._more)
         if name not in self._kept or self._kept[name][0] is not value:
             self._kept[name] = (value, filled(value, self._more))
         return self._kept[name][1]

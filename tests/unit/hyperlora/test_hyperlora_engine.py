@@ -14,10 +14,13 @@ from PIL import Image
 from tiny_sdxl import SIZE, tiny_pipeline
 
 from hyperlora import HyperLoRA, LoRA, PortraitPipeline, Region, Sample
+from hyperlora.compiler import PROVING
 from hyperlora.components import SDXLComponents
 from hyperlora.engine import EngineOptions
 from hyperlora.errors import CompilationFailed, InvalidRequest
+from hyperlora.grouped import factors_of
 from hyperlora.shapes import Shape, fitting, to_rank, worthwhile
+from hyperlora.stand_in import stand_in, stand_in_timestep
 
 SETTING = {"width": SIZE, "height": SIZE, "steps": 2}
 SAMPLES = [
@@ -89,20 +92,26 @@ def test_every_way_of_running_draws_the_same(tmp_path: Path, unet_network: Hyper
     assert not other.engine.wanted
 
 
-def test_no_change_of_person_compiles(tmp_path: Path, unet_network: HyperLoRA) -> None:
+def test_no_change_of_person_misses_the_compiled_code(
+    tmp_path: Path, unet_network: HyperLoRA, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Given a warm engine
     pipeline = make(tmp_path, TRACED)
     pipeline.engine.warm(SIZE, SIZE, 1)
-    compiled, people = pipeline.engine.compilations, [person(unet_network, seed) for seed in range(6)]
+    pipeline.engine.warm(SIZE, SIZE, 1, rank=4)
+    people = [person(unet_network, seed) for seed in range(4)]
 
-    # When many people are drawn, one after the other
+    # When many people are drawn, one after the other, where a miss of the compiled code is an error
+    monkeypatch.setattr("hyperlora.compiler.DRAWING", PROVING)
+    pipeline.engine.warm(2 * SIZE, SIZE, 1)
     pictures = []
     for somebody in people:
         pipeline.apply([(somebody, 1.0)])
         pictures += pipeline.draw(SAMPLES[:1], **SETTING).images
+        pictures += pipeline.draw(SAMPLES[:1], stacks=[[(somebody, -1.0)]], **SETTING).images
 
     # Then all are drawn by the same code, and each as themselves
-    assert pipeline.engine.compilations == compiled and not pipeline.engine.wanted
+    assert not pipeline.engine.wanted
     assert all(distance(one, other) > 5 for one, other in pairwise(pictures))
 
 
@@ -229,8 +238,72 @@ def test_what_the_compiler_cannot_do_is_told(tmp_path: Path) -> None:
     assert alike(pipeline.draw(SAMPLES[:1], **SETTING).images, make(tmp_path).draw(SAMPLES[:1], **SETTING).images)
 
 
+def test_code_that_is_not_found_again_is_told_while_warming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a UNet that is called with another memory layout every time
+    pipeline = make(tmp_path, TRACED)
+    layouts = iter([torch.contiguous_format, torch.channels_last, torch.contiguous_format])
+    before = pipeline.components.unet.conv_in.register_forward_hook(
+        lambda _m, _i, output: output.contiguous(memory_format=next(layouts))
+    )
+
+    # When a shape is warmed, then it is not taken for compiled
+    with pytest.raises(CompilationFailed, match="64x64"):
+        pipeline.engine.warm(SIZE, SIZE, 1)
+    before.remove()
+    assert not pipeline.engine.warmed
+
+
+def test_a_compiled_whole_fills_nothing_up_for_controlnets_it_has_no_code_for(tmp_path: Path) -> None:
+    # Given an engine that would fill three rows up to four
+    pipeline = make(tmp_path, EngineOptions(compile="whole", backend="eager", room=2.0))
+    shape = Shape(SIZE, SIZE, 4, 77)
+    pipeline.engine.warmed.add(shape)
+    _, conditioning = stand_in(pipeline.components.unet, replace(shape, rows=3), 8)
+    sample = torch.zeros(3, 4, SIZE // 8, SIZE // 8)
+    seen: list[int] = []
+    pipeline.components.unet.conv_in.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+
+    # When it is called with a ControlNet at work and without
+    for controlled in (True, False):
+        with (
+            torch.inference_mode(),
+            pipeline.engine.drawing(conditioning, width=SIZE, height=SIZE, controlled=controlled) as call,
+        ):
+            call(
+                sample,
+                stand_in_timestep(pipeline.components.unet),
+                encoder_hidden_states=conditioning.tokens_BTC,
+                added_cond_kwargs=conditioning.added,
+                return_dict=False,
+            )
+
+    # Then only the latter was filled up
+    assert seen == [3, 4]
+
+
+def test_each_lora_of_a_batch_is_read_once_whatever_the_order_of_its_layers(unet_network: HyperLoRA) -> None:
+    # Given one LoRA as it was made, and another as it was read from a file, whose layers are in another order
+    ada, alan = person(unet_network, 1), LoRA.from_bytes(person(unet_network, 2).to_bytes())
+    assert [each.names for each in ada.stacks] != [each.names for each in alan.stacks]
+
+    # When four rows are made of them, two of one person with different weights
+    factors = factors_of([[(ada, 0.5)], [(alan, 1.0)], [(ada, 0.5)], [(ada, 2.0)]])
+
+    # Then each row has its own change
+    for name, (down_BIR, up_BRO) in factors.items():
+        assert down_BIR.shape[2] == 8
+        for row, (lora, weight) in enumerate([(ada, 0.5), (alan, 1.0), (ada, 0.5), (ada, 2.0)]):
+            wanted = weight * lora.layers[name].delta()
+            assert torch.allclose((down_BIR[row] @ up_BRO[row]).T, wanted, atol=1e-5), (name, row)
+
+
 @pytest.mark.parametrize(
-    ("options", "told"), [({"compile": "everything"}, "off, blocks, whole"), ({"room": 0.5}, "at least 1")]
+    ("options", "told"),
+    [
+        ({"compile": "everything"}, "off, blocks, whole"),
+        ({"room": 0.5}, "at least 1"),
+        ({"mode": "reduce-overhead"}, "CUDA graphs"),
+    ],
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, object], told: str) -> None:
     with pytest.raises(InvalidRequest, match=told):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,22 +82,30 @@ def test_a_half_precision_model_decodes_in_half_precision(tmp_path: Path) -> Non
     assert np.asarray(picture, dtype=float).std() > 10
 
 
-def test_fewer_pictures_than_are_decoded_at_once_are_filled_up_for_compiled_code() -> None:
-    # Given a decoder of four at once, compiled for one size
+def test_a_few_pictures_less_than_a_compiled_pass_are_filled_up() -> None:
+    # Given a decoder of four at once, compiled for one size, and room for three in it
     plain, vae = tiny_decoder_pair()
-    compiler = Compiler(EngineOptions(compile="whole", backend="eager"))
-    decoder = VaeDecoder(vae, compiler, at_once=4)
+    compiler = Compiler(EngineOptions(compile="whole", backend="eager", room=1.4))
+    decoder = VaeDecoder(vae, compiler)
     seen: list[int] = []
-    vae.decoder.conv_in.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    decode = vae.decode
+
+    def counted(latents: torch.Tensor, **options: Any) -> Any:
+        seen.append(len(latents))
+        return decode(latents, **options)
+
+    vae.decode = counted
 
     with torch.inference_mode():
-        decoder.warm(SIZE // 8, SIZE // 8)
+        decoder.warm(SIZE // 8, SIZE // 8, 4)
         compiled = compiler.compilations
 
         # When three pictures are decoded, and one of another size
         pictures, tall = decoder(LATENTS), decoder(LATENTS[:1].repeat(1, 1, 2, 1))
+        one = decoder(LATENTS[:1])
 
-    # Then there are three, as without, and nothing was compiled again
+    # Then there are three, as without, one alone is not four times the work, and nothing was compiled again
+    assert seen == [4, 4, 4, 1, 1] and torch.allclose(one, pictures[:1], rtol=0, atol=1e-5)
     assert torch.allclose(pictures, plain.decode(LATENTS).sample, rtol=0, atol=1e-5)
     assert tall.shape == (1, 3, 2 * SIZE, SIZE)
     assert compiler.compilations == compiled == 1
@@ -114,7 +121,7 @@ def tiny_decoder_pair() -> tuple[Any, Any]:
 @pytest.mark.parametrize("at_once", [1, 2, 8])
 def test_an_engine_that_compiles_nothing_decodes_what_is_there(at_once: int) -> None:
     plain, vae = tiny_decoder_pair()
-    decoder = VaeDecoder(vae, Compiler(replace(EngineOptions(), compile="off")), at_once=at_once)
+    decoder = VaeDecoder(vae, Compiler(EngineOptions()))
     with torch.inference_mode():
-        decoder.warm(SIZE // 8, SIZE // 8)
+        decoder.warm(SIZE // 8, SIZE // 8, at_once)
         assert torch.equal(decoder(LATENTS), plain.decode(LATENTS).sample)
