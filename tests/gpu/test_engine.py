@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from hyperlora import HyperLoRA, LoRA, PortraitPipeline, Sample
-from hyperlora.compiler import EngineOptions
+from hyperlora.compiler import PROVING, EngineOptions
 from hyperlora.mini import build_untrained_pack
 from hyperlora.pace import Pace
 from hyperlora.shapes import Shape
@@ -86,8 +86,11 @@ def test_every_way_draws_the_same_and_people_change_without_compiling(pack: Path
     assert other.engine.compilations == compiled and not other.engine.wanted
 
 
-def test_a_thousand_changes_of_person_compile_nothing_and_leave_no_trace(pack: Path) -> None:
-    # Given compiled blocks, and the picture of nobody
+def test_a_thousand_changes_of_person_compile_nothing_and_leave_no_trace(
+    pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given compiled blocks, where a miss of the code is an error, and the picture of nobody
+    monkeypatch.setattr("hyperlora.compiler.DRAWING", PROVING)
     pipeline, crowd = load(pack, EngineOptions(compile="blocks", fuse_qkv=True)), people(pack, 10)
     pipeline.engine.warm(SIDE, SIDE, 1)
     before = pipeline.draw(SAMPLES[:1], **SETTING).images
