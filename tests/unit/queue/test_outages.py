@@ -15,6 +15,8 @@ from jobs.database import Database
 from jobs.models import Candidate, Render, Unit
 from jobs.repository import jobs as job_rows
 from jobs.repository import late
+from jobs.repository import units as rows
+from jobs.repository.units import ClaimedUnit
 from worker.testing import FakeRenderer
 
 
@@ -173,3 +175,25 @@ def test_a_renders_state_is_asked_before_its_bytes_are_stored(
 
     # Then nothing was stored again
     assert stored == [] and outage.spool.names() == []
+
+
+def test_a_unit_that_was_claimed_and_handed_back_since_is_not_taken_back(world: World) -> None:
+    # Given a unit that waits, handed back by somebody who claimed it after us
+    add_job(world.database, [person("ada", [1], world.settings)])
+    with world.database.transaction() as tx:
+        (ours,) = claim(tx, "worker-1")
+        rows.release(tx, ours, "worker-1")
+        (theirs,) = claim(tx, "worker-2")
+        rows.release(tx, theirs, "worker-2")
+
+    # When each asks for it back under the token it held, then only the last one gets it, and gives it back as it was
+    before = units(world)
+    with world.database.transaction() as tx:
+        assert not late.take_back(tx, ours, "worker-1")
+        assert late.take_back(tx, theirs, "worker-2")
+        late.give_back(tx, theirs, "worker-2")
+    assert units(world) == before
+
+
+def claim(tx: Any, owner: str) -> list[ClaimedUnit]:
+    return rows.claim_next(tx, "fake", owner, limit=1, lease_seconds=30.0, max_attempts=9)
