@@ -13,7 +13,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Double, case, cast, func, select, update
+from sqlalchemy import Connection, Double, Select, case, cast, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.models import Render, Share, Tenant, Unit
@@ -27,7 +27,12 @@ def due(tx: Connection, profile: str) -> list[str]:
 
     The walk jumps from tenant to tenant in the index: its cost grows with the tenants that wait, not with their units.
     """
-    clock = _clock(tx, profile)
+    clock, rows = _clock(tx, profile), tx.execute(waiting_tenants(profile)).all()
+    return [row.tenant_id for row in sorted(rows, key=lambda row: (max(row.virtual_time or 0.0, clock), row.tenant_id))]
+
+
+def waiting_tenants(profile: str) -> Select[tuple[str, float]]:
+    """The tenants that have units of this profile waiting, each with its virtual time, if it has one."""
     waiting = (Unit.profile == profile, Unit.state == "ready")
     first = select(func.min(Unit.tenant_id)).where(*waiting).scalar_subquery()
     walk = select(first.label("tenant_id")).cte("walk", recursive=True)
@@ -35,8 +40,7 @@ def due(tx: Connection, profile: str) -> list[str]:
     walk = walk.union_all(select(after).where(walk.c.tenant_id.is_not(None)))
     of_tenant = (Share.tenant_id == walk.c.tenant_id) & (Share.profile == profile)
     statement = select(walk.c.tenant_id, Share.virtual_time).outerjoin(Share, of_tenant)
-    rows = tx.execute(statement.where(walk.c.tenant_id.is_not(None))).all()
-    return [row.tenant_id for row in sorted(rows, key=lambda row: (max(row.virtual_time or 0.0, clock), row.tenant_id))]
+    return statement.where(walk.c.tenant_id.is_not(None))
 
 
 def charge(tx: Connection, units: Sequence[tuple[str, uuid.UUID]], profile: str, *, in_turn: bool) -> None:
