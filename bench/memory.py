@@ -150,7 +150,7 @@ def _worker(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     told: dict[str, Any] = {
         "measures": [str(each) for each in Measure if each in plan.measures],
         "batch": batch,
-        "foretold": plan.peak_bytes(batch, own=True),
+        "foretold": plan.peak_bytes(batch, rank=plan.facts.rank),
         "seconds_loading": loaded,
         "seconds_denoise": merged.seconds_denoise,
         "seconds_decode": merged.seconds_decode,

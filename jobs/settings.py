@@ -88,7 +88,8 @@ class Settings(BaseSettings):
     face_providers: str = Field(
         "",
         pattern=r"^[A-Za-z, ]*$",
-        description="Where InsightFace packs run, best first: tensorrt,cuda,cpu. Empty: the best that is present.",
+        description="Where InsightFace packs run, best first: tensorrt,cuda,cpu. Empty: the best that is present; "
+        "with PORTRAITS_VRAM_GB the CPU.",
     )
     vram_gb: Annotated[float, Field(gt=0)] | None = Field(
         None,

@@ -92,7 +92,7 @@ def _by_batch(facts: ModelFacts) -> str:
         measures = frozenset(STEPS[:number])
         plan = MemoryPlan(facts, measures, None, ASKED)
         name = f"+ {STEPS[number - 1]}" if number else "everything on the device"
-        rows.append((name, *(f"{plan.peak_bytes(batch, own=True) / GIB:.1f}" for batch in BATCHES)))
+        rows.append((name, *(f"{plan.peak_bytes(batch, rank=facts.rank) / GIB:.1f}" for batch in BATCHES)))
     return f"""## GB by batch and measures
 
 1024x1024 with guidance, each picture with a LoRA of its own (the dearest kind of batch), the next person prepared
@@ -111,7 +111,7 @@ def _limits(facts: ModelFacts) -> str:
         for asked in (4, 8, 16):
             plan = plan_memory(limit, facts, asked=asked)
             done = "; ".join(each for each in Measure if each in plan.measures) or "nothing"
-            peak = plan.peak_bytes(plan.batch, own=True) / GIB
+            peak = plan.peak_bytes(plan.batch, rank=facts.rank) / GIB
             rows.append((f"{limit}", asked, plan.batch, f"{peak:.1f}", done))
     return f"""## What a limit chooses
 
@@ -122,7 +122,10 @@ def _limits(facts: ModelFacts) -> str:
 def _sizes(facts: ModelFacts) -> str:
     plans = {limit: plan_memory(limit, facts, asked=ASKED) for limit in LIMITS}
     rows = [
-        (f"{width}x{height}", *(plan.largest_batch(width, height, own=True) or "none" for plan in plans.values()))
+        (
+            f"{width}x{height}",
+            *(plan.largest_batch(width, height, rank=facts.rank) or "none" for plan in plans.values()),
+        )
         for width, height in SIZES
     ]
     return f"""The largest batch of other sizes, where {ASKED} are asked for:

@@ -50,6 +50,11 @@ class BatchKey:
         return self.lora_weight, self.base_weight, self.sliders, self.member
 
     @property
+    def loras(self) -> int:
+        """How many LoRAs one person's picture has: their ranks add up where it has its own."""
+        return 1 + bool(self.base_weight) + len(self.sliders)
+
+    @property
     def shared(self) -> BatchKey | None:
         """What must be equal in a batch of several people; None for a picture that is drawn by regions."""
         return replace(self, lora_weight=0.0, base_weight=0.0, sliders=(), member=-1) if self.people == 1 else None
@@ -204,7 +209,9 @@ def _mixed(planned: Sequence[Planned], sizes: BatchSizes, costs: Costs) -> list[
     gone: set[int] = set()
     for shared, rest in sorted(left.items()):
         rest.sort(key=lambda batch: len(batch.draws))
-        counts, size = [len(batch.draws) for batch in rest], sizes.of(shared)
+        # Every row of a mixed batch takes the memory of the one with most LoRAs.
+        widest = max((batch.key for batch in rest), key=lambda key: key.loras)
+        counts, size = [len(batch.draws) for batch in rest], sizes.of(widest)
         chosen = rest[: costs.to_mix(counts, size, shared.steps, shared.width * shared.height)]
         gone |= {id(batch) for batch in chosen}
         pairs = [pair for batch in chosen for pair in batch.pairs]

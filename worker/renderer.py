@@ -174,8 +174,13 @@ class Renderer(Protocol):
         Raises OutOfMemory, NotInProfile; what `on_step` raises ends it.
         """
 
-    def largest_batch(self, width: int, height: int, *, guided: bool, given: bool, controls: Sequence[str]) -> int:
-        """The most pictures of this kind that are expected to fit, at least 1; `controls` are names of ControlNets."""
+    def largest_batch(
+        self, width: int, height: int, *, guided: bool, given: bool, controls: Sequence[str], loras: int = 1
+    ) -> int:
+        """The most pictures of this kind that are expected to fit, at least 1.
+
+        `controls` are names of ControlNets, `loras` the number of LoRAs that each picture has of its own.
+        """
 
     def detail_side(self) -> int:
         """Pixels of the square in which a small face is redrawn."""

@@ -9,6 +9,7 @@ import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from hyperlora.faces import FaceAnalyzer, load_analyzer
 from hyperlora.faces.find import find_faces
 from hyperlora.faces.keypoints import keypoints_for
 from hyperlora.faces.types import Face, FloatArray, same_person_cosine
+from hyperlora.grouped import own_rank
 from hyperlora.lora import LoRA
-from hyperlora.memory.facts import weight_bytes
 from hyperlora.network import HyperLoRA
 from hyperlora.pipeline import PortraitPipeline
 from hyperlora.pipeline import Sample as PipelineSample
@@ -38,13 +39,14 @@ from jobs.options import DetailOption
 from jobs.photos import decode_photo
 from jobs.profiles import Profile
 from jobs.settings import Settings
+from worker.controls import LoadedControls
 from worker.errors import NotInProfile, OutOfMemory, PartUnavailable
 from worker.generation import Generation, choice_of
 from worker.likeness import embedding_in, likeness
 from worker.lossy import lossy_of
 from worker.mini_pack import with_weights
 from worker.renderer import Batch, GeneratedWeights, Order, Person, Photo, Sample, Setting
-from worker.vram import Room, loading_device, make_room
+from worker.vram import Room, face_room, loading_device, make_room
 from worker.warming import Warming, engine_options
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,16 @@ def device_name(device: str) -> str:
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(torch.device(device))
     return f"cpu {platform.machine()} x{os.cpu_count()}"
+
+
+def make_current(device: str) -> None:
+    """Make a GPU that is named by its number the current one of this thread.
+
+    Events, streams and libraries that are not told a device take that one, which is the first GPU at first.
+    """
+    found = torch.device(device)
+    if found.type == "cuda" and found.index is not None:
+        torch.cuda.set_device(found)
 
 
 class SdxlRenderer:
@@ -104,7 +116,7 @@ class SdxlRenderer:
         self._warming = Warming(
             pipeline, settings, batch=self.batch_size, guided=self._guided, rank=network.config.rank
         )
-        self._controls: dict[str, ControlNet] = {}
+        self._controls = LoadedControls(self._load_control)
         self._upscalers: dict[str, Upscaler] = {}
         self._beside = threading.Lock()  # models beside the UNet, used by the threads that look at pictures
 
@@ -113,6 +125,7 @@ class SdxlRenderer:
         """Load every part of a profile. Raises WeightsMissing, CheckpointMismatch, FaceEncoderMismatch."""
         profile = with_weights(profile, settings.home)
         device, dtype = choose_device(settings.device), DTYPES[profile.dtype]
+        make_current(device)
         if device == "cpu" and dtype is torch.float16:
             log.warning(
                 "profile %s asks for float16, which CPUs draw slowly or not at all; using float32", profile.name
@@ -145,8 +158,8 @@ class SdxlRenderer:
             room=room,
             analyzer=load_analyzer(
                 profile.faces,
-                providers=settings.face_providers.split(",") if settings.face_providers else None,
                 engine_cache=settings.home / "tensorrt",
+                **face_room(profile, settings, device).options,
             ),
             checker=checker,
             device=device,
@@ -208,10 +221,11 @@ class SdxlRenderer:
         on_step: Callable[[int, int], None] | None = None,
     ) -> Batch:
         """Draw one batch. Raises NotInProfile; OutOfMemory after giving the memory back."""
-        controls = [Control(self._control(name), scale, start, end) for name, scale, start, end in setting.controls]
+        names = [name for name, *_ in setting.controls]
         regions = [Region(place.stack, place.mask, place.prompt) for place in setting.places]
         try:
             with self.room.drawing():
+                nets = self._controls.for_batch(names, partial(self._has_room_beside, samples, setting, stacks))
                 drawn = self._pipeline.draw(
                     [_asked(sample) for sample in samples],
                     width=setting.width,
@@ -219,7 +233,7 @@ class SdxlRenderer:
                     steps=setting.steps,
                     scheduler=setting.scheduler,
                     strength=setting.strength,
-                    controls=controls,
+                    controls=[Control(net, *terms) for net, (_, *terms) in zip(nets, setting.controls, strict=True)],
                     regions=regions,
                     stacks=stacks,
                     on_step=on_step,
@@ -232,6 +246,7 @@ class SdxlRenderer:
             seconds = drawn.seconds
             given = seconds.get("encode_image", 0.0)  # a start picture's way into latents is the beginning of drawing
             return Batch(drawn.images, seconds["denoise"] + given, seconds["decode"])
+        self._controls.keep_only(names)
         _give_memory_back()
         raise raised
 
@@ -247,19 +262,39 @@ class SdxlRenderer:
         """Pixels of a side for which the base model was trained."""
         return self._pipeline.default_size
 
-    def largest_batch(self, width: int, height: int, *, guided: bool, given: bool, controls: Sequence[str]) -> int:
+    def largest_batch(
+        self, width: int, height: int, *, guided: bool, given: bool, controls: Sequence[str], loras: int = 1
+    ) -> int:
         """The most pictures of this kind that the memory plan has room for; without a plan the profile's batch."""
-        loaded = [self._controls.get(name) for name in controls]
-        sizes = [None if each is None else weight_bytes(each.model) for each in loaded]
-        return self.room.largest_batch(width, height, guided=guided, given=given, controls=sizes)
+        config = self._network.config
+        return self.room.largest_batch(
+            width,
+            height,
+            guided=guided,
+            given=given,
+            rank=loras * max(config.rank, config.base_rank or 0),
+            controls=self._controls.sizes(controls),
+        )
 
-    def _control(self, name: str) -> ControlNet:
-        """A ControlNet of the profile, loaded when first asked for."""
-        if name not in self._controls:
-            place = _named(self._given.controlnets, name, "ControlNet", "controlnets", self.profile)
-            with _parts_told("ControlNet", name, self.profile):
-                self._controls[name] = ControlNet.from_pretrained(_place(place), **self._placed)
-        return self._controls[name]
+    def _has_room_beside(
+        self, samples: Sequence[Sample], setting: Setting, stacks: Sequence[Any] | None, sizes: Sequence[int | None]
+    ) -> bool:
+        """Whether the memory plan has room for a batch beside ControlNets of so many bytes."""
+        return self.room.has_room(
+            len(samples),
+            setting.width,
+            setting.height,
+            guided=samples[0].guidance > 1.0,
+            given=samples[0].image is not None,
+            rank=own_rank(stacks) if stacks else 0,
+            controls=sizes,
+        )
+
+    def _load_control(self, name: str) -> ControlNet:
+        """A ControlNet of the profile. Raises NotInProfile, PartUnavailable."""
+        place = _named(self._given.controlnets, name, "ControlNet", "controlnets", self.profile)
+        with _parts_told("ControlNet", name, self.profile):
+            return ControlNet.from_pretrained(_place(place), **self._placed)
 
     def detail_side(self) -> int:
         """Pixels of the square in which a small face is redrawn: 896 for a model of 1024."""

@@ -180,7 +180,9 @@ class FakeRenderer:
         digest = hashlib.sha256(told.encode()).digest()
         return digest[0], digest[1], digest[2]
 
-    def largest_batch(self, width: int, height: int, *, guided: bool, given: bool, controls: Sequence[str]) -> int:
+    def largest_batch(
+        self, width: int, height: int, *, guided: bool, given: bool, controls: Sequence[str], loras: int = 1
+    ) -> int:
         """The batch size: there is no plan, and `fits` must be found out."""
         return self.batch_size
 

@@ -36,7 +36,13 @@ class InsightFaceAnalyzer:
     """
 
     def __init__(
-        self, folder: str | Path, *, providers: Sequence[str] | None = None, engine_cache: Path | None = None
+        self,
+        folder: str | Path,
+        *,
+        providers: Sequence[str] | None = None,
+        engine_cache: Path | None = None,
+        gpu: int | None = None,
+        gpu_bytes: int | None = None,
     ) -> None:
         """Load a pack.
 
@@ -48,6 +54,8 @@ class InsightFaceAnalyzer:
             Execution providers, best first: tensorrt, cuda, cpu or ONNX Runtime's names; None takes the best present.
         engine_cache
             Folder for TensorRT's engines.
+        gpu, gpu_bytes
+            Number of the GPU to run on, None for the first, and the most bytes of it that each network may take.
 
         Raises
         ------
@@ -59,7 +67,7 @@ class InsightFaceAnalyzer:
         place = _pack_folder(folder)
         self.name = f"insightface-{place.name}"
         _require_packages()
-        chosen = choose_providers(providers, engine_cache=engine_cache)
+        chosen = choose_providers(providers, engine_cache=engine_cache, gpu=gpu, gpu_bytes=gpu_bytes)
         models = _load_models(place, chosen)
         self.providers = chosen.check(place, [model.session.get_providers() for model in models.values()])
         """What the networks run on, the preferred one first."""

@@ -10,7 +10,12 @@ from hyperlora.faces.types import FaceAnalyzer
 
 
 def load_analyzer(
-    spec: str, *, providers: Sequence[str] | None = None, engine_cache: Path | None = None
+    spec: str,
+    *,
+    providers: Sequence[str] | None = None,
+    engine_cache: Path | None = None,
+    gpu: int | None = None,
+    gpu_bytes: int | None = None,
 ) -> FaceAnalyzer:
     """Load the analyzer that a setting names; nothing is ever downloaded.
 
@@ -24,6 +29,9 @@ def load_analyzer(
         OpenCV's pair always runs on the CPU.
     engine_cache
         Folder in which TensorRT keeps what it built; without it, it is only taken when asked for.
+    gpu, gpu_bytes
+        The number of the GPU that a pack may run on, None for the first, and what each of its networks may take of its
+        memory, None for as much as it wants.
 
     Raises
     ------
@@ -40,7 +48,7 @@ def load_analyzer(
     if kind == "insightface" and folder:
         from hyperlora.faces.insightface import InsightFaceAnalyzer
 
-        return InsightFaceAnalyzer(folder, providers=providers, engine_cache=engine_cache)
+        return InsightFaceAnalyzer(folder, providers=providers, engine_cache=engine_cache, gpu=gpu, gpu_bytes=gpu_bytes)
     raise WeightsMissing(
         f"no face analyzer is called {spec!r}; use 'opencv', 'opencv:<folder>' or 'insightface:<pack folder>'"
     )

@@ -20,6 +20,16 @@ log = logging.getLogger(__name__)
 TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
 SHORT = {"tensorrt": TENSORRT, "cuda": CUDA, "cpu": CPU}
 BEST_FIRST = (TENSORRT, CUDA, CPU)
+CUDA_OPTIONS = {
+    # The exhaustive search for convolutions, the default, would be repeated for each size of a batch.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # What convolutions work with is held to 32 MB, and memory grows by what is asked for, not to the next power of two:
+    # the rest of the card draws.
+    "cudnn_conv_use_max_workspace": "0",
+    "arena_extend_strategy": "kSameAsRequested",
+    # Rounded to 10 bits, one photo's embedding would differ from a CPU's, and from its own in a batch.
+    "use_tf32": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,8 @@ def choose_providers(
     available: Sequence[str] | None = None,
     engine_cache: Path | None = None,
     has_tensorrt: Callable[[], bool] | None = None,
+    gpu: int | None = None,
+    gpu_bytes: int | None = None,
 ) -> Providers:
     """The providers to load a pack with.
 
@@ -80,6 +92,11 @@ def choose_providers(
         asked for.
     has_tensorrt
         Whether TensorRT's libraries are here: ONNX Runtime's GPU wheel names the provider with and without them.
+    gpu
+        The number of the GPU for CUDA and TensorRT; None for the first.
+    gpu_bytes
+        The most that each network may take of its memory; None for as much as it wants. TensorRT keeps to it in what it
+        works with, not in its weights.
 
     Raises
     ------
@@ -98,18 +115,25 @@ def choose_providers(
     else:
         wanted = {CUDA, CPU} | ({TENSORRT} if engine_cache and (has_tensorrt or _tensorrt_libraries)() else set())
         names = tuple(name for name in BEST_FIRST if name in present and name in wanted) or present[:1]
-    return Providers(names, tuple(_options(name, engine_cache) for name in names), bool(asked))
+    return Providers(names, tuple(_options(name, engine_cache, gpu, gpu_bytes) for name in names), bool(asked))
 
 
-def _options(name: str, engine_cache: Path | None) -> dict[str, Any]:
+def _options(name: str, engine_cache: Path | None, gpu: int | None, gpu_bytes: int | None) -> dict[str, Any]:
+    place = {} if gpu is None else {"device_id": str(gpu)}
     if name == CUDA:
-        # The exhaustive search for convolutions, the default, would be repeated for each size of a batch.
-        return {"cudnn_conv_algo_search": "HEURISTIC"}
-    if name == TENSORRT and engine_cache is not None:
-        engine_cache.mkdir(parents=True, exist_ok=True)
-        kept = {"trt_engine_cache_enable": True, "trt_timing_cache_enable": True}
-        return {**kept, "trt_engine_cache_path": str(engine_cache), "trt_timing_cache_path": str(engine_cache)}
+        return {**CUDA_OPTIONS, **place, **({} if gpu_bytes is None else {"gpu_mem_limit": str(gpu_bytes)})}
+    if name == TENSORRT:
+        held = {} if gpu_bytes is None else {"trt_max_workspace_size": str(gpu_bytes)}
+        return {**place, **held, **_kept_engines(engine_cache)}
     return {}
+
+
+def _kept_engines(folder: Path | None) -> dict[str, Any]:
+    if folder is None:
+        return {}
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {"trt_engine_cache_enable": True, "trt_timing_cache_enable": True}
+    return {**kept, "trt_engine_cache_path": str(folder), "trt_timing_cache_path": str(folder)}
 
 
 def _present() -> list[str]:

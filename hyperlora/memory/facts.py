@@ -7,15 +7,17 @@ grows in proportion to rows and pixels (for SDXL within a percent, see the tests
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from hyperlora.lossy import EXACT, Lossy, LossyOptions
 from hyperlora.memory.blank import BlankModel
 from hyperlora.memory.live import live_bytes
 from hyperlora.merge import attention_projections
+from hyperlora.shapes import to_rank
 
 TOKENS = 77
 """Of one chunk of text."""
@@ -34,8 +36,8 @@ class ModelFacts:
         Weights: the UNet's, those of its attention that LoRAs are merged into (part of the UNet's, kept a second time
         as they were), both text encoders', the VAE's, CLIP's vision tower, resamplers with the ID projector, and the
         bases of all branches.
-    lora
-        One LoRA in the network's dtype.
+    lora, rank
+        One LoRA of the checkpoint's rank in the network's dtype, and that rank.
     texts
         The embeddings of the prompts that are remembered.
     row
@@ -46,6 +48,8 @@ class ModelFacts:
         Work of encoding a text, of one crop of a photo in CLIP, and of one photo in the resampler.
     size
         Pixels of a side that the base model was trained for.
+    linears
+        Copies of large linear layers in 8 bits, beside the UNet's weights; 0 where all layers are exact.
     """
 
     unet: int
@@ -56,6 +60,7 @@ class ModelFacts:
     resamplers: int
     bases: int
     lora: int
+    rank: int
     texts: int
     row: int
     step: float
@@ -65,6 +70,7 @@ class ModelFacts:
     crop: int
     photo: int
     size: int
+    linears: int = 0
 
     @classmethod
     def of(cls, model: BlankModel) -> ModelFacts:
@@ -86,6 +92,7 @@ class ModelFacts:
             resamplers=weight_bytes(network) - bases,
             bases=bases,
             lora=number * network.config.rank * sum(rows + columns for rows, columns in shapes),
+            rank=network.config.rank,
             texts=REMEMBERED_TEXTS * _size(unet) * (TOKENS * width + int(model.text_encoders[1].config.projection_dim)),
             row=_size(unet) * TOKENS * sum(layer.out_features for layer in cross),
             step=step_bytes(model, rows=2) / (2 * model.default_size**2),
@@ -96,6 +103,23 @@ class ModelFacts:
             photo=_photo_bytes(model, 8) // 8,
             size=model.default_size,
         )
+
+    def with_linears(self, model: BlankModel, name: str) -> ModelFacts:
+        """The same for large linear layers in 8 bits, by a name of `hyperlora.lossy.LINEARS`.
+
+        Their copies take memory, and so do the wider numbers that come out of their products. Raises `LossyMismatch`
+        for a UNet without such layers.
+        """
+        lossy = Lossy(model.unet)
+        lossy.use(LossyOptions(linears=name))
+        try:
+            return replace(self, linears=lossy.buffer_bytes, step=step_bytes(model, rows=2) / (2 * self.size**2))
+        finally:
+            lossy.use(EXACT)
+
+    def lora_bytes(self, rank: int) -> float:
+        """One row's LoRAs on activations, of so much rank together, filled up as `hyperlora.grouped` does; 0 for 0."""
+        return self.lora * to_rank(rank) / self.rank if rank else 0.0
 
 
 def weight_bytes(module: nn.Module) -> int:

@@ -91,7 +91,7 @@ class MemoryPlan:
             Measure.PRISTINE_ON_HOST: facts.attention,
         }
         stay = sum(size for measure, size in parts.items() if measure not in self.measures)
-        return facts.unet + facts.texts + self.beside + stay
+        return facts.unet + facts.linears + facts.texts + self.beside + stay
 
     def drawing(
         self,
@@ -100,14 +100,14 @@ class MemoryPlan:
         height: int,
         *,
         guided: bool = True,
-        own: bool = False,
+        rank: int = 0,
         given: bool = False,
         controlled: bool = False,
     ) -> dict[str, float]:
         """Bytes of each phase of drawing a batch, beside what stays.
 
-        `own` means a LoRA for each picture on activations, `given` a picture that it starts from, `controlled` that
-        ControlNets are at work.
+        `rank` is that of each picture's own LoRAs on activations, added up; 0 where they are merged. `given` means a
+        picture that it starts from, `controlled` that ControlNets are at work.
         """
         facts, pixels, rows = self.facts, width * height, batch * (2 if guided else 1)
         vae = facts.vae if self.has(Measure.VAE_VISITS) else 0
@@ -119,7 +119,7 @@ class MemoryPlan:
         return {
             "texts": texts + facts.text_pass,
             "given picture": vae + facts.encode * tile * at_once if given else 0,
-            "denoising": rows * (step * pixels + facts.row + (facts.lora if own else 0)),
+            "denoising": rows * (step * pixels + facts.row + facts.lora_bytes(rank)),
             "decoding": vae + facts.decode * tile * at_once,
             "merging": min(MERGE, 2 * facts.attention) + facts.lora,
         }
@@ -152,7 +152,7 @@ class MemoryPlan:
         height: int | None = None,
         *,
         guided: bool = True,
-        own: bool = False,
+        rank: int = 0,
         given: bool = False,
         more: int = 0,
     ) -> int:
@@ -162,7 +162,7 @@ class MemoryPlan:
         """
         size = self.facts.size
         phases = self.drawing(
-            batch, width or size, height or size, guided=guided, own=own, given=given, controlled=more > 0
+            batch, width or size, height or size, guided=guided, rank=rank, given=given, controlled=more > 0
         )
         drawing = max(phases.values())
         return int(CONTEXT + SCRATCH + (1 + LOST) * (self.staying + more + self.work(drawing)))
@@ -173,13 +173,13 @@ class MemoryPlan:
         height: int | None = None,
         *,
         guided: bool = True,
-        own: bool = False,
+        rank: int = 0,
         given: bool = False,
         more: int = 0,
     ) -> int:
         """The most pictures of this kind, up to what is asked; 0 where not even one fits."""
         for batch in range(self.asked, 0, -1):
-            peak = self.peak_bytes(batch, width, height, guided=guided, own=own, given=given, more=more)
+            peak = self.peak_bytes(batch, width, height, guided=guided, rank=rank, given=given, more=more)
             if self.limit_bytes is None or peak <= self.limit_bytes:
                 return batch
         return 0
@@ -187,12 +187,12 @@ class MemoryPlan:
     @property
     def batch(self) -> int:
         """The largest batch of the size that the model was trained for, whoever is on it."""
-        return self.largest_batch(own=True)
+        return self.largest_batch(rank=self.facts.rank)
 
     def __str__(self) -> str:
         """`fits 12 GB (11.2 GiB at most): bases streamed from host memory; batch 4`."""
         size = self.facts.size
-        peak = f"{self.peak_bytes(max(1, self.batch), own=True) / GIB:.1f} GiB at most"
+        peak = f"{self.peak_bytes(max(1, self.batch), rank=self.facts.rank) / GIB:.1f} GiB at most"
         done = "; ".join(each.value for each in Measure if each in self.measures) or "everything on the device"
         room = f"no limit ({peak})" if self.limit_bytes is None else f"fits {self.limit_bytes / GIB:.3g} GB ({peak})"
         return f"{room}: {done}; batches of {self.batch} at {size}x{size}"
@@ -228,7 +228,7 @@ def plan_memory(
                     len(made.measures),
                 ),
             )
-    least = min(plan(each | {Measure.DECODE_TILED}).peak_bytes(1, own=True) for each in _sets())
+    least = min(plan(each | {Measure.DECODE_TILED}).peak_bytes(1, rank=facts.rank) for each in _sets())
     raise MemoryTooSmall(
         f"one picture of {facts.size}x{facts.size} takes {least / GIB:.2f} GB when everything is done to take less, "
         f"{vram_gb:g} GB are allowed (the UNet alone has {facts.unet / GIB:.2f} GB of weights); raise the limit, or "

@@ -145,11 +145,11 @@ def test_a_plan_keeps_to_its_limit_with_no_measure_too_many(facts: ModelFacts, l
     plan = plan_memory(limit, facts, asked=asked)
     # Then the batch fits, the pictures stay as they are, and without any of the measures it would not fit
     assert 1 <= plan.batch <= asked
-    assert plan.peak_bytes(plan.batch, own=True) <= limit * GIB
+    assert plan.peak_bytes(plan.batch, rank=facts.rank) <= limit * GIB
     assert Measure.DECODE_TILED not in plan.measures
     for measure in plan.measures:
         without = replace(plan, measures=plan.measures - {measure})
-        assert without.peak_bytes(plan.batch, own=True) > limit * GIB
+        assert without.peak_bytes(plan.batch, rank=facts.rank) > limit * GIB
     # And it is told in words
     assert str(plan).startswith(f"fits {limit} GB (")
     assert str(plan).endswith(f"batches of {plan.batch} at 1024x1024")
@@ -199,7 +199,7 @@ def test_what_a_picture_is_decides_how_many_fit(facts: ModelFacts) -> None:
     # Then more or fewer fit
     usual = plan.largest_batch()
     assert plan.largest_batch(512, 512) >= usual > plan.largest_batch(1536, 1536)
-    assert plan.largest_batch(guided=False) > plan.largest_batch(own=True)
+    assert plan.largest_batch(guided=False) > plan.largest_batch(rank=facts.rank)
     assert plan.largest_batch(more=facts.unet // 2) < usual
     assert plan.largest_batch(8192, 8192) == 0
 

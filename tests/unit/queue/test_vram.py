@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from hyperlora.control import ControlNet
 from hyperlora.errors import MemoryTooSmall
 from hyperlora.host_memory import Visitor
 from hyperlora.memory import GIB, Measure, MemoryPlan, ModelFacts
 from hyperlora.memory.measures import LOSSLESS
+from jobs.lossy import Lossy
 from jobs.profiles import find_profile
 from jobs.settings import Settings
+from worker.controls import LoadedControls
 from worker.renderer import Sample, Setting
-from worker.sdxl import SdxlRenderer
-from worker.vram import CONTROLNET, DECODE_AT_ONCE, Room, loading_device, plan_of
+from worker.sdxl import SdxlRenderer, make_current
+from worker.vram import CONTROLNET, DECODE_AT_ONCE, FACE_BYTES, Room, face_room, loading_device, plan_of
 
 SMALL = Setting(64, 64, 2, "dpmpp_2m_karras")
+USUAL = {"guided": True, "given": False, "controls": ()}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +37,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> ModelFacts:
 def with_everything(facts: ModelFacts) -> float:
     """The least limit that is possible without changing pictures, in GB."""
     plan = MemoryPlan(facts, frozenset(LOSSLESS), None, asked=1, decode_at_once=DECODE_AT_ONCE)
-    return (plan.peak_bytes(1, own=True) + 1) / GIB
+    return (plan.peak_bytes(1, rank=facts.rank) + 1) / GIB
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +125,7 @@ def test_a_limit_that_nothing_can_keep_is_refused_with_the_numbers(tmp_path: Pat
 def test_a_room_counts_controlnets_before_they_are_loaded(facts: ModelFacts) -> None:
     # Given room for eight pictures and no more
     plan = MemoryPlan(facts, frozenset(), None, asked=8)
-    tight = MemoryPlan(facts, frozenset(), plan.peak_bytes(8, own=True), asked=8)
+    tight = MemoryPlan(facts, frozenset(), plan.peak_bytes(8, rank=facts.rank), asked=8)
 
     class Nowhere:
         components, decode_at_once, drawing = None, 4, None
@@ -126,10 +133,148 @@ def test_a_room_counts_controlnets_before_they_are_loaded(facts: ModelFacts) -> 
     room = Room(8, tight, Nowhere())  # type: ignore[arg-type]
 
     def largest(**changes: object) -> int:
-        return room.largest_batch(64, 64, **{"guided": True, "given": False, "controls": (), **changes})  # type: ignore[arg-type]
+        return room.largest_batch(64, 64, **{**USUAL, "rank": facts.rank, **changes})  # type: ignore[arg-type]
 
     # When ControlNets or larger pictures are asked for
     assert largest() == 8
     # Then fewer fit: one that is not loaded counts as half the UNet, and a plan never forbids to try one picture
     assert largest(controls=(None,)) == largest(controls=(int(CONTROLNET * facts.unet),)) < 8
-    assert room.largest_batch(4096, 4096, guided=True, given=False, controls=()) == 1
+    assert room.largest_batch(4096, 4096, guided=True, given=False, rank=0, controls=()) == 1
+    # And so do pictures with more LoRAs, or idle ControlNets beside them
+    assert largest(rank=40 * facts.rank) < 8
+    assert room.has_room(8, 64, 64, **USUAL, rank=facts.rank)  # type: ignore[arg-type]
+    assert not room.has_room(8, 64, 64, **{**USUAL, "controls": (facts.unet,)}, rank=facts.rank)  # type: ignore[arg-type]
+
+
+def a_net(name: str) -> ControlNet:
+    return ControlNet(nn.Linear(100, 10), name, lambda: name)
+
+
+def test_controlnets_that_a_batch_does_not_use_make_way_the_longest_unused_first() -> None:
+    # Given three loaded ControlNets, the first of which was used again
+    loaded: list[str] = []
+    nets = LoadedControls(lambda name: (loaded.append(name), a_net(name))[1])
+    for name in ("pose", "depth", "edges", "pose"):
+        nets.for_batch([name])
+    gone = weakref.ref(nets.for_batch(["depth"])[0].model)
+    nets.for_batch(["edges"])
+    nets.for_batch(["pose"])
+    (size,) = nets.sizes(["pose"])
+    asked = []
+
+    def fits(sizes: Sequence[int | None]) -> bool:
+        asked.append(tuple(sizes))
+        return len(sizes) <= 3
+
+    # When a batch asks for a fourth and there is room for three
+    (found,) = nets.for_batch(["lines"], fits)
+    # Then the one that was not used for longest was let go before the fourth was loaded, and the others stay
+    assert nets.names == ("edges", "pose", "lines")
+    assert gone() is None
+    assert asked == [(size, size, size, None), (size, size, None)]
+    # And nothing is loaded twice
+    assert nets.for_batch(["lines"], fits) == [found]
+    assert loaded == ["pose", "depth", "edges", "lines"]
+
+
+def test_controlnets_at_work_never_make_way() -> None:
+    # Given two ControlNets of one batch, and room for none
+    nets = LoadedControls(a_net)
+    nets.for_batch(["pose", "depth"], lambda _sizes: False)
+    # When the batch comes again, with one that it names twice / Then it has both; else only what others use is kept
+    assert [net.name for net in nets.for_batch(["depth", "pose", "depth"], lambda _sizes: False)] == [
+        "depth", "pose", "depth",
+    ]  # fmt: skip
+    assert set(nets.names) == {"pose", "depth"}
+    nets.keep_only(["pose", "lines"])
+    assert nets.names == ("pose",)
+
+
+def test_a_worker_lets_idle_controlnets_go_where_its_batch_has_no_room_beside_them(
+    renderers: tuple[SdxlRenderer, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker with a ControlNet that the batch does not use, without a limit, with room for it, and without room
+    free, held = renderers
+    plan = held.room.plan
+    assert plan is not None
+    just = plan.peak_bytes(1, 64, 64, guided=True)
+    beside = int(1.05 * 4 * 1010 + 1)
+    kept = []
+    for renderer, limit in ((free, None), (held, 2 * just + beside), (held, just)):
+        nets = LoadedControls(a_net)
+        nets.for_batch(["pose"])
+        monkeypatch.setattr(renderer, "_controls", nets)
+        if limit is not None:
+            monkeypatch.setattr(renderer.room, "plan", replace(plan, limit_bytes=limit))
+        # When it draws
+        renderer.draw([Sample("a cat", "", 1, 5.0)], SMALL)
+        kept.append(nets.names)
+    # Then it is let go only where there is no room
+    assert kept == [("pose",), ("pose",), ()]
+
+
+def test_lossy_linear_layers_are_in_the_plan(facts: ModelFacts, tmp_path: Path) -> None:
+    # Given a profile with linear layers in 8 bits
+    settings = Settings(home=tmp_path, vram_gb=8.0)
+    mini = find_profile(settings, "mini")
+    lossy = mini.model_copy(update={"lossy": Lossy.model_validate({"linears": "int8"})})
+    # When it is planned, and loaded under a limit
+    planned = plan_of(lossy, settings, torch.float32)
+    renderer = SdxlRenderer.load_profile(lossy, settings)
+    # Then the plan counts the copies that lie on the device, and that their products take more
+    assert renderer.room.plan is not None
+    copies = renderer._pipeline.lossy.buffer_bytes
+    assert copies > 0
+    assert planned.facts.linears == renderer.room.plan.facts.linears == copies
+    assert planned.staying == plan_of(mini, settings, torch.float32).staying + copies
+    assert planned.facts.step > facts.step
+
+
+@pytest.mark.parametrize(
+    ("faces", "asked", "limit", "providers", "taken"),
+    [
+        ("insightface:pack", "", None, None, 0),
+        ("insightface:pack", "cuda, cpu", None, ["cuda", "cpu"], 0),
+        ("insightface:pack", "", 12.0, ["cpu"], 0),  # all of the card is planned for drawing
+        ("insightface:pack", "CPU", 12.0, ["CPU"], 0),
+        ("insightface:pack", "cuda,cpu", 12.0, ["cuda", "cpu"], 3 * FACE_BYTES),
+        ("opencv", "cuda", 12.0, ["cuda"], 0),  # which runs on the CPU
+    ],
+)
+def test_under_a_limit_faces_stay_off_the_gpu_or_are_counted(
+    faces: str, asked: str, limit: float | None, providers: list[str] | None, taken: int, tmp_path: Path
+) -> None:
+    # Given a limit or none, and providers or none
+    settings = Settings(home=tmp_path, vram_gb=limit, face_providers=asked)
+    profile = find_profile(settings, "mini").model_copy(update={"faces": faces})
+    # When it is asked where faces are found / Then it is there, and the plan counts what they may take
+    room = face_room(profile, settings, "cuda:1")
+    assert (room.providers, room.gpu, room.taken) == (providers, 1, taken)
+    assert room.gpu_bytes == (FACE_BYTES if taken else None)
+    assert plan_of(profile, settings, torch.float32).beside == taken
+
+
+def test_a_worker_makes_the_gpu_that_it_is_given_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker for the second GPU
+    made: list[torch.device] = []
+
+    class EnoughSeen(Exception):
+        """Nothing can be loaded there."""
+
+    def load_nothing(*_: object, device: str, **__: object) -> None:
+        assert device == "cuda:1"
+        raise EnoughSeen
+
+    monkeypatch.setattr(torch.cuda, "set_device", made.append)
+    monkeypatch.setattr("worker.sdxl.load_checker", load_nothing)
+    settings = Settings(home=tmp_path, device="cuda:1")
+    # When it loads its profile / Then that GPU was made the current one first
+    with pytest.raises(EnoughSeen):
+        SdxlRenderer.load_profile(find_profile(settings, "mini"), settings)
+    assert made == [torch.device("cuda:1")]
+    # And a device without a number is left to be chosen from outside
+    make_current("cuda")
+    make_current("cpu")
+    assert len(made) == 1
