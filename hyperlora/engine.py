@@ -58,6 +58,8 @@ class Engine:
         """The shapes that run compiled."""
         self.wanted: Counter[Shape] = Counter()
         """Shapes that ran eager though compiled code was wanted, and how often."""
+        self.failed: set[Shape] = set()
+        """Shapes for which no code could be made, or that did not fit: not tried again."""
         self._unet, self._merger, self._size_step = unet, merger, size_step
         on_gpu = unet.device.type == "cuda"
         if on_gpu if options.channels_last is None else options.channels_last:
@@ -150,13 +152,26 @@ class Engine:
         self._pictures[rows] = batch
         return self._warm(Shape(width, height, rows, TOKENS * chunks, to_rank(rank) if rank else 0))
 
-    def warm_wanted(self) -> Shape | None:
-        """Compile for the shape that was missed most; None where none was. Raises `CompilationFailed`."""
-        if not self.wanted:
-            return None
-        ((shape, _),) = self.wanted.most_common(1)
-        del self.wanted[shape]
-        self._warm(shape)
+    def shape_of(self, width: int, height: int, batch: int, *, guided: bool = True, rank: int | None = None) -> Shape:
+        """The shape that `warm` would compile, for whoever notes it in `wanted` to be compiled later."""
+        rows = 2 * batch if guided else batch
+        return Shape(width, height, rows, TOKENS, to_rank(rank) if rank else 0)
+
+    def most_wanted(self, *, at_least: int = 1) -> Shape | None:
+        """The shape that was missed most, so often at least; None where none was, or compiling for it failed."""
+        missed = ((shape, times) for shape, times in self.wanted.most_common() if shape not in self.failed)
+        shape, times = next(missed, (None, 0))
+        return shape if times >= at_least else None
+
+    def warm_wanted(self, *, at_least: int = 1) -> Shape | None:
+        """Compile for the shape of `most_wanted`, and return it.
+
+        Raises `CompilationFailed` and out of memory; the shape is in `failed` then.
+        """
+        shape = self.most_wanted(at_least=at_least)
+        if shape is not None:
+            del self.wanted[shape]
+            self._warm(shape)
         return shape
 
     def _compiled(self) -> list[Any]:
@@ -192,6 +207,7 @@ class Engine:
                 self._call_once(shape)
         except BaseException:
             self.warmed.discard(shape)
+            self.failed.add(shape)
             raise
         self._warm_decoder(shape)
         if self._unet.device.type == "cuda":

@@ -163,6 +163,27 @@ def test_what_is_not_warm_runs_eager_and_is_remembered_for_later(tmp_path: Path)
     assert pipeline.engine.warm_wanted() is None
 
 
+def test_a_shape_that_could_not_be_compiled_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a shape that was missed once, and a device that has no room to compile for it
+    pipeline = make(tmp_path, TRACED)
+    engine = pipeline.engine
+    pipeline.draw(SAMPLES[:1], **SETTING)
+    (shape,) = engine.wanted
+    assert engine.most_wanted(at_least=1) == shape and engine.most_wanted(at_least=2) is None
+
+    def no_room(_engine: object, _shape: Shape) -> None:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patched, pytest.raises(torch.OutOfMemoryError):
+        patched.setattr(type(engine), "_call_once", no_room)
+        engine.warm_wanted()
+
+    # When it is missed again, then nobody tries again, though there would be room
+    pipeline.draw(SAMPLES[:1], **SETTING)
+    assert engine.wanted[shape] == 1
+    assert engine.most_wanted() is None and engine.warm_wanted() is None
+
+
 def test_a_whole_unet_may_be_compiled_and_regions_drawn_beside_it(tmp_path: Path, unet_network: HyperLoRA) -> None:
     # Given a region with somebody in it, and a UNet that is compiled whole for the same shape
     plain, pipeline = make(tmp_path), make(tmp_path, replace(TRACED, compile="whole"))

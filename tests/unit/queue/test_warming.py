@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from hyperlora.shapes import Shape
 from jobs.errors import SettingsInvalid
 from jobs.settings import Settings
 from worker.engine_choice import save_choice
-from worker.warming import CACHES, Warming, engine_options, keep_compiled, sizes_to_warm
+from worker.warming import BUDGET_SECONDS, CACHES, IDLE_SECONDS, Warming, engine_options, keep_compiled, sizes_to_warm
 
 H100, EAGER = "NVIDIA H100", EngineOptions(fuse_qkv=True, channels_last=True)
 BLOCKS, WHOLE = replace(EAGER, compile="blocks"), replace(EAGER, compile="whole")
@@ -38,7 +39,8 @@ class StandIn:
     def __init__(self, fails: Callable[[tuple[Any, ...]], Exception | None] = lambda asked: None) -> None:
         self.options, self.engine = BLOCKS, self
         self.asked: list[tuple[Any, ...]] = []
-        self.missed: list[Shape] = []
+        self.wanted: Counter[Shape] = Counter()
+        self.compiled: list[Shape] = []
         self._fails = fails
 
     def warm(self, width: int, height: int, batch: int, *, guided: bool, rank: int | None) -> float:
@@ -48,18 +50,34 @@ class StandIn:
             raise fault
         return 1.0
 
-    def warm_wanted(self) -> Shape | None:
+    def shape_of(self, width: int, height: int, batch: int, *, guided: bool, rank: int | None) -> Shape:
+        return Shape(width, height, 2 * batch if guided else batch, 77, rank or 0)
+
+    def most_wanted(self, *, at_least: int) -> Shape | None:
+        return next((shape for shape, times in self.wanted.most_common() if times >= at_least), None)
+
+    def warm_wanted(self, *, at_least: int) -> Shape | None:
         fault = self._fails(())
         if fault is not None:
             raise fault
-        return self.missed.pop(0) if self.missed else None
+        shape = self.most_wanted(at_least=at_least)
+        if shape is not None:
+            del self.wanted[shape]
+            self.compiled.append(shape)
+        return shape
 
     def run_with(self, options: EngineOptions) -> None:
         self.options = options
 
 
-def warming(pipeline: StandIn, given: Settings) -> Warming:
-    return Warming(cast(PortraitPipeline, pipeline), given, batch=8, guided=True, rank=4)
+def warming(
+    pipeline: StandIn,
+    given: Settings,
+    *,
+    now: Callable[[], float] = lambda: 0.0,
+    wait: Callable[[float], object] = lambda seconds: None,
+) -> Warming:
+    return Warming(cast(PortraitPipeline, pipeline), given, batch=8, guided=True, rank=4, now=now, wait=wait)
 
 
 @pytest.fixture(autouse=True)
@@ -164,35 +182,140 @@ def test_a_size_that_does_not_fit_does_not_keep_others_from_being_compiled(
     assert "8 pictures of 1024x1024 do not fit" in caplog.text
 
 
-def test_an_idle_worker_compiles_one_shape_at_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # Given two shapes that were missed
+def test_what_warming_has_no_time_for_is_left_for_idle_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Given a machine that needs six minutes for each shape
+    pipeline = StandIn()
+    slow = warming(pipeline, asking(tmp_path), now=lambda: 360.0 * len(pipeline.asked))
+    assert BUDGET_SECONDS == 600.0
+
+    # When it makes ready
+    slow.before_work(detail_side=896, should_stop=lambda: False)
+
+    # Then it is ready after two, and the others are compiled when nothing comes
+    assert pipeline.asked == [(1024, 1024, 8, True, None), (1024, 1024, 8, True, 4)]
+    assert "896x896, 16 rows, 77 tokens is compiled when there is nothing to draw" in caplog.text
+    for _ in range(3):
+        slow.when_idle(lambda: False)
+    assert pipeline.compiled == [Shape(896, 896, 16, 77), Shape(896, 896, 16, 77, 4)]
+
+
+OFTEN, SELDOM = Shape(832, 1216, 16, 77), Shape(640, 640, 16, 77)
+
+
+def test_an_idle_worker_compiles_one_shape_at_a_time_and_none_that_is_rare(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a shape that was missed often, another, and one that was missed twice
     caplog.set_level("INFO")
     pipeline = StandIn()
-    pipeline.missed = [Shape(832, 1216, 16, 77), Shape(640, 640, 16, 77)]
+    pipeline.wanted.update({OFTEN: 4, Shape(512, 512, 16, 77): 3, SELDOM: 2})
     beside = warming(pipeline, asking(tmp_path))
 
-    # When it is idle once, and once while it is told to stop
+    # When it is idle once
     beside.when_idle(lambda: False)
-    beside.when_idle(lambda: True)
 
-    # Then one was compiled
-    assert "832x1216, 16 rows" in caplog.text and pipeline.missed == [Shape(640, 640, 16, 77)]
+    # Then the first was compiled
+    assert pipeline.compiled == [OFTEN] and "832x1216, 16 rows" in caplog.text
+
+    # And when it is idle again and again, the rare one never is
+    for _ in range(3):
+        beside.when_idle(lambda: False)
+    assert len(pipeline.compiled) == 2 and pipeline.wanted == Counter({SELDOM: 2})
+
+
+def test_new_work_is_awaited_before_anything_is_compiled(tmp_path: Path) -> None:
+    # Given an idle worker with something to compile, and work that comes after some seconds
+    pipeline, waited = StandIn(), [0.0]
+    pipeline.wanted[OFTEN] = 3
+
+    def wait(seconds: float) -> None:
+        waited[0] += seconds
+
+    beside = warming(pipeline, asking(tmp_path), wait=wait)
+
+    # When it is idle / Then it turns to the work within a second or two, and has compiled nothing
+    beside.when_idle(lambda: waited[0] >= 7.5)
+    assert 7.5 <= waited[0] < 9.5 and pipeline.compiled == []
+
+    # And when nothing comes it begins after a while; with nothing to compile it does not wait
+    waited[0] = 0.0
+    beside.when_idle(lambda: False)
+    beside.when_idle(lambda: False)
+    assert waited[0] == IDLE_SECONDS and pipeline.compiled == [OFTEN]
 
 
 def test_a_fault_while_idle_harms_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    warming(StandIn(lambda asked: torch.OutOfMemoryError("no room")), asking(tmp_path)).when_idle(lambda: False)
+    pipeline = StandIn(lambda asked: torch.OutOfMemoryError("no room"))
+    pipeline.wanted[OFTEN] = 3
+    warming(pipeline, asking(tmp_path)).when_idle(lambda: False)
     assert "stays without compiled code: no room" in caplog.text
 
 
 def test_compiled_code_is_kept_where_nobody_else_can_write(tmp_path: Path) -> None:
-    # Given a home in which the folder was made by an earlier worker
-    folder = keep_compiled(tmp_path)
-    assert folder.stat().st_mode & 0o777 == 0o700
+    # Given a home in which the folder was opened to a group, as Kubernetes does with every file of a volume
+    folder = tmp_path / "compiled"
+    (folder / "inductor").mkdir(parents=True)
+    folder.chmod(0o2770)
 
-    # When others may write to it, then the worker does not run what lies there
+    # When a worker starts / Then it closes the folder, and keeps its code there
+    keep_compiled(tmp_path)
+    assert folder.stat().st_mode & 0o777 == 0o750
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder / "inductor")
+
+
+def test_a_folder_is_made_that_only_the_worker_can_open(tmp_path: Path) -> None:
+    keep_compiled(tmp_path)
+    assert (tmp_path / "compiled").stat().st_mode & 0o777 == 0o700
+
+
+def not_ours(folder: Path, patched: pytest.MonkeyPatch) -> None:
+    patched.setattr("worker.warming.os.getuid", lambda: folder.stat().st_uid + 1)
+
+
+def not_to_be_closed(_folder: Path, patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(Path, "chmod", lambda self, mode: None)
+
+
+def not_allowed(_folder: Path, patched: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    patched.setattr(Path, "chmod", refuse)
+
+
+def written_by_others(folder: Path, patched: pytest.MonkeyPatch) -> None:
+    (folder / "planted.py").touch()
+    own = Path.lstat
+    patched.setattr(Path, "lstat", lambda self: os.stat_result([0, 0, 0, 0, own(self).st_uid + 1, 0, 0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize("spoil", [not_ours, not_to_be_closed, not_allowed, written_by_others])
+def test_code_that_others_may_have_written_is_never_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Path, pytest.MonkeyPatch], None],
+) -> None:
+    # Given a folder that others may write to and that cannot be made the worker's own
+    folder = tmp_path / "compiled"
+    folder.mkdir()
     folder.chmod(0o770)
-    with pytest.raises(SettingsInvalid, match="chmod go-w"):
-        keep_compiled(tmp_path)
+    with monkeypatch.context() as patched:
+        spoil(folder, patched)
+        patched.setattr("worker.warming.tempfile.tempdir", str(tmp_path))
+
+        # When compiling was asked for by name, then the worker is not ready
+        with pytest.raises(SettingsInvalid, match="chmod -R go-w"):
+            keep_compiled(tmp_path)
+        assert not os.environ.keys() & CACHES.keys()
+
+        # And when not, it warns and compiles elsewhere, once, where only it can write
+        keep_compiled(tmp_path, required=False)
+        keep_compiled(tmp_path, required=False)
+    (elsewhere,) = tmp_path.glob("portraits-compiled-*")
+    assert os.environ["TRITON_CACHE_DIR"] == str(elsewhere / "triton")
+    assert elsewhere.stat().st_mode & 0o777 == 0o700
+    assert "the next start compiles again" in caplog.text
 
 
 def test_a_place_that_was_named_for_pytorch_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
