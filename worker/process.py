@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -41,8 +42,11 @@ from worker.spool import Spool
 from worker.weights import WeightSets
 
 log = logging.getLogger(__name__)
-# How long a profile that could not be loaded is left alone: messages for it must not unload the one that works.
-UNFIT_SECONDS = 60.0
+# How long a profile that could not be loaded is left alone: messages for it must not unload the one that works. Twice
+# as long after each further failure, as reading gigabytes for nothing is not free either.
+UNFIT_SECONDS, LONGEST_UNFIT_SECONDS = 60.0, 3600.0
+# What is due so soon would wait for a compilation that is begun now.
+SOON_SECONDS = 300.0
 NOBODY = uuid.UUID(int=0)  # no unit's id
 
 # Set by the parent when it is told to stop, read by the child between batches. It must exist before the fork.
@@ -126,16 +130,18 @@ class WorkerProcess:
         self._breaker = Breaker(self._storage.check, on_change=self._tell_of_the_store)
         self._spool = Spool.from_settings(settings)
         self._unfit_until: dict[str, float] = {}
+        self._failures: Counter[str] = Counter()
         self._state, self._busy, self._draining = "starting", False, threading.Event()
         self._seconds_loading = self._seconds_warming = 0.0
 
-    def profile_to_draw(self, unit_id: uuid.UUID) -> str | None:
-        """The profile to load for this message, or None when nothing waits that this worker could draw."""
+    def profile_to_draw(self, unit_id: uuid.UUID, *, within_seconds: float = 0.0) -> str | None:
+        """The profile to load for this message, or None when nothing waits that this worker could draw, now or so soon."""
         now = time.monotonic()
         known = [name for name in load_profiles(self._settings) if self._unfit_until.get(name, 0.0) <= now]
         held = self._renderer.profile if self._renderer else None
         with self._database.reading() as tx:
-            return unit_rows.profile_to_draw(tx, unit_id, sorted(known, key=lambda name: name != held))
+            known.sort(key=lambda name: name != held)
+            return unit_rows.profile_to_draw(tx, unit_id, known, within_seconds=within_seconds)
 
     def run_shift(self, unit_id: uuid.UUID, profile_name: str) -> ShiftReport:
         """Draw from this unit on until the shift ends, and when nothing waits any more do what was put off.
@@ -192,7 +198,7 @@ class WorkerProcess:
 
         def must_end() -> bool:
             try:
-                return should_stop() or self.profile_to_draw(NOBODY) is not None
+                return should_stop() or self.profile_to_draw(NOBODY, within_seconds=SOON_SECONDS) is not None
             except JobsError as error:  # a database that is away has no work for us
                 log.warning("whether something waits cannot be asked: %s", error)
                 return False
@@ -273,7 +279,7 @@ class WorkerProcess:
                     ended_at=utcnow(),
                     **row,
                 )
-        except JobsError as error:  # the pictures are recorded; a shift's figures are not worth failing for
+        except Exception as error:  # noqa: BLE001 - such as a missing grant; the pictures are recorded all the same
             log.warning("what the shift did is not kept: %s", error)
 
     def load(self, profile_name: str) -> Renderer:
@@ -311,6 +317,11 @@ class WorkerProcess:
             log.error("this worker takes no unit: %s", error)
             raise
 
+    def _unfit_seconds(self, profile_name: str) -> float:
+        """How long to leave a profile alone that could not be loaded once more."""
+        self._failures[profile_name] += 1
+        return min(LONGEST_UNFIT_SECONDS, UNFIT_SECONDS * 2.0 ** min(self._failures[profile_name] - 1, 10))
+
     def _sign_of_life(self, tx: Connection, error: str | None = None) -> None:
         state, away = self._state, self._breaker.reason
         if away is not None and error is None:
@@ -346,12 +357,13 @@ class WorkerProcess:
             loaded = time.monotonic()
             renderer.warm(should_stop)
         except Exception as error:
-            self._unfit_until[profile_name] = time.monotonic() + UNFIT_SECONDS
+            self._unfit_until[profile_name] = time.monotonic() + self._unfit_seconds(profile_name)
             self.tell("unfit", f"profile {profile_name}: {error}")
             log.error("this worker takes no unit of profile %s: %s", profile_name, error)
             raise
         self._seconds_loading, self._seconds_warming = loaded - began, time.monotonic() - loaded
         self._renderer, self._sizes, self._costs = renderer, sizes, costs
+        del self._failures[profile_name]
         log.info(
             "%s profile %s: loaded in %.1f s, warmed in %.1f s",
             "told to stop with" if should_stop() else "ready for",

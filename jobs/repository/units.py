@@ -57,9 +57,9 @@ _CLAIMED = (
 )
 
 
-def _ready() -> ColumnElement[bool]:
-    """Waiting, and due."""
-    return and_(Unit.state == "ready", Unit.ready_at <= epoch_now())
+def _ready(within_seconds: float = 0.0) -> ColumnElement[bool]:
+    """Waiting, and due, or due so soon."""
+    return and_(Unit.state == "ready", Unit.ready_at <= epoch_now() + within_seconds)
 
 
 def _expired() -> ColumnElement[bool]:
@@ -67,9 +67,9 @@ def _expired() -> ColumnElement[bool]:
     return and_(Unit.state == "leased", Unit.lease_until < epoch_now())
 
 
-def _claimable() -> ColumnElement[bool]:
-    """What may be leased now."""
-    return or_(_ready(), _expired())
+def _claimable(within_seconds: float = 0.0) -> ColumnElement[bool]:
+    """What may be leased now, or so soon."""
+    return or_(_ready(within_seconds), _expired())
 
 
 def _claim(
@@ -362,20 +362,24 @@ def mark_unsent(tx: Connection, unit_id: uuid.UUID) -> None:
     tx.execute(update(Unit).where(Unit.id == unit_id, Unit.state == "ready").values(message_sent_at=None))
 
 
-def profile_to_draw(tx: Connection, unit_id: uuid.UUID, profiles: Sequence[str]) -> str | None:
+def profile_to_draw(
+    tx: Connection, unit_id: uuid.UUID, profiles: Sequence[str], *, within_seconds: float = 0.0
+) -> str | None:
     """The profile of a unit that could be claimed now; if it could not, the profile of the first unit that could.
 
     So a message that comes late or twice still wakes the worker for whatever waits. `profiles` are those that the
-    worker knows, the one it holds first. None when nothing waits for them, or the fleet is paused.
+    worker knows, the one it holds first. What is due `within_seconds` counts too. None when nothing waits for them, or
+    the fleet is paused.
     """
+    claimable = _claimable(within_seconds)
     if fleet_paused_at(tx) is not None:
         return None
-    known = and_(Unit.profile.in_(profiles), _claimable())
+    known = and_(Unit.profile.in_(profiles), claimable)
     found = tx.execute(select(Unit.profile).where(Unit.id == unit_id, known)).scalar_one_or_none()
     if found is not None or not profiles:
         return found
     for profile in profiles:
-        first = select(Unit.profile).where(Unit.profile == profile, _claimable()).limit(1)
+        first = select(Unit.profile).where(Unit.profile == profile, claimable).limit(1)
         found = tx.execute(first).scalar_one_or_none()
         if found is not None:
             return found
