@@ -200,8 +200,8 @@ class SdxlRenderer:
         return LoRA.from_bytes(lora)
 
     def apply(self, stack: Sequence[tuple[LoRA, float]]) -> float:
-        """Merge, from the pristine weights; seconds."""
-        with self.room.drawing():
+        """Merge, from the pristine weights; seconds. Raises OutOfMemory; nothing is merged then."""
+        with self.room.drawing(), _memory_told(f"merging {len(stack)} LoRAs"):
             return self._pipeline.apply(stack)
 
     def final_prompt(self, prompt: str, *, trigger_words: bool = True) -> str:

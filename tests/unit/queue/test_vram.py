@@ -6,6 +6,8 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +22,13 @@ from jobs.lossy import Lossy
 from jobs.profiles import find_profile
 from jobs.settings import Settings
 from worker.controls import LoadedControls
+from worker.costs import Costs
+from worker.errors import OutOfMemory
+from worker.plan import BatchKey, BatchSizes, batches
+from worker.process import remembered_sizes
 from worker.renderer import Sample, Setting
 from worker.sdxl import SdxlRenderer, make_current
+from worker.testing import FakeRenderer
 from worker.vram import CONTROLNET, DECODE_AT_ONCE, FACE_BYTES, Room, face_room, loading_device, plan_of
 
 SMALL = Setting(64, 64, 2, "dpmpp_2m_karras")
@@ -106,6 +113,43 @@ def test_drawing_and_reading_photos_take_turns_where_clip_only_visits(
     assert seen == [False, False]
     assert came
     assert other_thread_gets_it()
+
+
+def test_a_controlnet_that_does_not_fit_is_told_as_a_batch_that_does_not(
+    renderers: tuple[SdxlRenderer, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a device that has no room for a ControlNet's weights
+    free, _held = renderers
+
+    def no_room(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(free._controls, "for_batch", no_room)
+    # When a batch asks for it / Then that is the fault that makes batches smaller
+    with pytest.raises(OutOfMemory, match="1 pictures of 64x64 do not fit"):
+        free.draw([Sample("a man", "", 5, 4.0)], Setting(64, 64, 1, "euler", controls=(("depth", 1.0, 0.0, 1.0),)))
+
+
+def test_a_merge_that_does_not_fit_is_told_as_a_batch_that_does_not(
+    renderers: tuple[SdxlRenderer, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a device whose memory runs out in the middle of a merge
+    free, _held = renderers
+    (person,) = free.stand_ins(1)
+    merger = free._pipeline.merger
+
+    def no_room(_parts: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    # When somebody is merged / Then it is the fault that makes batches smaller, and nothing is merged
+    with monkeypatch.context() as patched:
+        patched.setattr(merger, "_write", no_room)
+        with pytest.raises(OutOfMemory, match="merging 1 LoRAs"):
+            free.apply([(person, 0.5)])
+    assert merger.is_pristine
+    # And when there is room again, it is
+    free.apply([(person, 0.5)])
+    assert not merger.is_pristine
 
 
 def test_without_a_limit_everything_is_loaded_where_it_runs_and_batches_are_as_asked() -> None:
@@ -228,6 +272,41 @@ def test_lossy_linear_layers_are_in_the_plan(facts: ModelFacts, tmp_path: Path) 
     assert planned.facts.linears == renderer.room.plan.facts.linears == copies
     assert planned.staying == plan_of(mini, settings, torch.float32).staying + copies
     assert planned.facts.step > facts.step
+
+
+KEY = BatchKey(0.8, 0.0, (), -1, 64, 64, 2, "euler", True, 1.0, "", (), 1, 1)
+
+
+def test_a_batch_is_planned_with_as_many_loras_as_its_pictures_have(tmp_path: Path) -> None:
+    # Given a renderer that has room for eight LoRAs in all, and pictures of one, of one with Base-LoRA and two sliders
+    class Narrow(FakeRenderer):
+        def largest_batch(self, *_: object, loras: int = 1, **__: object) -> int:
+            return 8 // loras
+
+    sizes = remembered_sizes(Narrow(batch_size=8), Settings(home=tmp_path))
+    rich = replace(KEY, base_weight=0.5, sliders=(("a", 0.1), ("b", 0.2)))
+    # When it is asked how many fit / Then each kind gets its own number
+    assert (KEY.loras, rich.loras) == (1, 4)
+    assert (sizes.of(KEY), sizes.of(rich)) == (8, 2)
+
+
+def test_a_mixed_batch_is_as_small_as_its_richest_picture_wants() -> None:
+    # Given four people with one picture each, one of them with three sliders, and room for four LoRAs
+    rich = replace(KEY, sliders=tuple((name, 0.1) for name in "abc"))
+    keys = [KEY, rich, KEY, KEY]
+    draws: list[Any] = [
+        SimpleNamespace(render=SimpleNamespace(unit=SimpleNamespace(job_id=n), ordinal=0), attempt=0, part=None)
+        for n in range(len(keys))
+    ]
+    cheap = Costs(base=1.0, each=0.1, dearer=0.1, merge=0.0, own=0.0, pixels=64 * 64)
+    # When they are cut where company is cheap, and room for as many as the plain ones want, else for the richest's
+    for room, mixed in ((16, [4]), (8, [2, 2])):
+        sizes = BatchSizes(room, expected=lambda key, room=room: room // key.loras)  # type: ignore[misc]
+        planned = batches(
+            draws, sizes, lambda draw: keys[draw.render.unit.job_id], lambda draw: draw.render.unit.job_id, cheap
+        )
+        # Then no batch that has the rich picture is larger than its own kind's
+        assert [len(batch.draws) for batch in planned if batch.mixed] == mixed
 
 
 @pytest.mark.parametrize(
