@@ -23,6 +23,8 @@ from jobs.errors import JobsError
 from jobs.profiles import PACK_CARD, Profile, load_profiles
 from jobs.settings import Settings
 from jobs.storage import open_storage
+from worker.errors import WorkerError
+from worker.spool import Spool
 
 State = Literal["ok", "note", "problem"]
 BASE_PACKAGES = ("celery", "kombu", "sqlalchemy", "alembic", "psycopg", "boto3", "pillow", "pydantic")
@@ -61,6 +63,7 @@ def examine(settings: Settings, *, missing: list[str], database_file: Path | Non
             "pip install 'hyperlora-portraits[worker]' makes it a worker",
         )
         return
+    yield from _spool(settings)
     yield _device(settings)
     yield from _profiles(settings)
     yield from _memory(settings)
@@ -162,6 +165,22 @@ def _storage(settings: Settings) -> Finding:
     except JobsError as error:
         return Finding("services", "storage", "problem", str(error), hint)
     return Finding("services", "storage", "ok", f"{storage.describe()}: writes, reads, refuses to overwrite, deletes")
+
+
+def _spool(settings: Settings) -> Iterator[Finding]:
+    """What waits on this machine's disk to be stored and recorded."""
+    spool = Spool.from_settings(settings)
+    try:
+        waiting, damaged = len(spool.names()), len(spool.damaged())
+    except WorkerError as error:
+        yield Finding("drawing", "spool", "problem", str(error), "see outages.md")
+        return
+    if damaged:
+        told = f"{damaged} damaged files in {spool.folder}; their pictures are drawn again"
+        yield Finding("drawing", "spool", "note", told, "look at them, then remove them")
+    told = f"{waiting} finished pictures wait in {spool.folder}"
+    hint = "a worker of this home records them when store and database answer" if waiting else ""
+    yield Finding("drawing", "spool", "note" if waiting else "ok", told, hint)
 
 
 def _device(settings: Settings) -> Finding:
