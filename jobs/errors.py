@@ -3,6 +3,8 @@
 JobsError
 ├── ManifestInvalid      the manifest has faults; all of them are listed
 ├── KeyConflict          the same idempotency key with other content
+├── QuotaExceeded        the tenant would have more than its limit
+├── RateLimited          the tenant asks for too much at once               (retryable)
 ├── UnknownJob           no such job, unit or render for this tenant
 ├── UnknownWorker        no such worker runs
 ├── UnknownWeightSet     no such weight set for this tenant
@@ -75,6 +77,19 @@ class KeyConflict(JobsError):
     """A job with this key exists already, and its content differs."""
 
     code = "key_conflict"
+
+
+class QuotaExceeded(JobsError):
+    """The tenant would have more than its limit."""
+
+    code = "quota_exceeded"
+
+
+class RateLimited(JobsError):
+    """The tenant asks for more pictures a minute than it may."""
+
+    code = "rate_limited"
+    retryable = True
 
 
 class UnknownJob(JobsError):

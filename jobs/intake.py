@@ -19,6 +19,7 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
+from jobs import quotas
 from jobs.broker import Broker
 from jobs.database import Database
 from jobs.errors import BrokerUnavailable, KeyConflict, ManifestInvalid, ObjectExists
@@ -70,8 +71,9 @@ def enqueue(
     `base` is the folder that relative photo paths of a mapping start from (default: the working folder); `again`
     makes a new job although the same content was enqueued before; `overrides` are tenant, key, profile, priority.
 
-    Raises: ManifestInvalid with every fault; KeyConflict; StorageError, DatabaseUnavailable. A broker that is away is
-    not an error: the result carries a warning and the messages are sent later.
+    Raises: ManifestInvalid with every fault; KeyConflict; QuotaExceeded, RateLimited; StorageError,
+    DatabaseUnavailable. A broker that is away is not an error: the result carries a warning and the messages are sent
+    later.
     """
     settings = settings or get_settings()
     common: dict[str, Any] = {"settings": settings, "again": again, "overrides": overrides or {}}
@@ -93,6 +95,7 @@ def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
         known = _known(database, manifest, checked)
         if known is None:
             _check_weight_sets(database, manifest)
+            quotas.check_before_writing(database, manifest, checked)
         # Also for a known job: a photo that was lost from storage is put back, and `retry` then finds it.
         _store_photos(manifest, open_storage(settings.storage_url, settings))
         if known is not None:
@@ -241,6 +244,7 @@ def _write_rows(
             yield [_render_row(render, next(numbers), options) for render in part]
 
     with database.transaction() as tx:
+        quotas.check_while_writing(tx, job.tenant, checked.renders)
         job_id = job_rows.add(
             tx,
             job.tenant,

@@ -25,6 +25,7 @@ from worker.cli import (
     lora,
     results,
     status,
+    tenants,
     train,
     watch,
     worker,
@@ -173,4 +174,5 @@ app.command("drain", rich_help_panel=_RUNNING)(drain.drain)
 app.command("calibrate", rich_help_panel=_RUNNING)(calibrate.calibrate)
 app.command("doctor", rich_help_panel=_RUNNING)(doctor.doctor)
 app.command("demo", rich_help_panel=_RUNNING)(demo.demo)
+app.add_typer(tenants.commands, name="tenants", rich_help_panel=_RUNNING)
 app.add_typer(db.commands, name="db", rich_help_panel=_RUNNING)

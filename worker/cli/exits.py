@@ -17,6 +17,7 @@ class Exit(IntEnum):
     UNAVAILABLE = 4
     NOT_FOUND = 5
     CONFLICT = 6
+    OVER_LIMIT = 7
     INTERNAL = 70
     INTERRUPTED = 130
 
@@ -29,6 +30,7 @@ MEANING = {
     Exit.UNAVAILABLE: "a service does not answer: database, broker or storage; try again",
     Exit.NOT_FOUND: "no such job, picture, weight set or worker",
     Exit.CONFLICT: "the key belongs to a job with other content",
+    Exit.OVER_LIMIT: "the tenant would be over a limit: people, waiting pictures, stored bytes, pictures a minute",
     Exit.INTERNAL: "a fault of this program; please report it",
     Exit.INTERRUPTED: "interrupted from the keyboard",
 }
@@ -64,6 +66,7 @@ _BY_CODE = {
     "profile_invalid": Exit.ENVIRONMENT,
     "profile_unknown": Exit.ENVIRONMENT,
     "prompt_syntax": Exit.BAD_INPUT,
+    "quota_exceeded": Exit.OVER_LIMIT,
     "settings_invalid": Exit.ENVIRONMENT,
     "storage": Exit.UNAVAILABLE,
     "storage_denied": Exit.ENVIRONMENT,

@@ -1,0 +1,67 @@
+"""Limits of a tenant, checked before a job is written: people, waiting pictures, stored bytes, pictures a minute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection
+
+from jobs.database import Database
+from jobs.errors import QuotaExceeded, RateLimited
+from jobs.manifest import Manifest
+from jobs.planned import Checked
+from jobs.repository import tenants
+
+
+def check_before_writing(database: Database, manifest: Manifest, checked: Checked) -> None:
+    """Refuse a job that is over a limit, before a photo of it is stored. Raises QuotaExceeded, RateLimited."""
+    tenant_id = manifest.job.tenant
+    with database.reading() as tx:
+        tenant = tenants.find(tx, tenant_id)
+        if tenant.max_people is not None:
+            new = tenants.unknown_people(tx, tenant_id, (person.external_id for person in manifest.people()))
+            _require("people", tenant_id, tenant.max_people, tenants.people(tx, tenant_id), new, "forget some")
+        if tenant.max_stored_bytes is not None:
+            new = tenants.unknown_bytes(tx, tenant_id, _files(manifest))
+            found = tenants.stored_bytes(tx, tenant_id)
+            _require("stored bytes", tenant_id, tenant.max_stored_bytes, found, new, "remove pictures")
+        _check_renders(tx, tenant, checked.renders)
+
+
+def _files(manifest: Manifest) -> Iterator[tuple[str, int]]:
+    """SHA-256 and bytes of each photo and given picture, in bounded memory: one that many share comes many times."""
+    for person in manifest.people():
+        yield from ((photo.sha256, photo.bytes_size) for photo in person.photos)
+    yield from ((picture.sha256, picture.bytes_size) for picture in manifest.pictures())
+
+
+def check_while_writing(tx: Connection, tenant_id: str, renders: int) -> None:
+    """The same for the limits of pictures, in the transaction that writes the job: two that enqueue at once for one
+    tenant wait for each other here. Raises QuotaExceeded, RateLimited.
+    """
+    tenant = tenants.find(tx, tenant_id)
+    if tenant.is_limited:
+        _check_renders(tx, tenants.find(tx, tenant_id, lock=True), renders)
+
+
+def _check_renders(tx: Connection, tenant: tenants.TenantRow, renders: int) -> None:
+    if tenant.max_waiting_renders is not None:
+        found = tenants.waiting_renders(tx, tenant.id)
+        _require("waiting pictures", tenant.id, tenant.max_waiting_renders, found, renders, "wait until some are drawn")
+    limit = tenant.max_renders_per_minute
+    if limit is not None:
+        _require("pictures a minute", tenant.id, limit, 0, renders, "split the job")
+        found = tenants.renders_of_last_minute(tx, tenant.id)
+        if found + renders > limit:
+            raise RateLimited(
+                f"tenant {tenant.id!r} may ask for {limit:,} pictures a minute; it has asked for {found:,} within the "
+                f"last one, and this job asks for {renders:,} more; try again in a minute"
+            )
+
+
+def _require(what: str, tenant_id: str, limit: int, found: int, new: int, advice: str) -> None:
+    if new and found + new > limit:
+        raise QuotaExceeded(
+            f"tenant {tenant_id!r} may have {limit:,} {what}; it has {found:,}, and this job adds {new:,}; {advice}, "
+            "or have the limit raised (`portraits tenants set`)"
+        )

@@ -1,0 +1,88 @@
+"""`portraits tenants`: the share of the workers that each tenant has, and its limits."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli.options import AsJson, load_settings
+from worker.cli.output import out, print_json, say, table
+
+if TYPE_CHECKING:
+    from jobs.repository.tenants import TenantRow
+
+commands = typer.Typer(help="Shares and limits of tenants.", no_args_is_help=True)
+LIMITS = {
+    "people": "max_people",
+    "waiting": "max_waiting_renders",
+    "bytes": "max_stored_bytes",
+    "per_minute": "max_renders_per_minute",
+}
+Limit = Annotated[int | None, typer.Option(min=0, help="A whole number; --unlimited takes all limits away first.")]
+
+
+@commands.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """Show every tenant's weight and limits."""
+    from jobs.database import Database
+    from jobs.repository import tenants
+
+    database = Database.from_settings(load_settings())
+    try:
+        with database.reading() as tx:
+            rows = tenants.every(tx)
+    finally:
+        database.dispose()
+    if as_json:
+        print_json({"tenants": [asdict(row) for row in rows]})
+    elif rows:
+        _show(rows)
+    else:
+        say("no tenant has enqueued anything here; `portraits tenants set` makes one")
+
+
+@commands.command("set")
+def set_(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Its name; one that is new is made.")],
+    weight: Annotated[
+        float | None, typer.Option("--weight", min=0.001, max=1000, help="Share beside others; 1 is ordinary.")
+    ] = None,
+    people: Limit = None,
+    waiting: Limit = None,
+    bytes_: Annotated[int | None, typer.Option("--bytes", min=0, help="Bytes that may be stored.")] = None,
+    per_minute: Limit = None,
+    unlimited: Annotated[bool, typer.Option("--unlimited", help="Take all limits away first.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set a tenant's weight, and how many people, waiting pictures, stored bytes and pictures a minute it may have."""
+    from jobs.database import Database
+    from jobs.repository import tenants
+
+    given = {"people": people, "waiting": waiting, "bytes": bytes_, "per_minute": per_minute}
+    changes: dict[str, float | int | None] = dict.fromkeys(LIMITS.values()) if unlimited else {}
+    changes |= {LIMITS[name]: value for name, value in given.items() if value is not None}
+    changes |= {} if weight is None else {"weight": weight}
+    if not changes:
+        raise typer.BadParameter("say what to set: --weight, --people, --waiting, --bytes, --per-minute, --unlimited")
+    database = Database.from_settings(load_settings())
+    try:
+        with database.transaction() as tx:
+            row = tenants.change(tx, tenant, **changes)
+    finally:
+        database.dispose()
+    if as_json:
+        print_json(asdict(row))
+    else:
+        _show([row])
+
+
+def _show(rows: list[TenantRow]) -> None:
+    columns = ("tenant", "weight", *(name.replace("_", " ") for name in LIMITS))
+    cells = [(row.id, f"{row.weight:g}", *(_limit(getattr(row, field)) for field in LIMITS.values())) for row in rows]
+    out().print(table(None, columns, cells, right="weight people waiting bytes"))
+
+
+def _limit(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
