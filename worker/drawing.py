@@ -24,6 +24,7 @@ from worker.errors import BatchAbandoned, OutOfMemory, code_of, is_retryable
 from worker.groups import Group
 from worker.leases import Leases
 from worker.plan import BatchKey, BatchSizes, Planned, batch_key, batches
+from worker.preparing import Preparing
 from worker.recorder import Finished, Recorder
 from worker.renderer import Batch, Renderer, Sample
 from worker.samples import setting_of, text_sample
@@ -35,6 +36,8 @@ Todo = deque[Planned]
 
 class People(Protocol):
     """Where people come from and go to; it wakes the drawer (`Begun.nudge`) when somebody may have come."""
+
+    preparing: Preparing
 
     def near_end(self) -> None:
         """The last batch that may begin without others is about to be drawn: see to it that some are there then."""
@@ -226,7 +229,7 @@ class Drawer:
         if not count:
             return
         try:
-            self._draw_batch(batch)
+            self._draw_with_room(batch)
             self._sizes.did_fit(batch.key, count)
         except BatchAbandoned as error:
             log.info("%s", error)
@@ -272,6 +275,21 @@ class Drawer:
                 render_rows.fail(tx, render, self._owner, error_code=code_of(error), error=told_of(error))
         except JobsError as away:  # the reason could not be written: the unit is tried again
             self.faults[claim_of(render.unit)] = away
+
+    def _draw_with_room(self, batch: Planned) -> None:
+        """Draw; a batch that does not fit beside people who are prepared is tried once more when they are.
+
+        Else what both need together would be taken for what such a batch needs, and remembered.
+        """
+        ended = self._people.preparing.ended
+        try:
+            self._draw_batch(batch)
+            return
+        except OutOfMemory:
+            if not self._people.preparing.was_beside(ended):
+                raise
+            log.warning("out of memory with a batch of %d beside people who were prepared; again", len(batch.draws))
+        self._draw_batch(batch)
 
     def _draw_batch(self, batch: Planned) -> None:
         asked = [self._sample(draw, key) for draw, key in batch.pairs]

@@ -39,11 +39,12 @@ from worker.cast import Cast
 from worker.costs import Costs
 from worker.drawing import Drawer, log_fault, told_of
 from worker.drawn import Drawn
-from worker.errors import code_of, is_retryable
+from worker.errors import PeopleOutOfMemory, code_of, is_retryable
 from worker.groups import Group
 from worker.leases import Leases
 from worker.pictures import GivenPictures
 from worker.plan import BatchSizes, has_room
+from worker.preparing import Preparing
 from worker.recorder import Recorder
 from worker.renderer import Renderer
 from worker.samples import Samples
@@ -127,7 +128,8 @@ class Shift:
         self._settling: list[Future[None]] = []
         self._next: Future[list[Group]] | None = None
         self._hands: list[list[Group]] = []
-        self._aside: list[Group] = []  # claimed for company, but to be drawn alone
+        self._aside: list[Group] = []  # claimed, but to be prepared and drawn with nobody else in the making
+        self.preparing = Preparing()
         self._ends_at = time.monotonic() + settings.shift_seconds
         self._drawer = Drawer(
             database,
@@ -288,7 +290,17 @@ class Shift:
                 log.warning("nobody else could be claimed: %s", error)
                 break
         self._prepare(hand)
-        return hand
+        return self._without_cramped(hand) if beside_others else hand
+
+    def _without_cramped(self, hand: list[Group]) -> list[Group]:
+        """Set those aside whose photos did not fit beside the drawing: they are tried again when nobody is drawn, and
+        only then is it their fault.
+        """
+        cramped = [group for group in hand if isinstance(group.fault, PeopleOutOfMemory)]
+        for group in cramped:
+            group.fault = None
+        self._aside += cramped
+        return [group for group in hand if group not in cramped]
 
     def _has_room(self, hand: Sequence[Group]) -> bool:
         """Whether left-over pictures of these people would be much cheaper in batches that others fill up."""
@@ -314,7 +326,9 @@ class Shift:
         began = time.monotonic()
         able = [group for group in groups if group.waiting]
         wanted = [(group.units[0], partial(self._wanted, group.units)) for group in able]
-        for group, cast in zip(able, Cast.obtain_many(wanted, self._weight_sets, self._pictures), strict=True):
+        with self.preparing.one():
+            casts = Cast.obtain_many(wanted, self._weight_sets, self._pictures)
+        for group, cast in zip(able, casts, strict=True):
             if isinstance(cast, Exception):
                 log_fault("a person could not be prepared", cast)
                 self._recorder.suspect(cast)

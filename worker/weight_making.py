@@ -20,10 +20,11 @@ from jobs.repository import weight_sets
 from jobs.repository.weight_sets import Source, WeightSetRow
 from jobs.storage import Storage
 from worker.errors import OutOfMemory, PeopleOutOfMemory, WeightSetDamaged
+from worker.lessons import Lessons
 from worker.renderer import GeneratedWeights, Order, Person, Renderer
 
 log = logging.getLogger(__name__)
-MOST_TOGETHER = 8
+TOGETHER, MOST_TOGETHER = "people in one pass", 8
 """Weight sets in one pass; twice as many gain little, as every network is then busy with the photos of several."""
 
 
@@ -79,8 +80,12 @@ class Making:
 
     def __init__(self, database: Database, storage: Storage, renderer: Renderer, owner: str) -> None:
         self._database, self._storage, self._renderer, self._owner = database, storage, renderer, owner
-        self.most_together = MOST_TOGETHER
-        """How many fit into one pass; less once they did not."""
+        self._lessons = Lessons()
+
+    @property
+    def most_together(self) -> int:
+        """How many go into one pass; fewer for a while when they did not fit."""
+        return self._lessons.size(TOGETHER, MOST_TOGETHER)
 
     def make(self, claimed: Sequence[Claimed]) -> list[Weights | Exception]:
         """Each set, or why there is none: WeightSetRefused, PeopleOutOfMemory, StorageError, DatabaseUnavailable."""
@@ -121,13 +126,15 @@ class Making:
         if not orders:
             return []
         try:
-            return list(self._renderer.generate_many(orders))
+            made = list(self._renderer.generate_many(orders))
+            self._lessons.did_fit(TOGETHER, len(orders))
+            return made
         except OutOfMemory as error:
             if len(orders) == 1:
                 alone = PeopleOutOfMemory()
                 alone.__cause__ = error
                 return [alone]
-            self.most_together = max(1, min(self.most_together, len(orders) // 2))
+            self._lessons.did_not_fit(TOGETHER, len(orders))
             log.warning("out of memory preparing %d people; going on with %d", len(orders), self.most_together)
         except Exception as error:  # noqa: BLE001 - the fault of one of them, whatever it was
             if len(orders) == 1:

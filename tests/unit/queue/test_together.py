@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from queue_world import TENANT, World, add_job, person, settings
@@ -16,8 +17,11 @@ from jobs.database import Database
 from jobs.models import Identity, PhotoSet, Unit, WeightSet
 from worker.costs import Costs
 from worker.errors import OutOfMemory, PeopleOutOfMemory
-from worker.renderer import GeneratedWeights, Order
+from worker.lessons import FIRST_SECONDS, Lessons
+from worker.plan import BatchKey
+from worker.renderer import Batch, GeneratedWeights, Order, Sample, Setting
 from worker.testing import FakeRenderer
+from worker.weight_making import MOST_TOGETHER
 from worker.weights import Request, Weights, WeightSetRefused, WeightSets
 
 CHEAP = Costs(base=1.0, each=0.1, dearer=0.1, merge=0.0, own=0.0, pixels=64 * 64)
@@ -42,6 +46,11 @@ def requests(world: World, names: Sequence[str]) -> list[Request]:
     with world.database.reading() as tx:
         ids = [tx.execute(found.where(Identity.external_id == name)).scalar_one() for name in names]
     return [Request(TENANT, world.weight_sets.source(TENANT, each), lambda: True) for each in ids]
+
+
+def photos_of(orders: Sequence[Order]) -> list[bytes]:
+    """Everybody's photos."""
+    return [photo for order in orders for person in order.people for photo in person.photos]
 
 
 def test_people_who_share_a_batch_are_prepared_in_one_pass(world: World) -> None:
@@ -92,6 +101,89 @@ def test_too_little_memory_makes_fewer_people_at_once_and_no_smaller_batches(wor
     assert world.weight_sets._maker.most_together == 1
     assert world.renderer.batch_sizes == [4, 4]
     assert world.job(job)["done"] == world.job(again)["done"] == 4
+
+
+def test_as_many_as_before_are_prepared_together_when_there_is_room_again(world: World) -> None:
+    # Given a device on which two people fitted at once an hour ago
+    seconds = [0.0]
+    maker = world.weight_sets._maker
+    maker._lessons = Lessons(now=lambda: seconds[0])
+    world.renderer.fits_people = 2
+    add_job(world.database, [person(f"p{n}", [1], world.settings) for n in range(4)])
+    world.shift()
+    assert (maker.most_together, world.renderer.together) == (2, [2, 2])
+    seconds[0], world.renderer.fits_people = FIRST_SECONDS, None
+
+    # When four more come
+    add_job(world.database, [person(f"q{n}", [1], world.settings) for n in range(4)], key="again")
+    world.shift()
+
+    # Then they are prepared together, and more will be
+    assert world.renderer.together == [2, 2, 4] and maker.most_together == MOST_TOGETHER
+
+
+def test_who_does_not_fit_beside_the_drawing_is_prepared_when_nobody_is_drawn(world: World) -> None:
+    # Given two people with full batches, and a device without room to prepare one beside a batch that is drawn
+    jobs = [add_job(world.database, [person(name, [4], world.settings)], key=name) for name in ("ada", "alan")]
+    tried, renderer, drawn_before = threading.Event(), world.renderer, list[list[int]]()
+    make = renderer.generate_many
+
+    def at_step(_step: int) -> None:
+        assert tried.wait(30)
+
+    def generate_many(orders: Sequence[Order]) -> Sequence[GeneratedWeights | Exception]:
+        if photos_of(orders) == [b"alan"]:
+            drawn_before.append(list(renderer.batch_sizes))
+            if not tried.is_set():
+                tried.set()
+                raise OutOfMemory
+        return make(orders)
+
+    renderer._at_step = at_step
+    renderer.generate_many = generate_many  # type: ignore[method-assign]
+
+    # When one shift runs
+    report = world.shift()
+
+    # Then both are done in it, the second prepared when the first was drawn, and no try was counted
+    assert drawn_before == [[], [4]] and report.groups == 2 and report.handed_back == []
+    assert [world.job(job)["done"] for job in jobs] == [4, 4]
+    with world.database.reading() as tx:
+        assert list(tx.execute(select(Unit.attempts)).scalars()) == [1, 1]
+
+
+@pytest.mark.parametrize(("beside", "tried", "size"), [(True, [4, 4], 4), (False, [4, 2, 2], 2)])
+def test_what_does_not_fit_beside_people_who_are_prepared_makes_no_batch_smaller(
+    world: World, beside: bool, tried: list[int], size: int
+) -> None:
+    # Given a first batch that runs out of memory, with the next person's photos on the device or without
+    add_job(world.database, [person("ada", [4], world.settings)], key="ada", priority=9)
+    if beside:
+        add_job(world.database, [person("alan", [4], world.settings)], key="alan")
+    renderer, sizes, at_photos = world.renderer, [], threading.Event()
+    make, draw = renderer.generate_many, renderer.draw
+
+    def generate_many(orders: Sequence[Order]) -> Sequence[GeneratedWeights | Exception]:
+        if photos_of(orders) == [b"alan"]:
+            at_photos.set()
+        return make(orders)
+
+    def draw_short_of_memory(samples: Sequence[Sample], setting: Setting, **more: Any) -> Batch:
+        sizes.append(len(samples))
+        if len(sizes) == 1:
+            assert not beside or at_photos.wait(30)
+            raise OutOfMemory
+        return draw(samples, setting, **more)
+
+    renderer.generate_many = generate_many  # type: ignore[method-assign]
+    renderer.draw = draw_short_of_memory  # type: ignore[method-assign]
+
+    # When a shift runs
+    world.shift()
+
+    # Then the batch was tried once more as it was, and nothing was learned, where that may have been the reason alone
+    assert sizes[: len(tried)] == tried
+    assert world.sizes.of(BatchKey(0.8, 0.0, (), -1, 16, 16, 2, "euler", True, 1.0, "", (), 1, 1)) == size
 
 
 def test_one_person_who_does_not_fit_is_tried_again_and_halves_nothing(world: World) -> None:
@@ -146,12 +238,20 @@ def test_a_person_whose_worker_was_lost_is_prepared_alone(world: World) -> None:
     (third,) = requests(world, ["p2"])
     with world.database.transaction() as tx:
         tx.execute(update(Unit).where(Unit.photo_set_id == third.source.photo_set_id).values(attempts=1))
+    passes: list[list[bytes]] = []
+    make = world.renderer.generate_many
+
+    def generate_many(orders: Sequence[Order]) -> Sequence[GeneratedWeights | Exception]:
+        passes.append(photos_of(orders))
+        return make(orders)
+
+    world.renderer.generate_many = generate_many  # type: ignore[method-assign]
 
     # When they are drawn
     report = world.shift()
 
     # Then nobody is prepared in that person's company
-    assert 1 in world.renderer.together and sum(world.renderer.together) == 4
+    assert [b"p2"] in passes and sorted(photo for each in passes for photo in each) == [b"p0", b"p1", b"p2", b"p3"]
     assert report.generated == 4 and generations(world) == [1, 1, 1, 1]
     # And nobody is handed back to be claimed a second time
     assert report.handed_back == [] and report.groups == 4
