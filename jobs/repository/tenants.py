@@ -98,8 +98,8 @@ def stored_bytes(tx: Connection, tenant_id: str) -> int:
     """Bytes of this tenant's photos, weight sets and pictures that rows name."""
     total = 0
     for table in (Photo, WeightSet, Render):
-        size = func.coalesce(func.sum(table.size_bytes), 0)
-        total += int(tx.execute(select(size).where(table.tenant_id == tenant_id)).scalar_one())
+        size = func.sum(table.size_bytes)
+        total += int(tx.execute(select(size).where(table.tenant_id == tenant_id)).scalar_one() or 0)
     return total
 
 
