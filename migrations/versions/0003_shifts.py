@@ -1,8 +1,8 @@
 """Shifts: what each worker drew in one stretch, and how long its device stood still.
 
 Expand only: a table and a view that no earlier version knows. Processes of 0.2.0 that run or are started go on as they
-did and write no shifts. A worker of this version that runs on the schema of 0.2.0 draws all the same, and says in its
-log that its shifts are not kept.
+did and write no shifts. Workers of this version that run while the schema is taken back to that of 0.2.0 draw all the
+same, and say in their log that their shifts are not kept; to be started, `portraits worker` wants the current schema.
 
 Revision: 0003, after 0002.
 """
