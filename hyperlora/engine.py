@@ -148,14 +148,20 @@ class Engine:
 
         Returns the seconds; 0.0 where nothing is to be compiled, or is compiled already. Raises `CompilationFailed`.
         """
+        return self._warm(self._shape(width, height, batch, guided, rank, chunks))
+
+    def want(
+        self, width: int, height: int, batch: int, *, guided: bool = True, rank: int | None = None, times: int = 1
+    ) -> Shape:
+        """Note what `warm` would compile for as missed so often, to be compiled later; returns the shape."""
+        shape = self._shape(width, height, batch, guided, rank)
+        self.wanted[shape] += times
+        return shape
+
+    def _shape(self, width: int, height: int, batch: int, guided: bool, rank: int | None, chunks: int = 1) -> Shape:
         rows = 2 * batch if guided else batch
         self._pictures[rows] = batch
-        return self._warm(Shape(width, height, rows, TOKENS * chunks, to_rank(rank) if rank else 0))
-
-    def shape_of(self, width: int, height: int, batch: int, *, guided: bool = True, rank: int | None = None) -> Shape:
-        """The shape that `warm` would compile, for whoever notes it in `wanted` to be compiled later."""
-        rows = 2 * batch if guided else batch
-        return Shape(width, height, rows, TOKENS, to_rank(rank) if rank else 0)
+        return Shape(width, height, rows, TOKENS * chunks, to_rank(rank) if rank else 0)
 
     def most_wanted(self, *, at_least: int = 1) -> Shape | None:
         """The shape that was missed most, so often at least; None where none was, or compiling for it failed."""

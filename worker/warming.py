@@ -165,8 +165,7 @@ class Warming:
 
     def _put_off(self, width: int, height: int, rank: int | None) -> None:
         engine = self._pipeline.engine
-        shape = engine.shape_of(width, height, self._batch, guided=self._guided, rank=rank)
-        engine.wanted[shape] += MISSES
+        shape = engine.want(width, height, self._batch, guided=self._guided, rank=rank, times=MISSES)
         log.warning("warming takes too long: %s is compiled when there is nothing to draw", shape)
 
     def _compile(self, width: int, height: int, rank: int | None) -> bool:

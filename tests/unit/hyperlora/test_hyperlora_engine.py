@@ -178,10 +178,14 @@ def test_a_shape_that_could_not_be_compiled_is_not_tried_again(tmp_path: Path, m
         patched.setattr(type(engine), "_call_once", no_room)
         engine.warm_wanted()
 
-    # When it is missed again, then nobody tries again, though there would be room
+    # When it is missed again, and asked for, then nobody tries again, though there would be room
+    assert engine.want(SIZE, SIZE, 1, times=5) == shape and engine.warm_wanted() is None
     pipeline.draw(SAMPLES[:1], **SETTING)
-    assert engine.wanted[shape] == 1
-    assert engine.most_wanted() is None and engine.warm_wanted() is None
+    assert engine.wanted[shape] == 6 and engine.most_wanted() is None
+
+    # And another shape that was asked for is compiled
+    other = engine.want(SIZE, 2 * SIZE, 1, rank=4, times=3)
+    assert engine.warm_wanted(at_least=3) == other and other in engine.warmed
 
 
 def test_a_whole_unet_may_be_compiled_and_regions_drawn_beside_it(tmp_path: Path, unet_network: HyperLoRA) -> None:

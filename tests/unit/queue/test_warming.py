@@ -50,8 +50,10 @@ class StandIn:
             raise fault
         return 1.0
 
-    def shape_of(self, width: int, height: int, batch: int, *, guided: bool, rank: int | None) -> Shape:
-        return Shape(width, height, 2 * batch if guided else batch, 77, rank or 0)
+    def want(self, width: int, height: int, batch: int, *, guided: bool, rank: int | None, times: int) -> Shape:
+        shape = Shape(width, height, 2 * batch if guided else batch, 77, rank or 0)
+        self.wanted[shape] += times
+        return shape
 
     def most_wanted(self, *, at_least: int) -> Shape | None:
         return next((shape for shape, times in self.wanted.most_common() if times >= at_least), None)
