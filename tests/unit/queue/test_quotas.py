@@ -1,0 +1,55 @@
+"""Limits of pictures hold when several enqueue for one tenant at the same moment."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from queue_world import TENANT, person, settings
+
+from jobs import quotas
+from jobs.database import Database
+from jobs.errors import JobsError
+from jobs.repository import jobs as job_rows
+from jobs.repository import people as people_rows
+from jobs.repository import tenants
+from jobs.repository.writer import JobWriter
+
+
+@pytest.mark.parametrize("limit", ["max_waiting_renders", "max_renders_per_minute"])
+def test_of_four_who_enqueue_at_once_as_many_pass_as_the_limit_has_room_for(
+    database: Database, tmp_path: Path, database_url: str, limit: str
+) -> None:
+    # Given a tenant with room for two jobs of six pictures, and four who have looked before writing
+    ada = person("ada", [6], settings(tmp_path, database_url))
+    with database.transaction() as tx:
+        people_rows.register(tx, TENANT, [ada])
+        tenants.change(tx, TENANT, **{limit: 12})
+    barrier, refused = threading.Barrier(4), []
+
+    def enqueue(key: str) -> None:
+        barrier.wait()
+        try:
+            with database.transaction() as tx:
+                quotas.check_while_writing(tx, TENANT, 6)
+                named = {"key": key, "content_hash": key, "name": None, "profile": "fake", "priority": 0}
+                job_id = job_rows.add(tx, TENANT, **named)  # type: ignore[arg-type]
+                writer = JobWriter(tx, TENANT, job_id, "fake", 0, age_seconds=60)
+                writer.add([person("ada", [6], settings(tmp_path, database_url))], people_rows.find(tx, TENANT, [ada]))
+                job_rows.accept(tx, TENANT, job_id, identities=1, units=1, renders=6)
+        except JobsError as error:
+            refused.append(error.code)
+
+    # When they write at the same moment
+    threads = [threading.Thread(target=enqueue, args=(f"job{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    # Then two are refused, and what waits is within the limit
+    code = "quota_exceeded" if limit == "max_waiting_renders" else "rate_limited"
+    assert refused == [code, code]
+    with database.reading() as tx:
+        assert tenants.waiting_renders(tx, TENANT) == 12
