@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hyperlora.clip import MOST_IMAGES
@@ -11,12 +11,14 @@ from hyperlora.memory import GIB, BlankModel, Measure, MemoryPlan, ModelFacts, p
 from hyperlora.memory.measures import seconds_a_person
 from hyperlora.memory.plan import CONTEXT, CONTROLLED, FEW_PHOTOS, LOST, MERGE, SCRATCH
 from hyperlora.network import MOST_PHOTOS
+from worker.vram import FACE_BYTES, FACE_NETWORKS
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "memory.md"
 BATCHES = (1, 2, 4, 8, 16)
 LIMITS = (8, 12, 24, 80)
 SIZES = ((512, 512), (768, 768), (1024, 1024), (832, 1216), (1536, 1536), (2048, 2048))
 ASKED = 16
+LOSSY = ("int8", "fp8")
 STEPS = (
     Measure.DECODE_SINGLY,
     Measure.BASES_STREAMED,
@@ -45,13 +47,20 @@ All figures are computed. What a GPU really takes, beside them: `python bench/me
 """
 
 
-def page(facts: ModelFacts) -> str:
-    """The whole page."""
-    parts = [HEAD, _parts(facts), _by_batch(facts), _limits(facts), _sizes(facts), _costs(facts), _how()]
+def page(facts: ModelFacts, lossy: Mapping[str, ModelFacts]) -> str:
+    """The whole page; `lossy` are the facts with linear layers in 8 bits, by their number type."""
+    parts = [HEAD, _parts(facts, lossy), _by_batch(facts), _limits(facts), _sizes(facts), _costs(facts), _how()]
     return "\n".join(parts)
 
 
-def _parts(facts: ModelFacts) -> str:
+def lossy_facts(facts: ModelFacts, model: BlankModel) -> dict[str, ModelFacts]:
+    """The facts of the number types that GPUs have."""
+    return {name: facts.with_linears(model, name) for name in LOSSY}
+
+
+def _parts(facts: ModelFacts, lossy: Mapping[str, ModelFacts]) -> str:
+    copies = lossy["int8"].linears
+    assert all(each.linears == copies for each in lossy.values())
     rows = {
         "UNet": facts.unet,
         "pristine copy of its attention weights": facts.attention,
@@ -61,11 +70,15 @@ def _parts(facts: ModelFacts) -> str:
         "resampler and ID projector": facts.resamplers,
         "VAE": facts.vae,
         "512 remembered prompts": facts.texts,
+        f"8-bit copies of large linear layers, where `linears` is {' or '.join(lossy)}": copies,
     }
     return f"""## Parts
 
-SDXL in float16 with the released HyperLoRA (ID branch, rank 8); face networks run on the CPU or in ONNX Runtime's own
-memory, which is not counted here, and a ControlNet has about {facts.unet / 2 / GIB:.1f} GB more.
+SDXL in float16 with the released HyperLoRA (ID branch, rank 8). A ControlNet has about {facts.unet / 2 / GIB:.1f} GB
+more; those that a batch does not use are let go, the longest unused first, where it has no room beside them.
+
+Under a limit face networks run on the CPU, unless `PORTRAITS_FACE_PROVIDERS` names others: then each of the
+{FACE_NETWORKS} may take {FACE_BYTES / GIB:g} GB of the GPU in ONNX Runtime's own memory, which the plan counts.
 
 {_table(("weights", "GB"), [(name, f"{size / GIB:.2f}") for name, size in rows.items()])}
 
@@ -74,8 +87,9 @@ memory, which is not counted here, and a ControlNet has about {facts.unet / 2 / 
             ("work", "GB"),
             [
                 ("a step, each row of 1024x1024 (two rows a picture with guidance)", _gb(facts.step * 1024**2)),
+                *((f"the same where `linears` is {name}", _gb(each.step * 1024**2)) for name, each in lossy.items()),
                 ("texts' keys and values, each row", _gb(facts.row)),
-                ("a LoRA of rank 8 on activations, each row of a mixed batch", _gb(facts.lora)),
+                ("LoRAs of 8 ranks together on activations, each row of a mixed batch", _gb(facts.lora_bytes(8))),
                 ("decoding a picture of 1024x1024", _gb(facts.decode * 1024**2)),
                 ("reading a given picture of 1024x1024", _gb(facts.encode * 1024**2)),
                 ("a crop of a photo in CLIP", _gb(facts.crop)),
@@ -159,11 +173,11 @@ def _how() -> str:
     all = {fixed} + {1 + LOST:.2f} * (what stays + drawing + preparing)
 
 What stays is the UNet, remembered prompts and every part that does not visit. Drawing is the largest of its phases:
-texts (visiting encoders and a pass), denoising (rows times a step, texts and LoRAs), decoding (a visiting VAE and its
-work), merging (at most {MERGE / GIB:.2f} GB and a LoRA). Preparing is CLIP and resampler with {MOST_IMAGES} crops and
-{MOST_PHOTOS} photos at a time, or mixing. Where CLIP and resampler visit, they read {FEW_PHOTOS} at a time and take
-turns with drawing, so the larger of the two counts. ControlNets add their weights and make a step {CONTROLLED:g} times
-as large.
+texts (visiting encoders and a pass), denoising (rows times a step, texts and LoRAs, whose ranks together are filled up
+to 8, 16, 32 or a multiple of 32), decoding (a visiting VAE and its work), merging (at most {MERGE / GIB:.2f} GB and a
+LoRA). Preparing is CLIP and resampler with {MOST_IMAGES} crops and {MOST_PHOTOS} photos at a time, or mixing. Where
+CLIP and resampler visit, they read {FEW_PHOTOS} at a time and take turns with drawing, so the larger of the two counts.
+ControlNets add their weights and make a step {CONTROLLED:g} times as large.
 
 Weights and work are exact for the eager networks, and a test counts other batches and sizes. Compiled networks take
 less for elementwise work; what a captured graph takes is not in it. CUDA's share, kernels' share and the {LOST:.0%}
@@ -194,7 +208,9 @@ def _lines(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Iterator
 
 
 if __name__ == "__main__":
-    written = page(ModelFacts.of(BlankModel.released()))
+    model = BlankModel.released()
+    counted = ModelFacts.of(model)
+    written = page(counted, lossy_facts(counted, model))
     if "--check" in sys.argv[1:]:
         if not TARGET.exists() or TARGET.read_text(encoding="utf-8") != written:
             sys.exit("docs/memory.md is not what is counted; run python scripts/memory_page.py")

@@ -21,8 +21,7 @@ class QuantisedLinears:
 
     def __init__(self, unet: Any, name: str) -> None:
         kind = KINDS[name]
-        if unet.device.type != "meta":  # there nothing is drawn: it is counted what drawing would take
-            kind.require_device(unet.device)
+        kind.require_device(unet.device)
         layers = large_linears(unet, kind.multiple)
         self.names = tuple(layers)
         self._stacks = stack_layers(layers, kind)

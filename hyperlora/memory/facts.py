@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hyperlora.lossy import EXACT, Lossy, LossyOptions
+from hyperlora.lossy.choice import large_linears
+from hyperlora.lossy.kinds import KINDS
+from hyperlora.lossy.stack import stack_layers
 from hyperlora.memory.blank import BlankModel
 from hyperlora.memory.live import live_bytes
 from hyperlora.merge import attention_projections
@@ -21,6 +23,9 @@ from hyperlora.shapes import to_rank
 
 TOKENS = 77
 """Of one chunk of text."""
+
+SCALE = 4
+"""Bytes of an output channel's scale, beside weights in 8 bits."""
 
 REMEMBERED_TEXTS = 512
 """That the prompt encoder keeps on the device."""
@@ -110,12 +115,16 @@ class ModelFacts:
         Their copies take memory, and so do the wider numbers that come out of their products. Raises `LossyMismatch`
         for a UNet without such layers.
         """
-        lossy = Lossy(model.unet)
-        lossy.use(LossyOptions(linears=name))
+        kind = KINDS[name]
+        layers = large_linears(model.unet, kind.multiple)
+        copies = sum(kind.dtype.itemsize * each.weight.numel() + SCALE * each.out_features for each in layers.values())
+        # Transformer blocks in a row are equal: the first of each row shows what a step takes, the others take time.
+        stacks = stack_layers({path: each for path, each in layers.items() if "transformer_blocks_0_" in path}, kind)
         try:
-            return replace(self, linears=lossy.buffer_bytes, step=step_bytes(model, rows=2) / (2 * self.size**2))
+            return replace(self, linears=copies, step=step_bytes(model, rows=2) / (2 * self.size**2))
         finally:
-            lossy.use(EXACT)
+            for stack in stacks:
+                stack.release()
 
     def lora_bytes(self, rank: int) -> float:
         """One row's LoRAs on activations, of so much rank together, filled up as `hyperlora.grouped` does; 0 for 0."""

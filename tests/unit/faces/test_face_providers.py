@@ -10,7 +10,7 @@ import pytest
 from hyperlora.errors import ProviderMissing
 from hyperlora.faces import load_analyzer
 from hyperlora.faces.insightface import InsightFaceAnalyzer
-from hyperlora.faces.providers import CPU, CUDA, TENSORRT, choose_providers
+from hyperlora.faces.providers import CPU, CUDA, TENSORRT, Providers, choose_providers
 
 ALL = [TENSORRT, CUDA, CPU]
 
@@ -73,3 +73,36 @@ def test_the_analyzer_tells_what_it_runs_on(pack: InsightFaceAnalyzer, pack_fold
     assert pack.providers == (CPU,)
     with pytest.raises(ProviderMissing):
         load_analyzer(f"insightface:{pack_folder}", providers=["tensorrt"])
+
+
+def test_a_gpu_is_shared_with_what_draws_and_answers_as_a_cpu_does() -> None:
+    # Given the second GPU, of which each network may take 512 MB
+    found = choose_providers(["tensorrt", "cuda", "cpu"], available=ALL, gpu=1, gpu_bytes=512 << 20)
+    tensorrt, cuda, cpu = found.options
+    # When its options are looked at / Then CUDA takes no more than that, and rounds nothing to ten bits
+    assert cuda == {
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "cudnn_conv_use_max_workspace": "0",
+        "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": "0",
+        "device_id": "1",
+        "gpu_mem_limit": "536870912",
+    }
+    assert tensorrt == {"device_id": "1", "trt_max_workspace_size": "536870912"}
+    assert cpu == {}
+    # And without a number or a limit it takes the first and what it needs
+    assert {"device_id", "gpu_mem_limit"}.isdisjoint(choose_providers(["cuda"], available=ALL).options[0])
+
+
+def test_an_analyzer_hands_on_which_gpu_it_is_given(pack_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a pack, and what providers are chosen with
+    asked: list[object] = []
+
+    def chosen(names: list[str], **terms: object) -> Providers:
+        asked.append((terms["gpu"], terms["gpu_bytes"]))
+        return choose_providers(names)
+
+    monkeypatch.setattr("hyperlora.faces.insightface.choose_providers", chosen)
+    # When it is loaded for a GPU / Then they are chosen for that GPU
+    load_analyzer(f"insightface:{pack_folder}", providers=["cpu"], gpu=1, gpu_bytes=1000)
+    assert asked == [(1, 1000)]

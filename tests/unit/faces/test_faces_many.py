@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -205,6 +206,34 @@ def test_a_gpu_sees_few_sizes_of_batches() -> None:
     assert OnGpu.shapes == [8, 16, 8]
     assert [len(each) for each in answers] == [5, 21]
     np.testing.assert_allclose([each[0].item() for each in answers[1]], pictures.sum(axis=(1, 2, 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("together", "told"), [(1.001, "by 1.0e-03"), (float("nan"), "by nan"), (1.00001, None)])
+def test_photos_go_one_by_one_with_a_warning_where_answers_differ_in_company(
+    together: float, told: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a network that answers two pictures a little otherwise than one
+    class Session:
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider"]
+
+        def get_inputs(self) -> list[Any]:
+            return [type("Input", (), {"name": "data", "shape": ["n", 3, 4, 4]})]
+
+        def get_outputs(self) -> list[Any]:
+            return [type("Output", (), {"name": "one"})]
+
+        def run(self, _names: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+            count = len(given["data"])
+            return [np.full((count, 5), 1.0 if count == 1 else together, dtype=np.float32)]
+
+    # When it is looked at
+    with caplog.at_level(logging.WARNING, logger="hyperlora.faces.onnx_batch"):
+        network = OnnxBatch(Session(), (3, 4, 4), most=16)
+    # Then batches are off, and the log warns with the difference; but not for what is rounding
+    assert network.batches == (told is None)
+    assert [told in message for message in caplog.messages if told] == ([True] if told else [])
+    assert len(caplog.messages) == (told is not None)
 
 
 @pytest.fixture(scope="module")

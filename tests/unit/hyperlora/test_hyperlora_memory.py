@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from hyperlora import HyperLoRA
 from hyperlora.clip import ClipVision
 from hyperlora.components import SDXLComponents
 from hyperlora.errors import InvalidRequest, MemoryTooSmall
+from hyperlora.grouped import factors_of, own_rank
+from hyperlora.lossy.choice import large_linears
 from hyperlora.memory import GIB, BlankModel, Measure, MemoryPlan, ModelFacts, plan_memory
 from hyperlora.memory.facts import decode_bytes, step_bytes, weight_bytes
 from hyperlora.memory.live import live_bytes
@@ -212,11 +215,65 @@ def test_larger_pictures_are_decoded_fewer_at_once(facts: ModelFacts) -> None:
     assert usual == large == pytest.approx(4 * 1.5 * GIB, rel=0.01)
 
 
-def test_the_page_says_what_is_counted(facts: ModelFacts) -> None:
+def test_rows_loras_are_counted_as_they_are_filled_up(tiny: tuple[SDXLComponents, HyperLoRA, ClipVision]) -> None:
+    # Given a model, and pictures whose LoRAs have ranks of 4, 8, 12 and 40 together
+    components, network, clip = tiny
+    counted = ModelFacts.of(BlankModel.of(components, network, clip.model))
+    plan = MemoryPlan(counted, frozenset(), None, asked=4)
+    config = network.config
+    lora = network.lora(torch.randn(1, config.tokens, config.bases, generator=torch.Generator().manual_seed(0)))
+    assert config.rank == 4
+    for count, filled in ((1, 8), (2, 8), (3, 16), (10, 64)):
+        # When four rows' LoRAs are made ready
+        factors = factors_of([[(lora, 0.5)] * count] * 4)
+        taken = sum(tensor.numel() * tensor.element_size() for pair in factors.values() for tensor in pair)
+        # Then the plan has counted just that
+        rank = own_rank([[(lora, 0.5)] * count])
+        foretold = plan.drawing(2, 64, 64, rank=count * 4)["denoising"] - plan.drawing(2, 64, 64)["denoising"]
+        assert (rank, foretold) == (filled, taken)
+
+
+def test_layers_in_8_bits_take_their_copies_and_wider_products(
+    released: BlankModel, facts: ModelFacts, lossy: dict[str, ModelFacts]
+) -> None:
+    # Given SDXL with large linear layers in 8 bits
+    layers = large_linears(released.unet, 8).values()
+    copies = sum(layer.weight.numel() + 4 * layer.out_features for layer in layers)
+    limit = 12
+    for counted in lossy.values():
+        # When it is counted / Then a byte a weight and a scale a channel lie beside the weights
+        assert counted.linears == copies == pytest.approx(1.72 * GIB, rel=0.01)
+        assert counted.unet == facts.unet
+        # And a plan has room for fewer pictures, as steps take more, too
+        plan = plan_memory(limit, counted, asked=16)
+        exact = MemoryPlan(facts, plan.measures, limit * GIB, asked=16)
+        assert plan.staying == exact.staying + copies
+        assert plan.peak_bytes(plan.batch, rank=8) <= limit * GIB
+        assert 1 <= plan.batch < exact.batch
+    assert 1 < lossy["fp8"].step / facts.step < lossy["int8"].step / facts.step == pytest.approx(1.52, abs=0.01)
+    # And the model is exact again
+    assert all(type(layer) is nn.Linear for layer in layers)
+    assert weight_bytes(released.unet) == facts.unet
+
+
+def test_the_page_says_what_is_counted(script: ModuleType, facts: ModelFacts, lossy: dict[str, ModelFacts]) -> None:
     # Given the page of the docs / When it is written anew / Then nothing changes
+    assert script.page(facts, lossy) == (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """The script that writes the page."""
     spec = importlib.util.spec_from_file_location("memory_page", ROOT / "scripts" / "memory_page.py")
     assert spec is not None
     assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert script.page(facts) == (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def lossy(script: ModuleType, facts: ModelFacts, released: BlankModel) -> dict[str, ModelFacts]:
+    """With linear layers in 8 bits, by their number type."""
+    found: dict[str, ModelFacts] = script.lossy_facts(facts, released)
+    return found
