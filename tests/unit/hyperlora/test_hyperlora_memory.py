@@ -12,8 +12,10 @@ import torch
 from tiny_sdxl import tiny_pipeline
 from torch import nn
 
-from hyperlora import HyperLoRA
+from hyperlora import HyperLoRA, PortraitPipeline
+from hyperlora.batches import decoded_at_once
 from hyperlora.clip import ClipVision
+from hyperlora.compiler import EngineOptions
 from hyperlora.components import SDXLComponents
 from hyperlora.errors import InvalidRequest, MemoryTooSmall
 from hyperlora.grouped import factors_of, own_rank
@@ -254,6 +256,40 @@ def test_layers_in_8_bits_take_their_copies_and_wider_products(
     # And the model is exact again
     assert all(type(layer) is nn.Linear for layer in layers)
     assert weight_bytes(released.unet) == facts.unet
+
+
+@pytest.mark.parametrize("measures", [frozenset(), frozenset({Measure.DECODE_SINGLY})])
+def test_no_pass_of_the_decoder_is_larger_than_planned_filled_up_or_not(
+    measures: frozenset[Measure], tmp_path: Path, facts: ModelFacts
+) -> None:
+    # Given a pipeline that is made as a plan wants it, with compiled decoders of three sizes
+    components = SDXLComponents.from_diffusers(tiny_pipeline(tmp_path))
+    side = PortraitPipeline(components).default_size
+    plan = MemoryPlan(replace(facts, size=side), measures, None, asked=4)
+    pipeline = PortraitPipeline(
+        components,
+        decode_at_once=1 if Measure.DECODE_SINGLY in measures else plan.decode_at_once,
+        engine=EngineOptions(compile="whole", backend="eager", room=2.0),
+    )
+    # The UNet is not asked here: compiling it takes longer than everything else.
+    pipeline.engine._call_once = lambda shape: None  # type: ignore[method-assign]
+    seen: list[int] = []
+    decode = components.vae.decode
+    components.vae.decode = lambda latents, **options: (seen.append(len(latents)), decode(latents, **options))[1]
+    largest, planned = [], []
+    for width, height in ((side, side), (2 * side, side), (2 * side, 2 * side)):
+        # When each size is warmed, and three pictures are decoded, which is one less than four
+        pipeline.engine.warm(width, height, 4)
+        latents = torch.zeros(3, 4, height // pipeline.size_step, width // pipeline.size_step)
+        with torch.inference_mode():
+            at_once = decoded_at_once(pipeline.decode_at_once, side**2, width * height)
+            for part in latents.split(at_once):
+                pipeline.engine.decoder(part)
+        largest.append(max(seen))
+        seen.clear()
+        planned.append(round(plan.drawing(4, width, height)["decoding"] / (facts.decode * width * height)))
+    # Then no pass was larger than the plan has counted, and the compiled ones are as large
+    assert largest == planned == ([1, 1, 1] if measures else [4, 2, 1])
 
 
 def test_the_page_says_what_is_counted(script: ModuleType, facts: ModelFacts, lossy: dict[str, ModelFacts]) -> None:

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from hyperlora.control import ControlNet
-from hyperlora.errors import MemoryTooSmall
+from hyperlora.errors import MemoryTooSmall, WeightsMissing
 from hyperlora.host_memory import Visitor
 from hyperlora.memory import GIB, Measure, MemoryPlan, ModelFacts
 from hyperlora.memory.measures import LOSSLESS
+from hyperlora.memory.plan import CONTEXT
 from jobs.lossy import Lossy
 from jobs.profiles import find_profile
 from jobs.settings import Settings
@@ -29,7 +30,7 @@ from worker.process import remembered_sizes
 from worker.renderer import Sample, Setting
 from worker.sdxl import SdxlRenderer, make_current
 from worker.testing import FakeRenderer
-from worker.vram import CONTROLNET, DECODE_AT_ONCE, FACE_BYTES, Room, face_room, loading_device, plan_of
+from worker.vram import CONTROLNET, DECODE_AT_ONCE, FACE_BYTES, FACE_NETWORKS, Room, face_room, loading_device, plan_of
 
 SMALL = Setting(64, 64, 2, "dpmpp_2m_karras")
 USUAL = {"guided": True, "given": False, "controls": ()}
@@ -331,6 +332,18 @@ def test_under_a_limit_faces_stay_off_the_gpu_or_are_counted(
     assert (room.providers, room.gpu, room.taken) == (providers, 1, taken)
     assert room.gpu_bytes == (FACE_BYTES if taken else None)
     assert plan_of(profile, settings, torch.float32).beside == taken
+
+
+def test_pytorch_is_held_to_what_cuda_and_face_networks_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given 12 GB, and face networks that are asked to run on a GPU, which is not here
+    held: list[int] = []
+    monkeypatch.setattr("worker.vram._hold_to", lambda most, _device: held.append(most))
+    settings = Settings(home=tmp_path, vram_gb=12.0, face_providers="cuda")
+    profile = find_profile(settings, "mini").model_copy(update={"faces": f"insightface:{tmp_path}"})
+    # When the profile is loaded up to there / Then PyTorch is to leave room for both
+    with pytest.raises(WeightsMissing):
+        SdxlRenderer.load_profile(profile, settings)
+    assert held == [12 * GIB - CONTEXT - FACE_NETWORKS * FACE_BYTES]
 
 
 def test_a_worker_makes_the_gpu_that_it_is_given_the_current_one(
