@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -81,7 +82,7 @@ def make_visitor(network: nn.Module, device: torch.device, turn: threading.RLock
     _VISITORS[network] = Visitor(network, device, turn)
 
 
-def lay_out(network: nn.Module, memory_format: torch.memory_format) -> None:
+def lay_out(network: Any, memory_format: torch.memory_format) -> None:
     """`network.to(memory_format=...)` that lasts: a visitor is laid out at home, where its next visit begins."""
     visitor = _VISITORS.get(network)
     if visitor is None:

@@ -39,7 +39,8 @@ class LoadedControls:
                 break
             del self._nets[name]
         for name in dict.fromkeys(names):
-            self._nets[name] = self._nets.pop(name, None) or self._load(name)
+            net = self._nets.pop(name) if name in self._nets else self._load(name)
+            self._nets[name] = net
         return [self._nets[name] for name in names]
 
     def keep_only(self, names: Sequence[str]) -> None:
