@@ -88,7 +88,7 @@ def remembered_sizes(renderer: Renderer, settings: Settings) -> BatchSizes:
     def expected(key: BatchKey) -> int:
         controls = [name for name, *_ in key.controls]
         return renderer.largest_batch(
-            key.width, key.height, guided=key.guided, given=bool(key.given), controls=controls
+            key.width, key.height, guided=key.guided, given=bool(key.given), controls=controls, loras=key.loras
         )
 
     lessons = Lessons(settings.home, f"{name_of(renderer)}{limit}")
@@ -135,7 +135,7 @@ class WorkerProcess:
         self._seconds_loading = self._seconds_warming = 0.0
 
     def profile_to_draw(self, unit_id: uuid.UUID, *, within_seconds: float = 0.0) -> str | None:
-        """The profile to load for this message, or None when nothing waits that this worker could draw, now or so soon."""
+        """The profile to load for this message, or None when nothing waits that this worker could draw by then."""
         now = time.monotonic()
         known = [name for name in load_profiles(self._settings) if self._unfit_until.get(name, 0.0) <= now]
         held = self._renderer.profile if self._renderer else None
