@@ -43,7 +43,7 @@ def commit_all(database: Database, storage: Storage, spool: Spool) -> int:
             spool.set_aside(name)
             continue
         answer = _answer(database, storage, picture)
-        if answer == "wanted":
+        if answer in ("wanted", "held"):
             continue
         spool.remove(name)
         recorded += answer == "recorded"
@@ -54,7 +54,7 @@ def commit_all(database: Database, storage: Storage, spool: Spool) -> int:
 
 
 def _answer(database: Database, storage: Storage, picture: Spooled) -> late.Standing:
-    """What became of it; `wanted` where this picture alone meets a fault, or its unit is held in an unknown way."""
+    """What became of it; `wanted` where this picture alone meets a fault, `held` where its unit is another's."""
     try:
         return _commit(database, storage, picture)
     except Exception as error:
@@ -66,7 +66,7 @@ def _answer(database: Database, storage: Storage, picture: Spooled) -> late.Stan
 
 def _commit(database: Database, storage: Storage, picture: Spooled) -> late.Standing:
     with database.reading() as tx:
-        answer = late.standing(tx, picture.unit, picture.render_id, picture.drawn.storage_key)
+        answer = late.standing(tx, picture.unit, picture.owner, picture.render_id, picture.drawn.storage_key)
     if answer == "wanted":  # asked first: what was erased meanwhile must not be stored again
         for one in picture.objects:
             _store(storage, one)
@@ -89,13 +89,13 @@ def _store(storage: Storage, one: SpooledObject) -> None:
 def _record(database: Database, picture: Spooled) -> late.Standing:
     unit, owner, render = picture.unit, picture.owner, picture.render
     with database.transaction() as tx:
-        was_free = late.take_back(tx, unit, owner)
+        was = late.take_back(tx, unit, owner)
         recorded = render_rows.complete(
             tx, render, owner, picture.drawn, others=picture.others, outputs=picture.outputs
         )
-        if was_free:
-            late.give_back(tx, unit, owner)
-        return "recorded" if recorded else late.standing(tx, unit, render.id, picture.drawn.storage_key)
+        if was is not None:
+            late.give_back(tx, unit, owner, to=was)
+        return "recorded" if recorded else late.standing(tx, unit, owner, render.id, picture.drawn.storage_key)
 
 
 def _remove(storage: Storage, picture: Spooled) -> None:

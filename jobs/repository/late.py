@@ -1,8 +1,8 @@
 """Pictures that come late: drawn under a lease, kept on a worker's disk, recorded when store and database answer.
 
 The token decides, as for every other write. As long as nobody has claimed the unit anew, its token is the one that the
-picture was drawn under, and the picture counts, whether the lease still runs, has run out, or was handed back. With a
-higher token somebody else draws the unit, and the late picture is nobody's.
+picture was drawn under, and the picture counts, whether the lease still runs, has run out, or was handed back, and even
+where its job was paused since. With a higher token somebody else draws the unit, and the late picture is nobody's.
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ from jobs.models import Render, Unit
 from jobs.repository import units
 from jobs.repository.units import ClaimedUnit
 
-Standing = Literal["wanted", "recorded", "too late"]
+Standing = Literal["wanted", "held", "recorded", "too late"]
+FREE = ("ready", "paused")
+"""The states of a unit that nobody holds and whose renders wait."""
 TAKEN_BACK_SECONDS = 60.0  # it is given back in the same transaction
 PUT_ASIDE = "put_aside"
 """The code of a unit that waits because pictures of it wait on a worker's disk."""
 
 
-def standing(tx: Connection, unit: ClaimedUnit, render_id: uuid.UUID, key: str) -> Standing:
-    """Whether the render still waits for what was drawn under this token, or its row names this object already."""
+def standing(tx: Connection, unit: ClaimedUnit, owner: str, render_id: uuid.UUID, key: str) -> Standing:
+    """Whether the render still waits for what was drawn under this token, or its row names this object already.
+
+    `held`: it waits, but its unit is neither free nor this owner's, so nothing can be recorded now.
+    """
     statement = (
-        select(Render.state, Render.storage_key, Unit.lease_token)
+        select(Render.state, Render.storage_key, Unit.lease_token, Unit.lease_owner, Unit.state.label("unit_state"))
         .join(Unit, and_(Unit.tenant_id == Render.tenant_id, Unit.id == Render.unit_id))
         .where(Render.tenant_id == unit.tenant_id, Render.id == render_id, Render.unit_id == unit.id)
     )
@@ -36,29 +41,32 @@ def standing(tx: Connection, unit: ClaimedUnit, render_id: uuid.UUID, key: str) 
         return "too late"  # its person was erased
     if row.storage_key == key:
         return "recorded"
-    return "wanted" if row.state == "waiting" and row.lease_token == unit.lease_token else "too late"
+    if row.state != "waiting" or row.lease_token != unit.lease_token:
+        return "too late"
+    is_ours = row.unit_state == "leased" and row.lease_owner == owner
+    return "wanted" if is_ours or row.unit_state in FREE else "held"
 
 
-def take_back(tx: Connection, unit: ClaimedUnit, owner: str) -> bool:
-    """Lease a unit again, under the same token, that was handed back and that nobody has claimed since.
+def take_back(tx: Connection, unit: ClaimedUnit, owner: str) -> str | None:
+    """Lease a unit again, under the same token, that was handed back and that nobody has claimed since. Returns the
+    state that it was in; None where it was not free.
 
     Only to record a picture in this transaction: see `give_back`. No attempt is counted, as nothing is tried.
     """
-    statement = (
-        update(Unit)
-        .where(_waits(unit))
-        .values(state="leased", lease_owner=owner, lease_until=epoch_now() + TAKEN_BACK_SECONDS)
-    )
-    return tx.execute(statement).rowcount == 1
+    was = tx.execute(select(Unit.state).where(_waits(unit)).with_for_update()).scalar_one_or_none()
+    if was is not None:
+        taken = {"state": "leased", "lease_owner": owner, "lease_until": epoch_now() + TAKEN_BACK_SECONDS}
+        tx.execute(update(Unit).where(_waits(unit)).values(**taken))
+    return was
 
 
-def give_back(tx: Connection, unit: ClaimedUnit, owner: str) -> None:
-    """Put a unit that was taken back where it was, unless its last picture has settled it."""
+def give_back(tx: Connection, unit: ClaimedUnit, owner: str, *, to: str) -> None:
+    """Put a unit that was taken back into the state that it was in, unless its last picture has settled it."""
     held = and_(Unit.state == "leased", Unit.lease_owner == owner, Unit.lease_token == unit.lease_token)
     tx.execute(
         update(Unit)
         .where(Unit.tenant_id == unit.tenant_id, Unit.id == unit.id, held)
-        .values(state="ready", lease_owner=None, lease_until=None)
+        .values(state=to, lease_owner=None, lease_until=None)
     )
 
 
@@ -84,10 +92,10 @@ def free(tx: Connection, unit: ClaimedUnit) -> bool:
 
 
 def _waits(unit: ClaimedUnit) -> ColumnElement[bool]:
-    """Handed back, and not claimed since."""
+    """Handed back, paused or not, and not claimed since."""
     return and_(
         Unit.tenant_id == unit.tenant_id,
         Unit.id == unit.id,
-        Unit.state == "ready",
+        Unit.state.in_(FREE),
         Unit.lease_token == unit.lease_token,
     )

@@ -13,8 +13,8 @@ from sqlalchemy import select, update
 
 from jobs.database import Database
 from jobs.models import Candidate, Render, Unit
+from jobs.repository import control, late
 from jobs.repository import jobs as job_rows
-from jobs.repository import late
 from jobs.repository import units as rows
 from jobs.repository.units import ClaimedUnit
 from worker.testing import FakeRenderer
@@ -141,6 +141,53 @@ def test_the_rest_of_a_unit_goes_on_when_its_late_pictures_are_recorded(
     assert world.job(job)["done"] == 8 and world.renderer.batch_sizes == [4, 4]
 
 
+def test_late_pictures_of_a_paused_job_are_recorded_and_it_stays_paused(world: World, outage: OutageWorld) -> None:
+    # Given a unit of which half was put aside before the worker was told to stop, and whose job was paused then
+    job = add_job(world.database, [person("ada", [8], world.settings)])
+    world.renderer._at_step = lambda step: (outage.store.away.set(), world.stop.set())  # type: ignore[func-returns-value]
+    world.shift()
+    world.stop.clear()
+    world.renderer._at_step = lambda step: None
+    outage.store.away.clear()
+    with world.database.transaction() as tx:
+        assert control.pause_job(tx, TENANT, job) == 1
+
+    # When the committer looks
+    assert outage.commit() == 4
+
+    # Then what was drawn counts, the disk is free, and the rest waits until the job goes on
+    assert outage.spool.names() == [] and world.job(job)["done"] == 4
+    (unit,) = units(world)
+    assert (unit.state, unit.lease_owner, unit.error_code) == ("paused", None, None)
+    with world.database.transaction() as tx:
+        assert control.resume_job(tx, TENANT, job) == 1
+    world.shift(unit.id)
+    assert world.job(job)["done"] == 8 and world.renderer.batch_sizes == [4, 4]
+
+
+def test_nothing_is_stored_while_a_unit_is_held_by_another_under_the_same_token(
+    world: World, outage: OutageWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given pictures on the disk, and their unit in the hands of another owner who has not claimed it anew
+    job = _put_aside(world, outage, monkeypatch)
+    with world.database.transaction() as tx:
+        tx.execute(update(Unit).values(lease_owner="other"))
+    stored: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(outage.store, "put", lambda key, *_, **__: stored.append(key))
+
+        # When the committer looks
+        assert outage.commit() == 0
+
+    # Then nothing is stored in vain, and the pictures stay
+    assert stored == [] and len(outage.spool.names()) == 2
+
+    # When the unit is free again, then they count
+    with world.database.transaction() as tx:
+        tx.execute(update(Unit).values(state="ready", lease_owner=None, lease_until=None))
+    assert outage.commit() == 2 and world.job(job)["state"] == "done"
+
+
 def test_recording_twice_changes_nothing(world: World, outage: OutageWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given pictures that were recorded, and whose files are still there, as after a kill in between
     job = _put_aside(world, outage, monkeypatch)
@@ -190,8 +237,8 @@ def test_a_unit_that_was_claimed_and_handed_back_since_is_not_taken_back(world: 
     before = units(world)
     with world.database.transaction() as tx:
         assert not late.take_back(tx, ours, "worker-1")
-        assert late.take_back(tx, theirs, "worker-2")
-        late.give_back(tx, theirs, "worker-2")
+        assert late.take_back(tx, theirs, "worker-2") == "ready"
+        late.give_back(tx, theirs, "worker-2", to="ready")
     assert units(world) == before
 
 
