@@ -23,6 +23,7 @@ JobsError
     ├── StorageFull         no space is left                               (retryable)
     ├── StorageDenied       keys or permissions are refused
     ├── BucketMissing       the bucket does not exist
+    ├── ObjectDenied        one key is refused by a store that answers its own check
     ├── ObjectExists        a conditional write found an object
     ├── ObjectMissing       no object under that key
     ├── ConditionalWriteMissing  the server overwrites where it should refuse
@@ -202,6 +203,12 @@ class BucketMissing(StorageError):
     """The bucket does not exist."""
 
     code = "bucket_missing"
+
+
+class ObjectDenied(StorageError):
+    """The object store refuses this key, although it answers its own check."""
+
+    code = "object_denied"
 
 
 class ObjectExists(StorageError):

@@ -1,7 +1,8 @@
 """Whether the object store answers: a breaker that opens after a few faults, and closes when one probe goes through.
 
 While it is open the worker claims nothing. Uploads that are due take turns: one of them is the probe, the others wait
-for its outcome. Where nothing is to be uploaded, whoever wants to claim asks the store to check itself.
+for its outcome. Where nothing is to be uploaded, whoever wants to claim asks the store to check itself. A store that
+refuses one key, and answers its check, is not away: what is refused there again and again is that one picture's fault.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from jobs.errors import BucketMissing, StorageDenied, StorageError, StorageFull, StorageUnavailable
+from jobs.errors import BucketMissing, ObjectDenied, StorageDenied, StorageError, StorageFull, StorageUnavailable
 
 log = logging.getLogger(__name__)
 AWAY = (StorageUnavailable, StorageFull, StorageDenied, BucketMissing)
 """What is the store's fault or its configuration's, whichever object was asked for."""
+REFUSALS = (StorageDenied, BucketMissing)
+"""Those of them that may hold for one key alone: the store's own check tells."""
 FAULTS = 3
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 15.0
@@ -78,15 +81,24 @@ class Breaker:
     def patiently(self, act: Callable[[], None], *, patience_seconds: float, is_over: Callable[[], bool]) -> None:
         """Try to store something, again and again with growing waits, until the store has been away for so long.
 
-        Raises: what the store said last; whatever is not the store's fault, at once.
+        Raises: what the store said last; ObjectDenied where it refuses this alone; whatever else is not the store's
+        fault, at once.
         """
-        tries = 0
+        tries = refusals = 0
         while True:
             self._await_turn(patience_seconds, is_over)
             try:
                 with self._told():
-                    act()
+                    self._try(act)
                 return
+            except ObjectDenied as error:
+                refusals += 1
+                log.warning("storing a picture again after: %s", error)
+                if is_over():
+                    raise StorageDenied(str(error)) from error  # not tried often enough to be sure
+                if refusals >= TRIES:
+                    raise
+                self._wait_a_little(self._first_wait * 2.0**refusals)
             except AWAY as error:
                 tries += 1
                 log.warning("storing a picture again after: %s", error)
@@ -94,6 +106,23 @@ class Breaker:
                     raise
                 if self.reason is None:
                     self._wait_a_little(self._first_wait * 2.0**tries)
+
+    def _try(self, act: Callable[[], None]) -> None:
+        """Raises: ObjectDenied where the store refuses this and yet answers its check; what `act` raises."""
+        try:
+            act()
+        except REFUSALS as error:
+            if not self._answers():
+                raise
+            told = f"{error}; the store answers otherwise: allow writing there, then `portraits retry`"
+            raise ObjectDenied(told) from error
+
+    def _answers(self) -> bool:
+        try:
+            self._probe()
+        except StorageError:
+            return False
+        return True
 
     def _await_turn(self, patience_seconds: float, is_over: Callable[[], bool]) -> None:
         while not self._take_turn():

@@ -17,8 +17,8 @@ from jobs.repository import late
 from jobs.repository import renders as render_rows
 from jobs.settings import Settings
 from jobs.storage import Storage, open_storage
-from worker.breaker import AWAY
-from worker.errors import SpoolDamaged, WorkerError
+from worker.breaker import AWAY, REFUSALS
+from worker.errors import SpoolDamaged, SpoolUnusable, WorkerError
 from worker.spool import Spool, claim_in
 from worker.spooled import Spooled, SpooledObject
 
@@ -30,27 +30,43 @@ LONGEST_WAIT_SECONDS = 30.0
 def commit_all(database: Database, storage: Storage, spool: Spool) -> int:
     """Settle everything that waits, the oldest first; how many pictures were recorded.
 
-    Raises: JobsError at the first that store or database do not take; it and the later ones stay.
+    Raises: JobsError at the first for which store or database are away; it and the later ones stay. Where one alone is
+    refused, or cannot be read, its fault is raised when the others were seen to.
     """
-    recorded = 0
+    recorded, fault = 0, None
     for name in spool.names():
         try:
-            picture = spool.read(name)
-        except FileNotFoundError:
-            continue  # another worker of this home was faster
-        except SpoolDamaged as error:
-            log.error("%s in %s is damaged and set aside, its render is drawn again: %s", name, spool.folder, error)
-            spool.set_aside(name)
-            continue
-        answer = _answer(database, storage, picture)
-        if answer in ("wanted", "held"):
-            continue
-        spool.remove(name)
-        recorded += answer == "recorded"
-        if all(claim_in(other) != claim_in(name) for other in spool.names()):
-            with database.transaction() as tx:
-                late.free(tx, picture.unit)
+            recorded += _settle(database, storage, spool, name)
+        except (*REFUSALS, SpoolUnusable) as error:
+            if isinstance(error, REFUSALS):
+                storage.check()  # raises where it is not this picture's fault
+            log.warning("%s stays put aside, the others go on: %s", name, error)
+            fault = fault or error
+    if recorded:
+        log.info("%d pictures that were put aside are recorded", recorded)
+    if fault is not None:
+        raise fault
     return recorded
+
+
+def _settle(database: Database, storage: Storage, spool: Spool, name: str) -> bool:
+    """Record one picture and let its file go; whether it was recorded now. Raises: JobsError, SpoolUnusable."""
+    try:
+        picture = spool.read(name)
+    except FileNotFoundError:
+        return False  # another worker of this home was faster
+    except SpoolDamaged as error:
+        log.error("%s in %s is damaged and set aside, its render is drawn again: %s", name, spool.folder, error)
+        spool.set_aside(name)
+        return False
+    answer = _answer(database, storage, picture)
+    if answer in ("wanted", "held"):
+        return False
+    spool.remove(name)
+    if all(claim_in(other) != claim_in(name) for other in spool.names()):
+        with database.transaction() as tx:
+            late.free(tx, picture.unit)
+    return answer == "recorded"
 
 
 def _answer(database: Database, storage: Storage, picture: Spooled) -> late.Standing:
@@ -129,9 +145,7 @@ class Committer:
         storage, spool = open_storage(self._settings.storage_url, self._settings), Spool.from_settings(self._settings)
         while not self._stop.wait(wait):
             try:
-                recorded = commit_all(database, storage, spool)
-                if recorded:
-                    log.info("%d pictures that were put aside are recorded", recorded)
+                commit_all(database, storage, spool)
                 wait = LOOK_SECONDS
             except (JobsError, WorkerError) as error:
                 wait = min(LONGEST_WAIT_SECONDS, 2 * wait)

@@ -56,6 +56,7 @@ _BY_CODE = {
     "no_usable_photo": Exit.BAD_INPUT,
     "non_finite_loss": Exit.PROBLEM,
     "non_finite_weights": Exit.BAD_INPUT,
+    "object_denied": Exit.ENVIRONMENT,
     "object_missing": Exit.NOT_FOUND,
     "output_refused": Exit.ENVIRONMENT,
     "package_missing": Exit.ENVIRONMENT,

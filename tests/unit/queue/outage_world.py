@@ -12,7 +12,7 @@ from queue_world import World
 from sqlalchemy import Connection, select
 
 from jobs.database import Database
-from jobs.errors import DatabaseUnavailable, StorageUnavailable
+from jobs.errors import DatabaseUnavailable, StorageDenied, StorageUnavailable
 from jobs.models import Unit
 from worker.aside import Outages
 from worker.breaker import Breaker
@@ -23,11 +23,13 @@ LONG = 60.0  # seconds after which what should have come is missing
 
 
 class FaultyStore:
-    """A store that answers with `fault` while `away` is set; `refused` is called with each key it refuses."""
+    """A store that answers with `fault` while `away` is set, and refuses what lies under `denied` at all times;
+    `refused` is called with each key it refuses."""
 
     def __init__(self, inner: Any) -> None:
         self.inner, self.away = inner, threading.Event()
         self.fault: Exception = StorageUnavailable("503 from the store")
+        self.denied: str | None = None
         self.refused: list[str] = []
         self.on_refusal = lambda: None
 
@@ -39,6 +41,8 @@ class FaultyStore:
 
     def put(self, key: str, *args: Any, **named: Any) -> None:
         self._answer("put", key)
+        if self.denied is not None and key.startswith(self.denied):
+            raise StorageDenied(f"{key} is refused")
         self.inner.put(key, *args, **named)
 
     def get(self, key: str) -> bytes:

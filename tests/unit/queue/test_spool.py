@@ -348,6 +348,27 @@ def test_a_picture_nobody_knows_is_let_go_and_one_at_fault_blocks_no_other(
     assert spool.names() == []
 
 
+def test_a_file_that_cannot_be_read_blocks_no_other(
+    spool: Spool, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given two pictures of units that the database does not know, and a disk that cannot read the first
+    spool.put(picture(7))
+    spool.put(picture(8))
+    first, real = spool.names()[0], spool.read
+
+    def read(name: str) -> Spooled:
+        if name == first:
+            raise SpoolUnusable("input/output error")
+        return real(name)
+
+    monkeypatch.setattr(spool, "read", read)
+
+    # When the committer looks, then it tells of the first, and the second was seen to
+    with pytest.raises(SpoolUnusable, match="input/output"):
+        commit_all(database, FolderStorage(tmp_path / "objects"), spool)
+    assert spool.names() == [first]
+
+
 def test_doctor_tells_what_waits_and_what_is_damaged(tmp_path: Path) -> None:
     # Given a home without a spool, then with a picture and a damaged file in it
     home = Settings(home=tmp_path)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from outage_world import LONG, OutageWorld, away_from_the_first_picture, shift_until_put_aside, units, units_of
-from queue_world import World, add_job, person, settings
+from queue_world import TENANT, World, add_job, person, settings
 from sqlalchemy import select, update
 
 from jobs.database import Database
@@ -169,6 +169,71 @@ def test_a_full_or_read_only_store_fails_nobody(world: World, outage: OutageWorl
 
     # Then every picture is there
     assert (world.job(job)["done"], world.job(job)["failed"]) == (4, 0)
+
+
+def test_a_store_that_refuses_one_prefix_fails_its_renders_and_nobody_else(world: World, outage: OutageWorld) -> None:
+    # Given two jobs, and a store that answers but refuses what belongs to the first
+    jobs = [add_job(world.database, [person(name, [4], world.settings)], key=name) for name in ("ada", "alan")]
+    outage.store.denied = f"{TENANT}/{jobs[0]}/"
+
+    # When a shift has drawn both
+    world.shift()
+
+    # Then the first failed with a reason, drawn once, the second is there, and the store was never held to be away
+    assert [world.job(job)["state"] for job in jobs] == ["failed", "done"]
+    assert {row["error_code"] for row in world.renders(jobs[0])} == {"object_denied"}
+    assert world.renderer.batch_sizes == [4, 4] and outage.spool.names() == [] and outage.changes == []
+
+
+def test_a_refusal_that_passes_fails_nobody(world: World, outage: OutageWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a store that refuses a prefix, and whose rules are mended when it has refused three times
+    job = add_job(world.database, [person("ada", [2], world.settings)])
+    outage.store.denied = f"{TENANT}/{job}/"
+    checks: list[int] = []
+
+    def check() -> None:
+        checks.append(1)
+        if len(checks) == 3:
+            outage.store.denied = None
+
+    monkeypatch.setattr(outage.breaker, "_probe", check)
+
+    # When a shift has drawn, then the pictures were stored in the end
+    world.shift()
+    assert world.job(job)["state"] == "done"
+
+
+def test_a_picture_that_the_store_refuses_blocks_no_other_in_the_spool(
+    database: Database, tmp_path: Path, database_url: str
+) -> None:
+    # Given pictures of two jobs that were put aside in an outage, and a store that then refuses those of the first
+    world = World(database, settings(tmp_path, database_url), FakeRenderer(batch_size=4))
+    outage = OutageWorld(world, tmp_path)
+    jobs = []
+    for name in ("ada", "alan"):
+        jobs.append(add_job(database, [person(name, [1], world.settings)], key=name))
+        away_from_the_first_picture(outage)
+        shift_until_put_aside(outage)
+        outage.store.away.clear()
+        outage.breaker.wait(lambda: False)
+    outage.store.denied = f"{TENANT}/{jobs[0]}/"
+
+    # When the committer looks while the store refuses everything, then it says so and goes no further
+    outage.store.away.set()
+    outage.store.fault = StorageDenied("read-only")
+    with pytest.raises(StorageDenied, match="read-only"):
+        outage.commit()
+    assert len(outage.spool.names()) == 2
+
+    # When only the first is refused, then the second is recorded, and the first stays and is told of
+    outage.store.away.clear()
+    with pytest.raises(StorageDenied, match="is refused"):
+        outage.commit()
+    assert [world.job(job)["done"] for job in jobs] == [0, 1] and len(outage.spool.names()) == 1
+
+    # When it is refused no more, then it is recorded too
+    outage.store.denied = None
+    assert outage.commit() == 1 and world.job(jobs[0])["state"] == "done"
 
 
 def test_candidates_and_further_forms_are_put_aside_too(
