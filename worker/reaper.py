@@ -16,6 +16,7 @@ from jobs.errors import JobsError
 from jobs.repository import control, fleet
 from jobs.repository import units as unit_rows
 from jobs.settings import Settings
+from worker.committer import LONGEST_WAIT_SECONDS
 from worker.process import WORKER_ID, package_version
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,9 @@ def turn(database: Database, broker: Broker, settings: Settings, owner: str) -> 
     with database.transaction() as tx:
         if not fleet.elect(tx, OFFICE, owner, seconds=settings.reap_seconds * 2):
             return 0, 0, 0
-        returned, given_up = unit_rows.reap(tx, max_attempts=settings.max_attempts)
+        # Until every committer has looked once more, and whoever lives has prolonged its leases.
+        grace = LONGEST_WAIT_SECONDS + settings.lease_seconds
+        returned, given_up = unit_rows.reap(tx, max_attempts=settings.max_attempts, grace_seconds=grace)
         limit = max(8, 2 * fleet.alive(tx, within_seconds=settings.lease_seconds))
         paused = control.fleet_paused_at(tx) is not None
         ids = [] if paused else unit_rows.unsent(tx, resend_seconds=settings.resend_seconds, limit=limit)

@@ -289,14 +289,18 @@ def _fail_waiting(tx: Connection, units: Sequence[tuple[str, uuid.UUID]], error_
     return total
 
 
-def reap(tx: Connection, *, max_attempts: int, limit: int = 500) -> tuple[int, int]:
+def reap(tx: Connection, *, max_attempts: int, grace_seconds: float = 0.0, limit: int = 500) -> tuple[int, int]:
     """Return units with expired leases to the queue, and end those tried too often.
+
+    The latter only `grace_seconds` after they were first seen here, as pictures of them may wait on their worker's
+    disk: after an outage of the database it needs a while to find out that it can record them.
 
     Returns: how many were handed back, how many were given up.
     """
     expired = _expired()
+    _begin_grace(tx, grace_seconds, limit, expired, Unit.attempts >= max_attempts)
     # A unit can wait at the cap too, when the cap was lowered: it is claimed no more, so it is ended here.
-    ended = or_(expired, _ready())
+    ended = or_(and_(expired, Unit.ready_at > Unit.lease_until, Unit.ready_at <= epoch_now()), _ready())
     hopeless = tx.execute(
         select(Unit.tenant_id, Unit.id, Unit.attempts)
         .where(ended, Unit.attempts >= max_attempts)
@@ -329,6 +333,16 @@ def reap(tx: Connection, *, max_attempts: int, limit: int = 500) -> tuple[int, i
         .values(state="ready", lease_owner=None, lease_until=None, message_sent_at=None)
     ).rowcount
     return returned, len(hopeless)
+
+
+def _begin_grace(tx: Connection, seconds: float, limit: int, *lost: ColumnElement[bool]) -> None:
+    """Note at units that are seen lost for the first time when they are ended: in `ready_at`, which no other leased
+    unit has behind its lease's end. Whoever wakes and prolongs the lease in time puts the note behind it again.
+    """
+    unseen = (*lost, Unit.ready_at <= Unit.lease_until)
+    ids = tx.execute(select(Unit.id).where(*unseen).limit(limit).with_for_update(skip_locked=True)).scalars().all()
+    if ids:
+        tx.execute(update(Unit).where(Unit.id.in_(ids), *unseen).values(ready_at=epoch_now() + seconds))
 
 
 def unsent(tx: Connection, *, resend_seconds: float, limit: int) -> list[uuid.UUID]:

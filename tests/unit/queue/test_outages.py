@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +12,14 @@ from outage_world import OutageWorld, shift_until_put_aside, units
 from queue_world import TENANT, World, add_job, person, settings
 from sqlalchemy import select, update
 
-from jobs.database import Database
+from jobs.database import Database, epoch_now
 from jobs.models import Candidate, Render, Unit
 from jobs.repository import control, late
 from jobs.repository import jobs as job_rows
 from jobs.repository import units as rows
 from jobs.repository.units import ClaimedUnit
+from worker.committer import LONGEST_WAIT_SECONDS
+from worker.reaper import turn
 from worker.testing import FakeRenderer
 
 
@@ -139,6 +142,71 @@ def test_the_rest_of_a_unit_goes_on_when_its_late_pictures_are_recorded(
     assert outage.commit() == 4
     world.shift(unit.id)
     assert world.job(job)["done"] == 8 and world.renderer.batch_sizes == [4, 4]
+
+
+def test_a_long_outage_at_the_last_attempt_costs_no_picture(
+    world: World, outage: OutageWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given pictures of a unit at its last attempt that were put aside in an outage of an hour
+    job = _put_aside(world, outage, monkeypatch)
+    with world.database.transaction() as tx:
+        tx.execute(update(Unit).values(attempts=3, ready_at=Unit.ready_at - 3700.0, lease_until=epoch_now() - 3600.0))
+
+    # When the database is back, the reaper takes two turns, and the committer looks after that
+    assert [_reap(world)[1] for _ in range(2)] == [0, 0]
+    assert outage.commit() == 2
+
+    # Then they count
+    assert world.job(job)["state"] == "done" and units(world)[0].state == "done"
+
+
+def test_a_lost_unit_at_its_last_attempt_is_ended_after_one_grace_that_begins_when_it_is_seen(world: World) -> None:
+    # Given a unit whose worker was lost at the last attempt, long ago
+    job = add_job(world.database, [person("ada", [1], world.settings)])
+    with world.database.transaction() as tx:
+        claim(tx, "worker-1")
+        tx.execute(update(Unit).values(attempts=3, ready_at=Unit.ready_at - 3700.0, lease_until=epoch_now() - 3600.0))
+
+    # When a reaper sees it, then it is ended neither now nor by the next turn, and its grace is not prolonged
+    assert _reap(world) == (0, 0)
+    (seen,) = units(world)
+    assert _reap(world) == (0, 0) and units(world) == [seen]
+    with world.database.reading() as tx:
+        left = seen.ready_at - tx.execute(select(epoch_now())).scalar_one()
+    assert world.settings.lease_seconds < left <= LONGEST_WAIT_SECONDS + world.settings.lease_seconds
+
+    # When the grace is over
+    with world.database.transaction() as tx:
+        tx.execute(update(Unit).values(ready_at=epoch_now() - 1.0))
+    assert _reap(world) == (0, 1)
+
+    # Then it has failed with the reason
+    assert world.job(job)["state"] == "failed" and units(world)[0].error_code == rows.LOST_WORKER
+
+
+def test_a_worker_that_wakes_in_the_grace_has_a_whole_one_the_next_time(world: World) -> None:
+    # Given a unit at its last attempt whose lease ran out and was seen, and whose worker then beats again
+    add_job(world.database, [person("ada", [1], world.settings)])
+    with world.database.transaction() as tx:
+        (unit,) = claim(tx, "worker-1")
+        tx.execute(update(Unit).values(attempts=3, ready_at=Unit.ready_at - 100.0, lease_until=epoch_now() - 50.0))
+    _reap(world)
+    with world.database.transaction() as tx:
+        assert rows.heartbeat(tx, "worker-1", {unit.id: unit.lease_token}, lease_seconds=3600.0)
+
+    # When that lease has run out too, hours later
+    with world.database.transaction() as tx:
+        earlier = {"ready_at": Unit.ready_at - 7200.0, "lease_until": Unit.lease_until - 7200.0}
+        tx.execute(update(Unit).values(**earlier))
+
+    # Then it is not ended at first sight
+    assert _reap(world) == (0, 0) and units(world)[0].state == "leased"
+
+
+def _reap(world: World) -> tuple[int, int]:
+    """One turn of the reaper: how many units were handed back, how many given up."""
+    broker: Any = SimpleNamespace(send=lambda ids: [])
+    return turn(world.database, broker, world.settings, "reaper-1")[:2]
 
 
 def test_late_pictures_of_a_paused_job_are_recorded_and_it_stays_paused(world: World, outage: OutageWorld) -> None:
