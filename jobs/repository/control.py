@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
 
 from sqlalchemy import Connection, case, select, update
 from sqlalchemy.sql import ColumnElement
@@ -18,7 +17,7 @@ from sqlalchemy.sql import ColumnElement
 from jobs.database import epoch_now
 from jobs.models import Control, Job, Unit, utcnow
 from jobs.repository import shares
-from jobs.repository.jobs import lock, record_event
+from jobs.repository.jobs import lock, lock_units, record_event
 
 FLEET = "fleet"
 
@@ -29,9 +28,11 @@ def pause_job(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> int:
     """
     lock(tx, tenant_id, job_id)
     mine = (Unit.tenant_id == tenant_id, Unit.job_id == job_id)
-    paused = _take_back(tx, *mine)
+    # All of them before anything else: what is being claimed at this moment is leased when this returns.
+    lock_units(tx, *mine, Unit.state.in_(("ready", "leased")))
     waiting = (*mine, Unit.state == "ready")
-    paused += tx.execute(update(Unit).where(*waiting).values(state="paused")).rowcount
+    paused = tx.execute(update(Unit).where(*waiting).values(state="paused")).rowcount
+    paused += _take_back(tx, *mine)
     if paused:
         job = (Job.tenant_id == tenant_id, Job.id == job_id)
         tx.execute(update(Job).where(*job).values(paused_at=utcnow()))
@@ -94,10 +95,5 @@ def _take_back(tx: Connection, *which: ColumnElement[bool], to: str = "paused") 
                 message_sent_at=None,
             )
         )
-    _refund(tx, [(row.tenant_id, row.id, row.profile) for row in rows])
+    shares.give_back(tx, shares.charged(tx, [(row.tenant_id, row.id, row.profile) for row in rows]))
     return len(rows)
-
-
-def _refund(tx: Connection, units: Sequence[tuple[str, uuid.UUID, str]]) -> None:
-    for profile in sorted({profile for *_, profile in units}):
-        shares.refund(tx, [(tenant, unit) for tenant, unit, of in units if of == profile], profile)

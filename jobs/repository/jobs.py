@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Text, cast, insert, or_, select, update
+from sqlalchemy import Connection, Text, cast, func, insert, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
@@ -95,6 +95,15 @@ def lock(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
     tx.execute(select(Job.id).where(Job.tenant_id == tenant_id, Job.id == job_id).with_for_update())
 
 
+def lock_units(tx: Connection, *which: ColumnElement[bool]) -> None:
+    """Wait for whoever changes these units at this moment, and hold off every other change of them.
+
+    What a later statement of this transaction reads of them is so: a claim that was under way has become a lease.
+    """
+    locked = select(Unit.id).where(*which).order_by(Unit.id).with_for_update().subquery()
+    tx.execute(select(func.count()).select_from(locked))
+
+
 def cancel(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> int:
     """Stop a job: nothing of it is drawn any more, what is drawn stays. Returns how many renders were cancelled.
 
@@ -102,11 +111,10 @@ def cancel(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> int:
     """
     lock(tx, tenant_id, job_id)
     mine = (Unit.tenant_id == tenant_id, Unit.job_id == job_id, Unit.state.in_(("ready", "leased", "paused")))
+    # Units first: their row locks hold off a worker that is about to claim one, or to record a render.
+    lock_units(tx, *mine)
     held = select(Unit.tenant_id, Unit.id, Unit.profile).where(*mine, Unit.state == "leased")
-    rows = tx.execute(held.order_by(Unit.id).with_for_update()).all()
-    for profile in sorted({row.profile for row in rows}):
-        shares.refund(tx, [(row.tenant_id, row.id) for row in rows if row.profile == profile], profile)
-    # Units first: their row locks hold off a worker that is about to record a render.
+    charges = shares.charged(tx, [(row.tenant_id, row.id, row.profile) for row in tx.execute(held)])
     tx.execute(
         update(Unit)
         .where(*mine)
@@ -126,6 +134,7 @@ def cancel(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> int:
         update(Job).where(Job.tenant_id == tenant_id, Job.id == job_id).values(cancelled_at=utcnow(), paused_at=None)
     )
     record_event(tx, tenant_id, "job.cancelled", job_id=job_id, data={"renders": count})
+    shares.give_back(tx, charges)
     return count
 
 

@@ -16,14 +16,17 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, Double, Select, case, cast, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from jobs.database import epoch_now
 from jobs.models import Render, Share, Tenant, Unit
 
+Charge = tuple[str, str, float]
+"""Profile, tenant, and work in standard pictures."""
 STANDARD_WORK = 30.0 * 1024 * 1024
 """Steps times pixels of a standard picture."""
 
 
 def due(tx: Connection, profile: str) -> list[str]:
-    """The tenants that have units of this profile waiting, the one whose turn it is first.
+    """The tenants that have units of this profile that are due now, the one whose turn it is first.
 
     The walk jumps from tenant to tenant in the index: its cost grows with the tenants that wait, not with their units.
     """
@@ -32,7 +35,10 @@ def due(tx: Connection, profile: str) -> list[str]:
 
 
 def waiting_tenants(profile: str) -> Select[tuple[str, float]]:
-    """The tenants that have units of this profile waiting, each with its virtual time, if it has one."""
+    """The tenants that have units of this profile that are due now, each with its virtual time, if it has one.
+
+    One whose units are all put off is left out: it could not take its turn, and the clock would stand still.
+    """
     waiting = (Unit.profile == profile, Unit.state == "ready")
     first = select(func.min(Unit.tenant_id)).where(*waiting).scalar_subquery()
     walk = select(first.label("tenant_id")).cte("walk", recursive=True)
@@ -40,7 +46,8 @@ def waiting_tenants(profile: str) -> Select[tuple[str, float]]:
     walk = walk.union_all(select(after).where(walk.c.tenant_id.is_not(None)))
     of_tenant = (Share.tenant_id == walk.c.tenant_id) & (Share.profile == profile)
     statement = select(walk.c.tenant_id, Share.virtual_time).outerjoin(Share, of_tenant)
-    return statement.where(walk.c.tenant_id.is_not(None))
+    is_due = select(Unit.id).where(*waiting, Unit.tenant_id == walk.c.tenant_id, Unit.ready_at <= epoch_now()).exists()
+    return statement.where(walk.c.tenant_id.is_not(None), is_due)
 
 
 def charge(tx: Connection, units: Sequence[tuple[str, uuid.UUID]], profile: str, *, in_turn: bool) -> None:
@@ -56,9 +63,21 @@ def charge(tx: Connection, units: Sequence[tuple[str, uuid.UUID]], profile: str,
         tx.execute(statement.on_conflict_do_update(index_elements=["tenant_id", "profile"], set_=changed))
 
 
-def refund(tx: Connection, units: Sequence[tuple[str, uuid.UUID]], profile: str) -> None:
-    """Take back what these units were charged for and was not drawn: they were handed back for no fault of theirs."""
-    for tenant_id, work in _work_of(tx, units):
+def charged(tx: Connection, units: Sequence[tuple[str, uuid.UUID, str]]) -> list[Charge]:
+    """What of these claimed units (tenant, id, profile) is not drawn yet, as it was charged; locks nothing."""
+    found = []
+    for profile in sorted({profile for *_, profile in units}):
+        of_profile = [(tenant_id, unit_id) for tenant_id, unit_id, named in units if named == profile]
+        found += [(profile, tenant_id, work) for tenant_id, work in _work_of(tx, of_profile)]
+    return found
+
+
+def give_back(tx: Connection, charges: Sequence[Charge]) -> None:
+    """Take these charges off: the units were handed back for no fault of theirs.
+
+    To be done when every unit is locked that will be: whoever claims locks a unit first, then its tenant's share.
+    """
+    for profile, tenant_id, work in charges:
         weight = tx.execute(select(Tenant.weight).where(Tenant.id == tenant_id)).scalar_one()
         mine = (Share.tenant_id == tenant_id, Share.profile == profile)
         tx.execute(update(Share).where(*mine).values(virtual_time=Share.virtual_time - work / weight))

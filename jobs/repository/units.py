@@ -77,10 +77,8 @@ def _claim(
 ) -> list[ClaimedUnit]:
     """Lease the units of one profile that `wanted` selects, and count them as their tenant's share.
 
-    A unit another claimer locks at this moment is passed over. Nothing is leased while the fleet is paused.
+    A unit another claimer locks at this moment is passed over. The caller has asked `may_claim`.
     """
-    if not may_claim(tx):
-        return []
     chosen = wanted.where(_claimable(), Unit.attempts < max_attempts).with_for_update(skip_locked=True)
     ids = tx.execute(chosen).scalars().all()
     if not ids:
@@ -110,6 +108,8 @@ def claim_unit(
 
     So a tenant that sends many messages has no more of the workers than its share.
     """
+    if not may_claim(tx):
+        return []
     named = (Unit.id == unit_id, Unit.profile == profile)
     tenant_id, first = tx.execute(select(Unit.tenant_id).where(*named)).scalar_one_or_none(), shares.due(tx, profile)
     if first and first[0] != tenant_id:
@@ -121,6 +121,8 @@ def claim_same_person(
     tx: Connection, unit: ClaimedUnit, owner: str, *, limit: int, lease_seconds: float, max_attempts: int
 ) -> list[ClaimedUnit]:
     """Lease waiting units, of whichever job, that are drawn with the weight set `unit` needs."""
+    if not may_claim(tx):
+        return []
     wanted = (
         select(Unit.id)
         .where(Unit.tenant_id == unit.tenant_id, Unit.photo_set_id == unit.photo_set_id, Unit.profile == unit.profile)
@@ -137,7 +139,10 @@ def claim_next(
     has run out.
 
     A statement for each, so that each walks an index in its order and stops: one with OR would sort all that waits.
+    Nothing is leased while the fleet is paused.
     """
+    if not may_claim(tx):
+        return []
     terms = (owner, lease_seconds, max_attempts)
     for place, tenant_id in enumerate(shares.due(tx, profile)):
         claimed = _claim(tx, next_of(profile, tenant_id, limit), *terms, in_turn=place == 0)
@@ -264,7 +269,7 @@ def release(
     )
     released = tx.execute(statement).rowcount == 1
     if released and give_attempt_back:
-        shares.refund(tx, [(unit.tenant_id, unit.id)], unit.profile)
+        shares.give_back(tx, shares.charged(tx, [(unit.tenant_id, unit.id, unit.profile)]))
     return released
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select
+import pytest
+from sqlalchemy import Connection, select, text
 
 from jobs.database import Database
 from jobs.models import Unit
@@ -28,6 +30,10 @@ from worker.shift import Shift, ShiftReport
 from worker.testing import FakeRenderer
 from worker.weights import WeightSets
 
+# For what only several writers at a time can show; SQLite has one.
+only_postgres = pytest.mark.parametrize(
+    "database_url", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True
+)
 TENANT = "acme"
 ASKED: dict[str, Any] = {
     "prompt_name": "office",
@@ -84,6 +90,17 @@ def add_job(
         totals = {"identities": writer.identities, "units": writer.units, "renders": writer.renders}
         job_rows.accept(tx, TENANT, job_id, **totals)
     return job_id
+
+
+def wait_for_the_queue(database: Database) -> None:
+    """Until somebody waits for a lock of this PostgreSQL database."""
+    asked = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    deadline = time.monotonic() + 30
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while not connection.execute(asked).scalar_one():
+            assert time.monotonic() < deadline, "nobody waits"
 
 
 class World:

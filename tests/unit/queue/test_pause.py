@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from queue_world import TENANT, World, add_job, person, settings
+from queue_world import TENANT, World, add_job, only_postgres, person, settings, wait_for_the_queue
 from sqlalchemy import select, update
 
 from jobs.broker import Broker
 from jobs.database import Database
-from jobs.models import Event, Render, Unit
-from jobs.repository import control, queries, units
+from jobs.errors import JobsError
+from jobs.models import Event, Render, Share, Unit
+from jobs.repository import control, queries, shares, units
 from jobs.repository import jobs as job_rows
 from worker import reaper
 from worker.testing import FakeRenderer
@@ -247,3 +248,42 @@ def test_no_claim_slips_through_a_pause(world: World, of: str) -> None:
 
     # Then nothing is held, and no attempt was counted
     assert set(unit_columns(world, Unit.state, Unit.attempts)) == {("paused" if of == "job" else "ready", 0)}
+
+
+@only_postgres
+@pytest.mark.parametrize("beside", [0, 1], ids=["alone", "beside a lease"])
+@pytest.mark.parametrize("how", ["pause", "cancel"])
+def test_a_claim_under_way_is_waited_for_and_taken_back(
+    world: World, how: str, beside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a job of which units may be held already, and a claim that has one more and has not come to its share
+    job = add_job(world.database, [person(f"p{n}", [2], world.settings) for n in range(beside + 1)])
+    with world.database.transaction() as tx:
+        assert len(units.claim_next(tx, "fake", "w", **TERMS | {"limit": beside})) == beside
+    charge, failures = shares.charge, []
+
+    def stop() -> None:
+        try:
+            with world.database.transaction() as tx:
+                control.pause_job(tx, TENANT, job) if how == "pause" else job_rows.cancel(tx, TENANT, job)
+        except JobsError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=stop)
+
+    def while_it_is_stopped(*args: Any, **more: Any) -> None:
+        thread.start()
+        wait_for_the_queue(world.database)
+        charge(*args, **more)
+
+    # When the job is paused or cancelled in that moment
+    monkeypatch.setattr(shares, "charge", while_it_is_stopped)
+    with world.database.transaction() as tx:
+        assert len(units.claim_next(tx, "fake", "w2", **TERMS)) == 1
+    thread.join()
+
+    # Then neither failed, nothing is held, and nothing is charged
+    assert failures == []
+    assert set(unit_columns(world, Unit.state)) == {("paused" if how == "pause" else "cancelled",)}
+    with world.database.reading() as tx:
+        assert tx.execute(select(Share.virtual_time)).scalar_one() == pytest.approx(0.0)

@@ -174,6 +174,41 @@ def test_a_tenant_whose_units_wait_for_another_try_does_not_hold_up_others(datab
     assert turns(database, 2) == ["b", None]
 
 
+def test_the_clock_goes_on_while_the_first_tenant_is_put_off(database: Database) -> None:
+    # Given a tenant that has had nothing and is put off for long, and one that has drawn ten pictures meanwhile
+    with database.transaction() as tx:
+        for name in ("away", "busy", "new"):
+            add_tenant(tx, name)
+        add_units(tx, "away", [1], ready_at=9e12)
+        add_units(tx, "busy", [1] * 20)
+    assert turns(database, 10) == ["busy"] * 10
+
+    # When another comes
+    with database.transaction() as tx:
+        add_units(tx, "new", [1] * 10)
+        assert sorted(shares.due(tx, "fake")) == ["busy", "new"]
+
+    # Then it takes turns with the one that is there, and does not shut it out
+    assert Counter(turns(database, 8)) == {"busy": 4, "new": 4}
+
+
+def test_a_claim_asks_once_whether_the_fleet_is_paused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given three tenants whose units are due and were tried too often
+    asked: list[bool] = []
+    monkeypatch.setattr(units, "may_claim", lambda tx: asked.append(control.may_claim(tx)) or asked[-1])
+    with database.transaction() as tx:
+        for name in ("a", "b", "c"):
+            add_tenant(tx, name)
+            add_units(tx, name, [1])
+        tx.execute(update(Unit).values(attempts=TERMS["max_attempts"]))
+
+    # When somebody claims
+    assert turns(database, 1) == [None]
+
+    # Then it asked once, not for each of them
+    assert asked == [True]
+
+
 @pytest.mark.parametrize("how", ["release", "pause"])
 def test_what_is_handed_back_undrawn_is_not_paid_for(database: Database, how: str) -> None:
     # Given a claim of three pictures of a tenant of weight 2
