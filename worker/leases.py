@@ -42,7 +42,7 @@ class Leases:
     ) -> None:
         """`also` are what each heartbeat does besides: the sign of life, the claim of a weight set in the making.
 
-        `watch` are what each look reads besides: whether this worker was asked to drain.
+        `watch` are what each look and each heartbeat reads besides: whether this worker was asked to drain.
         """
         self._database, self._owner, self._lease_seconds = database, owner, lease_seconds
         self._also, self._watch = also, watch
@@ -90,7 +90,7 @@ class Leases:
         before = self._held()
         with self._database.transaction() as tx:
             held = units.heartbeat(tx, self._owner, before, lease_seconds=self._lease_seconds)
-            for duty in self._also:
+            for duty in (*self._also, *self._watch):  # where beats are as frequent as looks, nobody looks
                 duty(tx)
         with self._lock:
             self._last_confirmed = time.monotonic()

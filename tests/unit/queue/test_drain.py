@@ -146,6 +146,16 @@ def test_a_worker_that_fell_silent_is_not_waited_for(world: World) -> None:
     assert [one.is_over for one in ask(world, None, 3600.0, wait=lambda _: pytest.fail("waited"))] == [False]
 
 
+def test_a_heartbeat_looks_whether_the_worker_is_to_drain(world: World) -> None:
+    # Given leases so short that a heartbeat is due before every look
+    read: list[bool] = []
+    leases = Leases(world.database, "host:1:a", lease_seconds=15.0, watch=(lambda _: read.append(True),))
+
+    # When it beats, then what a look would have read is read
+    leases.beat()
+    assert read == [True]
+
+
 def test_a_worker_of_an_older_version_is_told_apart(world: World) -> None:
     # Given a row as a version before wrote it
     with world.database.transaction() as tx:
