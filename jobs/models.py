@@ -107,6 +107,7 @@ class Tenant(Base):
     """
 
     __tablename__ = "tenants"
+    __table_args__ = (CheckConstraint("weight > 0 AND weight <= 1000", name="weight"),)
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
     weight: Mapped[float] = mapped_column(default=1.0, server_default="1")

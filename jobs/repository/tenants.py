@@ -12,11 +12,13 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from jobs.errors import SettingsInvalid
 from jobs.models import Identity, Job, Photo, Render, Tenant, Unit, WeightSet, utcnow
 
 MINUTE_SECONDS = 60.0
 OPEN_STATES = ("ready", "leased", "paused")
 LIMITS = ("max_people", "max_waiting_renders", "max_stored_bytes", "max_renders_per_minute")
+MOST_WEIGHT = 1000.0
 CHUNK = 500
 
 
@@ -41,9 +43,12 @@ _COLUMNS = tuple(getattr(Tenant, name) for name in TenantRow.__dataclass_fields_
 
 
 def find(tx: Connection, tenant_id: str, *, lock: bool = False) -> TenantRow:
-    """A tenant; one that has no row yet has no limits. `lock` holds off others that enqueue for it."""
+    """A tenant; one that has no row yet has no limits. `lock` holds off others that enqueue for it.
+
+    It does not hold off who writes rows of the tenant: they only need its name to stay.
+    """
     statement = select(*_COLUMNS).where(Tenant.id == tenant_id)
-    row = tx.execute(statement.with_for_update() if lock else statement).one_or_none()
+    row = tx.execute(statement.with_for_update(key_share=True) if lock else statement).one_or_none()
     return TenantRow(tenant_id) if row is None else TenantRow(*row)
 
 
@@ -53,7 +58,15 @@ def every(tx: Connection) -> list[TenantRow]:
 
 
 def change(tx: Connection, tenant_id: str, **changes: Any) -> TenantRow:
-    """Set a tenant's weight or limits; a tenant that has no row yet is made."""
+    """Set a tenant's weight or limits; a tenant that has no row yet is made.
+
+    Raises SettingsInvalid for a weight that is no number above 0 and up to `MOST_WEIGHT`.
+    """
+    weight = changes.get("weight", 1.0)
+    if not 0.0 < weight <= MOST_WEIGHT:  # nor is it NaN, which is neither
+        raise SettingsInvalid(
+            f"a tenant's weight is above 0 and at most {MOST_WEIGHT:g}, found {weight}; 1 is ordinary"
+        )
     upsert = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
     tx.execute(upsert(Tenant).values(id=tenant_id, created_at=utcnow()).on_conflict_do_nothing(index_elements=["id"]))
     if changes:

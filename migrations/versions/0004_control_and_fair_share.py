@@ -11,8 +11,13 @@ Revision: 0004, after 0003.
 
 from __future__ import annotations
 
+import random
+import time
+
 import sqlalchemy as sa
 from alembic import op
+
+from jobs.errors import DatabaseUnavailable
 
 revision = "0004"
 down_revision = "0003"
@@ -21,6 +26,16 @@ depends_on = None
 
 OLD_CHECK = "state IN ('ready', 'leased', 'done', 'failed', 'cancelled')"
 NEW_CHECK = "state IN ('ready', 'leased', 'done', 'failed', 'cancelled', 'paused')"
+# With its CHECK, which Alembic does not add on SQLite; NaN, greater than all numbers to PostgreSQL, does not pass.
+WEIGHT = (
+    "ALTER TABLE tenants ADD COLUMN weight {double} DEFAULT '1' NOT NULL "
+    "CONSTRAINT ck_tenants_weight CHECK (weight > 0 AND weight <= 1000)"
+)
+# Views first: whoever reads one locks it before the tables under it.
+LOCKED = "job_status, identity_status, tenants, jobs, units, workers"
+LOCK_MILLISECONDS = 300
+LOCK_TRIES = 40
+LOCK_NOT_AVAILABLE = "55P03"
 JOB_STATUS = """
         SELECT j.tenant_id, j.id AS job_id, j.key, j.name, j.profile, j.priority,
                CASE
@@ -82,7 +97,6 @@ def _columns() -> dict[str, list[sa.Column[object]]]:
             sa.Column("busy", sa.Boolean(), nullable=True),
         ],
         "tenants": [
-            sa.Column("weight", sa.Double(), server_default="1", nullable=False),
             sa.Column("max_people", sa.BigInteger(), nullable=True),
             sa.Column("max_waiting_renders", sa.BigInteger(), nullable=True),
             sa.Column("max_stored_bytes", sa.BigInteger(), nullable=True),
@@ -92,6 +106,9 @@ def _columns() -> dict[str, list[sa.Column[object]]]:
 
 
 def upgrade() -> None:
+    lock_tables(op.get_bind())
+    is_postgres = op.get_bind().dialect.name == "postgresql"
+    op.execute(WEIGHT.format(double="DOUBLE PRECISION" if is_postgres else "DOUBLE"))
     for table, columns in _columns().items():
         for column in columns:
             op.add_column(table, column)
@@ -119,6 +136,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    lock_tables(op.get_bind())
     op.execute("UPDATE units SET state = 'ready', message_sent_at = NULL WHERE state = 'paused'")
     op.execute("UPDATE workers SET state = 'idle' WHERE state = 'drained'")
     for view in ("job_status", "identity_status"):
@@ -130,8 +148,35 @@ def downgrade() -> None:
     for table, columns in _columns().items():
         for column in columns:
             op.drop_column(table, column.name)
+    op.execute("ALTER TABLE tenants DROP COLUMN weight")
     op.execute(f"CREATE VIEW job_status AS {JOB_STATUS.format(paused='', more='')}")
     op.execute(f"CREATE VIEW identity_status AS {IDENTITY_STATUS.format(paused='', count='')}")
+
+
+def lock_tables(bind: sa.Connection, tries: int = LOCK_TRIES) -> None:
+    """Lock at once all that is changed here, so that a fleet at work waits for this and this never for the fleet.
+
+    Whoever works locks the same tables in other orders, row by row. So a lock that does not come within a moment is
+    given up with those before it, sooner than PostgreSQL looks for deadlocks (1 s), and all are tried for anew.
+    Raises DatabaseUnavailable when somebody uses them each time.
+    """
+    if bind.dialect.name != "postgresql":
+        return
+    for _ in range(tries):
+        try:
+            with bind.begin_nested():
+                bind.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_MILLISECONDS}ms'")
+                bind.exec_driver_sql(f"LOCK TABLE {LOCKED} IN ACCESS EXCLUSIVE MODE")
+                bind.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
+            return
+        except sa.exc.OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                raise
+        time.sleep(random.uniform(0.05, 0.25))  # lets those pass who waited behind this
+    raise DatabaseUnavailable(
+        f"the tables {LOCKED} were in use each of the {tries} times that this upgrade tried to lock them; nothing was "
+        "changed; try `portraits db upgrade` again when no large job is being enqueued, or stop the workers first"
+    )
 
 
 def _change_check(old: str, new: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,8 @@ def set_(
     changes |= {} if weight is None else {"weight": weight}
     if not changes:
         raise typer.BadParameter("say what to set: --weight, --people, --waiting, --bytes, --per-minute, --unlimited")
+    if weight is not None and math.isnan(weight):  # which is neither under a least nor over a most
+        raise typer.BadParameter("--weight is a number from 0.001 to 1000, found nan")
     database = Database.from_settings(load_settings())
     try:
         with database.transaction() as tx:

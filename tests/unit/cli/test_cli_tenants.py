@@ -23,6 +23,8 @@ def test_shares_and_limits_are_set_shown_and_taken_away(cli: CliWorld) -> None:
     row = cli.json("tenants", "set", "acme", "--unlimited")
     assert (row["weight"], row["max_people"], row["max_renders_per_minute"]) == (2.0, None, None)
     cli.run("tenants", "set", "acme", exit_code=2)
+    for weight in ("nan", "inf", 0, 1001):
+        cli.run("tenants", "set", "acme", "--weight", weight, exit_code=2)
     cli.run("tenants", "set", "acme", "--people", -1, exit_code=2)
 
 

@@ -14,11 +14,13 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from queue_world import only_postgres, wait_for_the_queue
 from sqlalchemy import JSON, Connection, DateTime, Uuid, bindparam, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from jobs.database import Database
-from jobs.errors import DatabaseOutdated, JobsError
+from jobs.errors import DatabaseOutdated, DatabaseUnavailable, JobsError
 from jobs.models import Base, PhotoSet, Render, WeightSet
 from jobs.options import ORDINARY, RenderOptions
 from jobs.repository import control, fleet, queries, units, weight_sets
@@ -401,3 +403,67 @@ def test_a_worker_before_0004_claims_nothing_of_a_paused_job(database: Database)
     )
     with database.transaction() as tx:
         assert tx.execute(text(claim)).rowcount == 0
+
+
+def at_0003(url: str) -> Database:
+    """A database at 0003 with a job and a worker in it."""
+    database = Database(url)
+    database.upgrade("0003")
+    with database.transaction() as tx:
+        put(tx, "tenants", id="acme", created_at=AT)
+        write_as_0_2_0(tx, ids(1), "spring")
+        worker = {"name": "host:1", "pid": 1, "version": "0.3.0", "state": "idle", "started_at": AT}
+        put(tx, "workers", id="host:1:a", **worker, last_seen_at=1.0)
+    return database
+
+
+@only_postgres
+def test_0004_and_a_heartbeat_do_not_lock_each_other_out(database_url: str) -> None:
+    # Given a fleet at work: a heartbeat that has prolonged a lease and not yet given its sign of life
+    database, failures = at_0003(database_url), []
+
+    def upgrade() -> None:
+        try:
+            database.upgrade()
+        except JobsError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=upgrade)
+    with database.transaction() as tx:
+        tx.execute(text("UPDATE units SET lease_until = 2.0"))
+
+        # When the upgrade comes in between
+        thread.start()
+        wait_for_the_queue(database)
+
+        # Then the heartbeat ends as if nothing were, and so does the upgrade
+        tx.execute(text("UPDATE workers SET last_seen_at = 2.0"))
+    thread.join()
+    assert failures == []
+    database.require_current()
+    database.dispose()
+
+
+@only_postgres
+def test_0004_says_that_the_tables_are_in_use(database_url: str) -> None:
+    # Given somebody who writes for longer than the upgrade has patience
+    database = at_0003(database_url)
+    migration: Any = ScriptDirectory.from_config(database._alembic(None)).get_revision("0004")
+    with database.transaction() as writer:
+        writer.execute(text("UPDATE units SET lease_until = 2.0"))
+
+        # When it is tried, then it says what to do, and holds nothing
+        with database.transaction() as tx:
+            with pytest.raises(DatabaseUnavailable, match="try `portraits db upgrade` again"):
+                migration.module.lock_tables(tx, tries=1)
+            held = text("SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND pid = pg_backend_pid()")
+            assert tx.execute(held).scalar_one() == 0
+    database.dispose()
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "1001", "'nan'", "'inf'"])
+def test_a_weight_that_no_share_can_be_made_of_is_refused_by_the_schema(database: Database, weight: str) -> None:
+    with database.transaction() as tx:
+        put(tx, "tenants", id="acme", created_at=AT)
+    with pytest.raises(IntegrityError), database.transaction() as tx:
+        tx.execute(text(f"UPDATE tenants SET weight = {weight}"))

@@ -6,11 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from queue_world import TENANT, person, settings
+from queue_world import TENANT, only_postgres, person, settings
+from sqlalchemy import text
 
 from jobs import quotas
 from jobs.database import Database
-from jobs.errors import JobsError
+from jobs.errors import JobsError, SettingsInvalid
 from jobs.repository import jobs as job_rows
 from jobs.repository import people as people_rows
 from jobs.repository import tenants
@@ -53,3 +54,23 @@ def test_of_four_who_enqueue_at_once_as_many_pass_as_the_limit_has_room_for(
     assert refused == [code, code]
     with database.reading() as tx:
         assert tenants.waiting_renders(tx, TENANT) == 12
+
+
+@only_postgres
+def test_who_enqueues_for_a_limited_tenant_does_not_hold_up_who_draws_for_it(database: Database) -> None:
+    # Given somebody in the middle of writing a job of a tenant with a limit
+    with database.transaction() as tx:
+        tenants.change(tx, TENANT, max_waiting_renders=12)
+    with database.transaction() as writing:
+        quotas.check_while_writing(writing, TENANT, 6)
+
+        # When a worker writes a row that names the tenant, then it need not wait
+        with database.transaction() as tx:
+            tx.execute(text("SET LOCAL lock_timeout = '2s'"))
+            job_rows.record_event(tx, TENANT, "render.done")
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 0.0, -1.0, 1000.5])
+def test_a_weight_that_no_share_can_be_made_of_is_refused(database: Database, weight: float) -> None:
+    with database.transaction() as tx, pytest.raises(SettingsInvalid, match="weight is above 0"):
+        tenants.change(tx, TENANT, weight=weight)
