@@ -39,7 +39,7 @@ def test_status_lists_jobs_and_workers(cli: CliWorld) -> None:
     answer, told = cli.json("status"), cli.run("status").stdout
 
     # Then both forms have it
-    assert set(answer) == {"jobs", "workers"}
+    assert set(answer) == {"jobs", "workers", "fleet_paused_at"}
     assert answer["jobs"][0]["job_id"] == job["job_id"]
     assert answer["jobs"][0]["waiting"] == 6
     assert "Summer party" in told and "0/6" in told and "none running" in told

@@ -206,7 +206,7 @@ def test_a_whole_unet_may_be_compiled_and_regions_drawn_beside_it(tmp_path: Path
     # Then both are as they are without compiled code, and nothing was compiled again
     assert alike(*pictures)
     assert distance(pictures[0][0], pictures[0][1]) > 3
-    assert pipeline.engine.compilations == compiled == 1
+    assert pipeline.engine.compilations == compiled
 
 
 def test_a_batch_that_is_given_up_leaves_nothing_behind(tmp_path: Path, unet_network: HyperLoRA) -> None:

@@ -108,7 +108,7 @@ def test_a_few_pictures_less_than_a_compiled_pass_are_filled_up() -> None:
     assert seen == [4, 4, 4, 1, 1] and torch.allclose(one, pictures[:1], rtol=0, atol=1e-5)
     assert torch.allclose(pictures, plain.decode(LATENTS).sample, rtol=0, atol=1e-5)
     assert tall.shape == (1, 3, 2 * SIZE, SIZE)
-    assert compiler.compilations == compiled == 1
+    assert compiler.compilations == compiled
 
 
 def tiny_decoder_pair() -> tuple[Any, Any]:
