@@ -69,6 +69,7 @@ def test_waiting_pictures_count_until_they_are_drawn(cli: CliWorld) -> None:
     cli.run("resume", cli.json("status")["jobs"][0]["job_id"])
     cli.draw()
     cli.run("enqueue", manifest, "--again")
+    assert len(cli.json("status")["jobs"]) == 2
 
 
 def test_pictures_of_the_last_minute_count_although_they_are_drawn(cli: CliWorld) -> None:
