@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,15 @@ MAX_KEY_BYTES = 1024
 MAX_PART_BYTES = 255
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object as a listing tells of it; `modified_at` in seconds since 1970, on the store's clock."""
+
+    key: str
+    size_bytes: int
+    modified_at: float
 
 
 class Storage(Protocol):
@@ -40,6 +50,9 @@ class Storage(Protocol):
 
     def list(self, prefix: str) -> Iterator[str]:
         """The keys that start with the prefix (a text prefix, not a folder), in no promised order."""
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """The same with size and age, in bounded memory; what is removed meanwhile may be missing."""
 
     def url(self, key: str, expires_seconds: int) -> str:
         """A URL from which the object can be read: presigned for that many seconds, or file://, which never expires."""

@@ -24,7 +24,7 @@ from jobs.errors import (
     StorageFull,
     StorageUnavailable,
 )
-from jobs.storage import check_key
+from jobs.storage import Entry, check_key
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -90,6 +90,10 @@ class FolderStorage:
 
     def list(self, prefix: str) -> Iterator[str]:
         """See `Storage.list`. Links are neither followed nor listed."""
+        return (entry.key for entry in self.entries(prefix))
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """See `Storage.entries`: a folder at a time, by name."""
         folder = prefix.rpartition("/")[0]
         if folder:
             check_key(folder)
@@ -102,8 +106,8 @@ class FolderStorage:
                 relative = Path(place).relative_to(self.root)
                 for name in sorted(names):
                     key = (relative / name).as_posix()
-                    if key.startswith(prefix) and not name.startswith(".") and not (Path(place) / name).is_symlink():
-                        yield key
+                    if key.startswith(prefix) and not name.startswith("."):
+                        yield from _entry(key, Path(place) / name)
 
     def url(self, key: str, expires_seconds: int) -> str:
         """See `Storage.url`: a file:// URL, which does not expire."""
@@ -179,6 +183,14 @@ class FolderStorage:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+def _entry(key: str, path: Path) -> Iterator[Entry]:
+    """One file; none where it is a link, or has been removed since its folder was read."""
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        if not stat.S_ISLNK(found.st_mode):
+            yield Entry(key, found.st_size, found.st_mtime)
 
 
 def _write_whole(folder: int, name: str, data: bytes) -> None:

@@ -24,7 +24,7 @@ from jobs.errors import (
 )
 from jobs.s3 import S3Server
 from jobs.settings import Settings
-from jobs.storage import check_key
+from jobs.storage import Entry, check_key
 
 MAX_EXPIRES_SECONDS = 7 * 24 * 3600
 _CONFLICT_TRIES = 3
@@ -83,12 +83,17 @@ class S3Storage:
             return
 
     def list(self, prefix: str) -> Iterator[str]:
-        """See `Storage.list`: a page of up to 1000 keys at a time."""
+        """See `Storage.list`."""
+        return (entry.key for entry in self.entries(prefix))
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """See `Storage.entries`: a page of up to 1000 at a time, by name."""
         with self.server.errors(self.bucket, self.prefix + prefix):
             pages = self.server.client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
                 for item in page.get("Contents", []):
-                    yield item["Key"].removeprefix(self.prefix)
+                    key = item["Key"].removeprefix(self.prefix)
+                    yield Entry(key, item["Size"], item["LastModified"].timestamp())
 
     def url(self, key: str, expires_seconds: int) -> str:
         """See `Storage.url`. Signing asks no server, so the object need not exist. At most seven days."""

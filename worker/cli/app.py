@@ -25,6 +25,7 @@ from worker.cli import (
     lora,
     results,
     status,
+    sweep,
     tenants,
     train,
     watch,
@@ -173,6 +174,7 @@ app.command("worker", rich_help_panel=_RUNNING)(worker.worker)
 app.command("drain", rich_help_panel=_RUNNING)(drain.drain)
 app.command("calibrate", rich_help_panel=_RUNNING)(calibrate.calibrate)
 app.command("doctor", rich_help_panel=_RUNNING)(doctor.doctor)
+app.command("sweep", rich_help_panel=_RUNNING)(sweep.sweep)
 app.command("demo", rich_help_panel=_RUNNING)(demo.demo)
 app.add_typer(tenants.commands, name="tenants", rich_help_panel=_RUNNING)
 app.add_typer(db.commands, name="db", rich_help_panel=_RUNNING)

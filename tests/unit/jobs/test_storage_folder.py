@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import BadKey, ObjectExists, ObjectMissing, StorageDenied, StorageFull, StorageUnavailable
+from jobs.storage import Entry
 from jobs.storage_folder import FolderStorage
 
 PNG = "image/png"
@@ -44,6 +45,16 @@ def test_put_get_list_delete(storage: FolderStorage) -> None:
     assert storage.exists("acme/b/c.png")
     with pytest.raises(ObjectMissing):
         storage.get("acme/a.png")
+
+
+def test_entries_tell_size_and_age(tmp_path: Path) -> None:
+    # Given an object that was written at a known moment
+    storage = FolderStorage(tmp_path)
+    storage.put("acme/a.png", b"12345", content_type="image/png")
+    os.utime(tmp_path / "acme" / "a.png", (1_000.0, 1_000.0))
+
+    # When it is listed, then its size and that moment are told
+    assert list(storage.entries("acme/")) == [Entry("acme/a.png", 5, 1_000.0)]
 
 
 def test_the_last_writer_wins_unless_the_write_is_conditional(storage: FolderStorage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -112,6 +113,15 @@ def test_more_keys_than_one_page_holds(storage: S3Storage) -> None:
         storage.put(f"many/{number}", b"", content_type="text/plain")
     # Then all keys are listed, each once
     assert sorted(storage.list("many/")) == sorted(f"many/{number}" for number in range(25))
+
+
+def test_entries_tell_size_and_age(storage: S3Storage) -> None:
+    # Given an object, when it is listed, then its size and the moment of its writing are told
+    began = time.time()
+    storage.put("acme/a.png", b"12345", content_type="image/png")
+    (entry,) = storage.entries("acme/")
+    assert (entry.key, entry.size_bytes) == ("acme/a.png", 5)
+    assert began - 2 <= entry.modified_at <= time.time() + 2
 
 
 def test_a_conditional_write_never_overwrites(storage: S3Storage) -> None:

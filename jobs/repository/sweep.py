@@ -1,0 +1,62 @@
+"""Which objects of the store rows name, and which a worker at work may be about to name."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, and_, select, union_all
+
+from jobs.models import Candidate, Output, Photo, Render, Tenant, Unit, WeightSet
+from jobs.repository.tenants import OPEN_STATES
+
+_NAMING = (Render, Candidate, Output, Photo, WeightSet)
+
+
+def tenants(tx: Connection) -> list[str]:
+    """Every tenant, by name."""
+    return list(tx.execute(select(Tenant.id).order_by(Tenant.id)).scalars())
+
+
+def tokens_of_waiting(tx: Connection, tenant_id: str, render_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, int]:
+    """The token under which each of these renders, where it still waits, can be recorded: that of its unit's last
+    claim, whether the lease runs, has run out, or was handed back. A picture may lie in a worker's spool so long.
+    """
+    of_unit = and_(Unit.tenant_id == Render.tenant_id, Unit.id == Render.unit_id)
+    statement = (
+        select(Render.id, Unit.lease_token)
+        .join(Unit, of_unit)
+        .where(Render.tenant_id == tenant_id, Render.id.in_(render_ids))
+        .where(Render.state == "waiting", Unit.state.in_(OPEN_STATES))
+    )
+    return {row.id: row.lease_token for row in tx.execute(statement)}
+
+
+def tokens_of_made(tx: Connection, tenant_id: str, fingerprints: Sequence[str]) -> dict[str, int]:
+    """The token under which each of these weight sets is being generated."""
+    mine = (WeightSet.tenant_id == tenant_id, WeightSet.fingerprint.in_(fingerprints))
+    statement = select(WeightSet.fingerprint, WeightSet.lease_token).where(*mine, WeightSet.state == "generating")
+    return {row.fingerprint: row.lease_token for row in tx.execute(statement)}
+
+
+def named(tx: Connection, tenant_id: str, render_ids: Sequence[uuid.UUID], keys: Sequence[str]) -> set[str]:
+    """Those of these keys that a row of the tenant names; `render_ids` are the renders in whose folders they lie.
+
+    One statement, and so one moment: a row that moves from one table to another is in one of them.
+    """
+    parts = []
+    for table in _NAMING:
+        mine = select(table.storage_key).where(table.tenant_id == tenant_id, table.storage_key.in_(keys))
+        if table is Render:  # by its id: the renders have no index over keys
+            mine = mine.where(Render.id.in_(render_ids))
+        if table is Photo:  # by its hash, which is in its key
+            mine = mine.where(Photo.sha256.in_([_stem(key) for key in keys]))
+        if table is WeightSet:  # by its fingerprint, likewise
+            mine = mine.where(WeightSet.fingerprint.in_([_stem(key).rpartition("-")[0] for key in keys]))
+        parts.append(mine)
+    return {key for key in tx.execute(union_all(*parts)).scalars() if key is not None}
+
+
+def _stem(key: str) -> str:
+    """The last part of a key without its ending."""
+    return key.rpartition("/")[2].partition(".")[0]
