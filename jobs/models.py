@@ -203,7 +203,11 @@ class PhotoSetPhoto(Base):
     """A photo's place in a set, and what the worker found in it."""
 
     __tablename__ = "photo_set_photos"
-    __table_args__ = (_own("photo_sets", "photo_set_id"), _own("photos", "photo_id"))
+    __table_args__ = (
+        _own("photo_sets", "photo_set_id"),
+        _own("photos", "photo_id"),
+        Index("ix_photo_set_photos_photo", "tenant_id", "photo_id"),
+    )
     tenant_id: Mapped[str] = mapped_column(String(64), primary_key=True)
     photo_set_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
@@ -252,6 +256,7 @@ class WeightSetSource(Base):
         _own("weight_sets", "weight_set_id"),
         _own("photo_sets", "photo_set_id"),
         _own("weight_sets", "source_weight_set_id"),
+        Index("ix_weight_set_sources_photo_set", "tenant_id", "photo_set_id"),
         CheckConstraint("(photo_set_id IS NULL) <> (source_weight_set_id IS NULL)", name="one_source"),
     )
     tenant_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -307,6 +312,7 @@ class Unit(Owned, Base):
         Index("ix_units_job", "tenant_id", "job_id", "identity_id"),
         Index("ix_units_lease", "state", "lease_until"),
         Index("ix_units_owner", "lease_owner", "state"),
+        Index("ix_units_identity", "tenant_id", "identity_id"),
     )
     job_id: Mapped[uuid.UUID]
     identity_id: Mapped[uuid.UUID]
@@ -317,6 +323,7 @@ class Unit(Owned, Base):
     ready_at: Mapped[float]
     sort_key: Mapped[float]
     attempts: Mapped[int] = mapped_column(default=0)
+    lost_workers: Mapped[int] = mapped_column(default=0, server_default="0")
     lease_owner: Mapped[str | None] = mapped_column(String(100))
     lease_token: Mapped[int] = mapped_column(BigInteger, default=0)
     lease_until: Mapped[float | None]

@@ -12,6 +12,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from jobs import migrating
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -126,7 +128,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("tenant_id", "storage_key", name=op.f("uq_outputs_tenant_id_storage_key")),
         sa.UniqueConstraint("tenant_id", "render_id", "name", name=op.f("uq_outputs_tenant_id_render_id_name")),
     )
-    _replace_view("render_metrics", RENDER_METRICS.format(more=MORE))
+    migrating.replace_view(op.get_bind(), "render_metrics", RENDER_METRICS.format(more=MORE))
     op.execute(f"CREATE VIEW render_outputs AS {RENDER_OUTPUTS}")
 
 
@@ -139,12 +141,3 @@ def downgrade() -> None:
         for column in columns:
             op.drop_column(table, column.name)
     op.execute(f"CREATE VIEW render_metrics AS {RENDER_METRICS.format(more='')}")
-
-
-def _replace_view(name: str, query: str) -> None:
-    """The view with columns added at its end; where the database can, in place, so that grants on it stay."""
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
-    else:
-        op.execute(f"DROP VIEW {name}")
-        op.execute(f"CREATE VIEW {name} AS {query}")

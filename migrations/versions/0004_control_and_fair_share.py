@@ -11,13 +11,10 @@ Revision: 0004, after 0003.
 
 from __future__ import annotations
 
-import random
-import time
-
 import sqlalchemy as sa
 from alembic import op
 
-from jobs.errors import DatabaseUnavailable
+from jobs import migrating
 
 revision = "0004"
 down_revision = "0003"
@@ -33,9 +30,6 @@ WEIGHT = (
 )
 # Views first: whoever reads one locks it before the tables under it.
 LOCKED = "job_status, identity_status, tenants, jobs, units, workers"
-LOCK_MILLISECONDS = 300
-LOCK_TRIES = 40
-LOCK_NOT_AVAILABLE = "55P03"
 JOB_STATUS = """
         SELECT j.tenant_id, j.id AS job_id, j.key, j.name, j.profile, j.priority,
                CASE
@@ -131,8 +125,11 @@ def upgrade() -> None:
     op.create_index("ix_shares_served", "shares", ["profile", "served_at"], unique=False)
     op.create_index("ix_units_share", "units", ["profile", "state", "tenant_id", "sort_key", "id"], unique=False)
     _change_check(OLD_CHECK, NEW_CHECK)
-    _replace_view("job_status", JOB_STATUS.format(paused=JOB_PAUSED, more=", j.paused_at"))
-    _replace_view("identity_status", IDENTITY_STATUS.format(paused=PERSON_PAUSED, count=PERSON_COUNT))
+    bind = op.get_bind()
+    migrating.replace_view(bind, "job_status", JOB_STATUS.format(paused=JOB_PAUSED, more=", j.paused_at"))
+    migrating.replace_view(
+        op.get_bind(), "identity_status", IDENTITY_STATUS.format(paused=PERSON_PAUSED, count=PERSON_COUNT)
+    )
 
 
 def downgrade() -> None:
@@ -153,30 +150,9 @@ def downgrade() -> None:
     op.execute(f"CREATE VIEW identity_status AS {IDENTITY_STATUS.format(paused='', count='')}")
 
 
-def lock_tables(bind: sa.Connection, tries: int = LOCK_TRIES) -> None:
-    """Lock at once all that is changed here, so that a fleet at work waits for this and this never for the fleet.
-
-    Whoever works locks the same tables in other orders, row by row. So a lock that does not come within a moment is
-    given up with those before it, sooner than PostgreSQL looks for deadlocks (1 s), and all are tried for anew.
-    Raises DatabaseUnavailable when somebody uses them each time.
-    """
-    if bind.dialect.name != "postgresql":
-        return
-    for _ in range(tries):
-        try:
-            with bind.begin_nested():
-                bind.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_MILLISECONDS}ms'")
-                bind.exec_driver_sql(f"LOCK TABLE {LOCKED} IN ACCESS EXCLUSIVE MODE")
-                bind.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
-            return
-        except sa.exc.OperationalError as error:
-            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
-                raise
-        time.sleep(random.uniform(0.05, 0.25))  # lets those pass who waited behind this
-    raise DatabaseUnavailable(
-        f"the tables {LOCKED} were in use each of the {tries} times that this upgrade tried to lock them; nothing was "
-        "changed; try `portraits db upgrade` again when no large job is being enqueued, or stop the workers first"
-    )
+def lock_tables(bind: sa.Connection, tries: int = migrating.LOCK_TRIES) -> None:
+    """Lock at once all that is changed here. Raises DatabaseUnavailable when somebody uses it each time."""
+    migrating.lock_tables(bind, LOCKED, tries)
 
 
 def _change_check(old: str, new: str) -> None:
@@ -199,12 +175,3 @@ def _change_check(old: str, new: str) -> None:
     bind.exec_driver_sql("PRAGMA writable_schema = OFF")
     if changed != 1:
         raise RuntimeError(f"the table units of this SQLite database has no CHECK ({old}); was it changed by hand?")
-
-
-def _replace_view(name: str, query: str) -> None:
-    """The view with columns added at its end; where the database can, in place, so that grants on it stay."""
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
-    else:
-        op.execute(f"DROP VIEW {name}")
-        op.execute(f"CREATE VIEW {name} AS {query}")
