@@ -6,6 +6,7 @@ JobsError
 ├── QuotaExceeded        the tenant would have more than its limit
 ├── RateLimited          the tenant asks for too much at once               (retryable)
 ├── UnknownJob           no such job, unit or render for this tenant
+├── JobArchived          the job lies in the archive, where nothing is changed
 ├── UnknownWorker        no such worker runs
 ├── UnknownWeightSet     no such weight set for this tenant
 ├── SourceMissing        no such photo set for this tenant
@@ -97,6 +98,12 @@ class UnknownJob(JobsError):
     """No such job."""
 
     code = "unknown_job"
+
+
+class JobArchived(JobsError):
+    """The job lies in the archive; `portraits archive --restore JOB` brings it back."""
+
+    code = "job_archived"
 
 
 class UnknownWorker(JobsError):

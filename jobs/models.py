@@ -16,6 +16,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    Column,
     DateTime,
     Double,
     ForeignKey,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     String,
+    Table,
     Text,
     TypeDecorator,
     UniqueConstraint,
@@ -33,6 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.schema import SchemaItem
 from uuid_utils.compat import uuid7
 
 UNIT_STATES = ("ready", "leased", "done", "failed", "cancelled", "paused")
@@ -271,7 +274,10 @@ class Job(Owned, Base):
     """One enqueued manifest."""
 
     __tablename__ = "jobs"
-    __table_args__ = (UniqueConstraint("tenant_id", "key"),)
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "key"),
+        Index("ix_jobs_archive", "tenant_id", "archive_state", "id"),
+    )
     key: Mapped[str] = mapped_column(String(200))
     content_hash: Mapped[str] = mapped_column(String(64))
     name: Mapped[str | None] = mapped_column(String(200))
@@ -283,6 +289,14 @@ class Job(Owned, Base):
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
     cancelled_at: Mapped[dt.datetime | None]
     paused_at: Mapped[dt.datetime | None]
+    # What of it lies in the archive: NULL as long as nothing does, else moving, archived or restoring.
+    archive_state: Mapped[str | None] = mapped_column(String(16))
+    archived_at: Mapped[dt.datetime | None]
+    archived_finished_at: Mapped[dt.datetime | None]
+    archived_units: Mapped[int] = mapped_column(default=0, server_default="0")
+    archived_done: Mapped[int] = mapped_column(default=0, server_default="0")
+    archived_failed: Mapped[int] = mapped_column(default=0, server_default="0")
+    archived_cancelled: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class JobPicture(Base):
@@ -534,3 +548,45 @@ class Leader(Base):
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     owner: Mapped[str | None] = mapped_column(String(100))
     until: Mapped[float] = mapped_column(default=0.0)
+
+
+def _archive_of(model: type[Base], *more: SchemaItem) -> Table:
+    """The table that keeps a table's rows when nothing is done with them any more: the same columns, fewer indexes."""
+    columns = [
+        Column(column.name, column.type, primary_key=column.primary_key, nullable=column.nullable)
+        for column in model.__table__.columns
+    ]
+    return Table(f"archived_{model.__tablename__}", Base.metadata, *columns, *more)
+
+
+def _goes_with(table: str, column: str) -> ForeignKeyConstraint:
+    """A reference to a row of the same tenant, with which this one goes: erasing a person reaches the archive."""
+    return ForeignKeyConstraint(["tenant_id", column], [f"{table}.tenant_id", f"{table}.id"], ondelete="CASCADE")
+
+
+ARCHIVED_UNITS = _archive_of(
+    Unit,
+    _own("jobs", "job_id"),
+    _goes_with("identities", "identity_id"),
+    Index("ix_archived_units_job", "tenant_id", "job_id", "identity_id"),
+    Index("ix_archived_units_identity", "tenant_id", "identity_id"),
+)
+ARCHIVED_RENDERS = _archive_of(
+    Render,
+    _goes_with("archived_units", "unit_id"),
+    Index("ix_archived_renders_unit", "tenant_id", "unit_id"),
+    Index("ix_archived_renders_job", "tenant_id", "job_id", "ordinal"),
+)
+ARCHIVED_CANDIDATES = _archive_of(
+    Candidate,
+    _goes_with("archived_renders", "render_id"),
+    Index("ix_archived_candidates_render", "tenant_id", "render_id"),
+)
+ARCHIVED_OUTPUTS = _archive_of(
+    Output,
+    _goes_with("archived_renders", "render_id"),
+    Index("ix_archived_outputs_render", "tenant_id", "render_id", "name"),
+)
+ARCHIVED_EVENTS = _archive_of(
+    Event, ForeignKeyConstraint(["tenant_id"], ["tenants.id"]), Index("ix_archived_events_job", "tenant_id", "job_id")
+)

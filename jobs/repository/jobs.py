@@ -13,7 +13,7 @@ from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
 from jobs.models import Event, Job, PhotoSetMember, Render, Unit, WeightSet, WeightSetSource, new_id, utcnow
-from jobs.repository import shares
+from jobs.repository import archive, shares
 
 CANCELLED = "cancelled"
 
@@ -91,8 +91,9 @@ def unit_ids(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, chunk: int = 
 
 
 def lock(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
-    """Hold off every other change of this job until the transaction ends."""
+    """Hold off every other change of this job until the transaction ends. Raises JobArchived."""
     tx.execute(select(Job.id).where(Job.tenant_id == tenant_id, Job.id == job_id).with_for_update())
+    archive.refuse_archived(tx, tenant_id, job_id)
 
 
 def lock_units(tx: Connection, *which: ColumnElement[bool]) -> None:
@@ -222,6 +223,7 @@ def rerun(
     """
     asked = tx.execute(select(Render).where(Render.tenant_id == tenant_id, Render.id == render_id)).one_or_none()
     if asked is None:
+        archive.refuse_archived_render(tx, tenant_id, render_id)
         return None
     lock(tx, tenant_id, asked.job_id)
     old = tx.execute(select(Unit).where(Unit.tenant_id == tenant_id, Unit.id == asked.unit_id)).one()

@@ -10,11 +10,11 @@ from __future__ import annotations
 import uuid
 from typing import Literal
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, literal, null, select, update
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
-from jobs.models import Render, Unit
+from jobs.models import ARCHIVED_RENDERS, Render, Unit
 from jobs.repository import units
 from jobs.repository.units import ClaimedUnit
 
@@ -36,7 +36,12 @@ def standing(tx: Connection, unit: ClaimedUnit, owner: str, render_id: uuid.UUID
         .join(Unit, and_(Unit.tenant_id == Render.tenant_id, Unit.id == Render.unit_id))
         .where(Render.tenant_id == unit.tenant_id, Render.id == render_id, Render.unit_id == unit.id)
     )
-    row = tx.execute(statement).one_or_none()
+    kept = ARCHIVED_RENDERS.c
+    archived = select(kept.state, kept.storage_key, literal(-1), null(), literal("archived")).where(
+        kept.tenant_id == unit.tenant_id, kept.id == render_id, kept.unit_id == unit.id
+    )
+    # One statement, so one moment: a row that moves into the archive is found in one of them.
+    row = tx.execute(statement.union_all(archived)).one_or_none()
     if row is None:
         return "too late"  # its person was erased
     if row.storage_key == key:

@@ -1,24 +1,38 @@
 """What people ask, read from the documented views.
 
-These are `job_status`, `identity_status`, `render_metrics`, `render_outputs` and, of the fleet, `shift_metrics`.
+These are `job_status`, `identity_status`, `render_metrics`, `render_outputs` and, of the fleet, `shift_metrics`; each
+reads the archive too. Whatever is listed is read a page at a time: a page begins after the last key of the one before
+it and walks an index, so that the last page costs as much as the first.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, Connection, RowMapping, and_, func, select, table, tuple_
+from sqlalchemy import JSON, Boolean, Connection, RowMapping, Select, and_, func, select, table, union_all
 from sqlalchemy.sql import column
 from sqlalchemy.types import TypeEngine
 from sqlalchemy.types import Uuid as UuidType
 
 from jobs.database import epoch_now
-from jobs.models import Event, Render, Utc, Worker, utcnow
+from jobs.models import (
+    ARCHIVED_EVENTS,
+    ARCHIVED_RENDERS,
+    ARCHIVED_UNITS,
+    Event,
+    Job,
+    Render,
+    Unit,
+    Utc,
+    Worker,
+    utcnow,
+)
 
 PAGE = 1_000
+_IDS_AT_ONCE = 500
 
 _TYPES: dict[str, TypeEngine[Any]] = {
     "job_id": UuidType(),
@@ -29,6 +43,7 @@ _TYPES: dict[str, TypeEngine[Any]] = {
     "created_at": Utc(),
     "finished_at": Utc(),
     "paused_at": Utc(),
+    "archived_at": Utc(),
     "options": JSON(none_as_null=True),
     "id": UuidType(),
     "began_at": Utc(),
@@ -45,7 +60,7 @@ def _view(name: str, columns: str) -> Any:
 JOB_STATUS = _view(
     "job_status",
     "tenant_id job_id key name profile priority state identities units renders waiting running done failed cancelled "
-    "created_at finished_at paused_at",
+    "created_at finished_at paused_at archived_at",
 )
 IDENTITY_STATUS = _view(
     "identity_status",
@@ -71,10 +86,17 @@ SHIFT_METRICS = _view(
 )
 
 
-def jobs(tx: Connection, tenant_id: str, *, limit: int = 50) -> list[RowMapping]:
-    """The tenant's newest jobs, from the view `job_status`."""
-    statement = select(JOB_STATUS).where(JOB_STATUS.c.tenant_id == tenant_id)
-    return list(tx.execute(statement.order_by(JOB_STATUS.c.job_id.desc()).limit(limit)).mappings())
+def jobs(tx: Connection, tenant_id: str, *, limit: int = 50, after: uuid.UUID | None = None) -> list[RowMapping]:
+    """The tenant's newest jobs, or those made before the job `after`; from the view `job_status`.
+
+    A page of ids first, then each of them: a view that sums cannot be asked for several without summing all.
+    """
+    wanted = select(Job.id).where(Job.tenant_id == tenant_id)
+    if after is not None:
+        wanted = wanted.where(Job.id < after)
+    ids = tx.execute(wanted.order_by(Job.id.desc()).limit(limit)).scalars().all()
+    found = (job(tx, tenant_id, job_id) for job_id in ids)
+    return [row for row in found if row is not None]
 
 
 def job(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> RowMapping | None:
@@ -83,25 +105,65 @@ def job(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> RowMapping | None:
     return tx.execute(statement).mappings().one_or_none()
 
 
-def people(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, limit: int = 1_000) -> list[RowMapping]:
-    """The people of a job, from the view `identity_status`."""
+def people(
+    tx: Connection, tenant_id: str, job_id: uuid.UUID, *, limit: int = PAGE, after: uuid.UUID | None = None
+) -> list[RowMapping]:
+    """The people of a job in the order in which they became known, from the view `identity_status`.
+
+    `after` is the `identity_id` of the last one seen.
+    """
+    ids = tx.execute(people_page(tenant_id, job_id, limit=limit, after=after)).scalars().all()
     view = IDENTITY_STATUS
-    statement = select(view).where(view.c.tenant_id == tenant_id, view.c.job_id == job_id)
-    return list(tx.execute(statement.order_by(view.c.external_id).limit(limit)).mappings())
+    found: list[RowMapping] = []
+    for part in _parts(ids):
+        statement = select(view).where(view.c.tenant_id == tenant_id, view.c.job_id == job_id)
+        found += tx.execute(statement.where(view.c.identity_id.in_(part))).mappings().all()
+    return sorted(found, key=lambda row: row["identity_id"].bytes)
 
 
-def renders(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, state: str | None = None) -> Iterator[RowMapping]:
-    """The pictures of a job in the order they were asked for, from the view `render_metrics`; a page at a time."""
-    view, last = RENDER_METRICS, -1
-    while True:
-        statement = select(view).where(view.c.tenant_id == tenant_id, view.c.job_id == job_id, view.c.ordinal > last)
-        if state is not None:
-            statement = statement.where(view.c.state == state)
-        page = list(tx.execute(statement.order_by(view.c.ordinal).limit(PAGE)).mappings())
+def people_page(tenant_id: str, job_id: uuid.UUID, *, limit: int, after: uuid.UUID | None) -> Select[Any]:
+    """The ids of a job's next people, of the queue's tables and the archive's; a person is in one of them."""
+    parts = []
+    for table_ in (Unit.__table__, ARCHIVED_UNITS):
+        part = select(table_.c.identity_id).where(table_.c.tenant_id == tenant_id, table_.c.job_id == job_id)
+        if after is not None:
+            part = part.where(table_.c.identity_id > after)
+        part = part.group_by(table_.c.identity_id).order_by(table_.c.identity_id).limit(limit)
+        parts.append(select(part.subquery()))
+    both = union_all(*parts).subquery()
+    return select(both.c.identity_id).order_by(both.c.identity_id).limit(limit)
+
+
+def renders(
+    tx: Connection,
+    tenant_id: str,
+    job_id: uuid.UUID,
+    *,
+    state: str | None = None,
+    after: int = -1,
+    limit: int | None = None,
+) -> Iterator[RowMapping]:
+    """The pictures of a job in the order they were asked for, from the view `render_metrics`; a page at a time.
+
+    `after` is the `ordinal` of the last one seen; `limit` of them at most.
+    """
+    last, left = after, limit
+    while left is None or left > 0:
+        size = PAGE if left is None else min(PAGE, left)
+        page = tx.execute(renders_page(tenant_id, job_id, state=state, after=last, limit=size)).mappings().all()
         yield from page
-        if len(page) < PAGE:
+        if len(page) < size:
             return
-        last = page[-1]["ordinal"]
+        last, left = page[-1]["ordinal"], None if left is None else left - size
+
+
+def renders_page(tenant_id: str, job_id: uuid.UUID, *, state: str | None, after: int, limit: int) -> Select[Any]:
+    """A job's next pictures."""
+    view = RENDER_METRICS
+    statement = select(view).where(view.c.tenant_id == tenant_id, view.c.job_id == job_id, view.c.ordinal > after)
+    if state is not None:
+        statement = statement.where(view.c.state == state)
+    return statement.order_by(view.c.ordinal).limit(limit)
 
 
 def render(tx: Connection, tenant_id: str, render_id: uuid.UUID) -> RowMapping | None:
@@ -112,34 +174,55 @@ def render(tx: Connection, tenant_id: str, render_id: uuid.UUID) -> RowMapping |
     return tx.execute(statement).mappings().one_or_none()
 
 
-def outputs(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> Iterator[RowMapping]:
-    """The further files of a job's pictures, from the view `render_outputs`: in the renders' order, then by name."""
-    view, last = RENDER_OUTPUTS, (-1, "")
-    of_render = and_(Render.tenant_id == view.c.tenant_id, Render.id == view.c.render_id)
+def outputs(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> Iterator[dict[str, Any]]:
+    """The further files of a job's pictures, from the view `render_outputs`: in the renders' order, then by name.
+
+    Each has its render's `ordinal`. A page of renders first, then their files: so both walk an index.
+    """
+    view, last = RENDER_OUTPUTS, -1
     while True:
-        statement = (
-            select(view, Render.ordinal)
-            .join(Render, of_render)
-            .where(view.c.tenant_id == tenant_id, view.c.job_id == job_id)
-            .where(tuple_(Render.ordinal, view.c.name) > tuple_(*last))
-        )
-        page = list(tx.execute(statement.order_by(Render.ordinal, view.c.name).limit(PAGE)).mappings())
-        yield from page
+        rows = tx.execute(ordinals_page(tenant_id, job_id, after=last, limit=PAGE)).all()
+        page = {row.id: row.ordinal for row in rows}
+        found: list[dict[str, Any]] = []
+        for part in _parts(list(page)):
+            statement = select(view).where(view.c.tenant_id == tenant_id, view.c.render_id.in_(part))
+            found += [{**row, "ordinal": page[row["render_id"]]} for row in tx.execute(statement).mappings()]
+        yield from sorted(found, key=lambda row: (row["ordinal"], row["render_id"].bytes, row["name"]))
         if len(page) < PAGE:
             return
-        last = page[-1]["ordinal"], page[-1]["name"]
+        last = max(page.values())
+
+
+def ordinals_page(tenant_id: str, job_id: uuid.UUID, *, after: int, limit: int) -> Select[Any]:
+    """Id and ordinal of a job's next renders, of the queue's tables and the archive's."""
+    parts = []
+    for table_ in (Render.__table__, ARCHIVED_RENDERS):
+        mine = (table_.c.tenant_id == tenant_id, table_.c.job_id == job_id, table_.c.ordinal > after)
+        part = select(table_.c.id, table_.c.ordinal).where(*mine).order_by(table_.c.ordinal).limit(limit)
+        parts.append(select(part.subquery()))
+    both = union_all(*parts).subquery()
+    return select(both.c.id, both.c.ordinal).order_by(both.c.ordinal).limit(limit)
 
 
 def failures(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> list[RowMapping]:
-    """How many renders of a job failed for which reason, most frequent first."""
-    count = func.count()
+    """How many renders of a job failed for which reason, most frequent first; found by the units that count some."""
+    parts = []
+    for units, kept in ((Unit.__table__, Render.__table__), (ARCHIVED_UNITS, ARCHIVED_RENDERS)):
+        of_unit = and_(kept.c.tenant_id == units.c.tenant_id, kept.c.unit_id == units.c.id, kept.c.state == "failed")
+        part = select(kept.c.error_code, kept.c.error).select_from(units).join(kept, of_unit)
+        of_job = (units.c.tenant_id == tenant_id, units.c.job_id == job_id, units.c.renders_failed > 0)
+        parts.append(part.where(*of_job))
+    failed, count = union_all(*parts).subquery(), func.count()
     statement = (
-        select(Render.error_code, func.min(Render.error).label("example"), count.label("renders"))
-        .where(Render.tenant_id == tenant_id, Render.job_id == job_id, Render.state == "failed")
-        .group_by(Render.error_code)
-        .order_by(count.desc(), Render.error_code)
+        select(failed.c.error_code, func.min(failed.c.error).label("example"), count.label("renders"))
+        .group_by(failed.c.error_code)
+        .order_by(count.desc(), failed.c.error_code)
     )
     return list(tx.execute(statement).mappings())
+
+
+def _parts(ids: Sequence[uuid.UUID]) -> Iterator[Sequence[uuid.UUID]]:
+    return (ids[start : start + _IDS_AT_ONCE] for start in range(0, len(ids), _IDS_AT_ONCE))
 
 
 def workers(tx: Connection, *, since_seconds: float = 86_400.0) -> list[RowMapping]:
@@ -159,8 +242,20 @@ def shifts(tx: Connection, *, per_worker: int, since_seconds: float = 86_400.0) 
     return list(tx.execute(statement.order_by(numbered.c.ended_at.desc(), numbered.c.id.desc())).mappings())
 
 
-def events(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> list[RowMapping]:
-    """What happened to a job, oldest first."""
-    table_ = Event.__table__
-    statement = select(*table_.c).where(table_.c.tenant_id == tenant_id, table_.c.job_id == job_id)
-    return list(tx.execute(statement.order_by(table_.c.id)).mappings())
+def events(
+    tx: Connection, tenant_id: str, job_id: uuid.UUID, *, after: uuid.UUID | None = None, limit: int = 10 * PAGE
+) -> list[RowMapping]:
+    """What happened to a job, oldest first; `after` is the id of the last one seen."""
+    return list(tx.execute(events_page(tenant_id, job_id, after=after, limit=limit)).mappings())
+
+
+def events_page(tenant_id: str, job_id: uuid.UUID, *, after: uuid.UUID | None, limit: int) -> Select[Any]:
+    """A job's next events, of the queue's table and the archive's."""
+    parts = []
+    for table_ in (Event.__table__, ARCHIVED_EVENTS):
+        part = select(table_).where(table_.c.tenant_id == tenant_id, table_.c.job_id == job_id)
+        if after is not None:
+            part = part.where(table_.c.id > after)
+        parts.append(select(part.order_by(table_.c.id).limit(limit).subquery()))
+    both = union_all(*parts).subquery()
+    return select(both).order_by(both.c.id).limit(limit)

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, and_, select, union_all
 
-from jobs.models import Candidate, Output, Photo, Render, Tenant, Unit, WeightSet
+from jobs.models import (
+    ARCHIVED_CANDIDATES,
+    ARCHIVED_OUTPUTS,
+    ARCHIVED_RENDERS,
+    Candidate,
+    Output,
+    Photo,
+    Render,
+    Tenant,
+    Unit,
+    WeightSet,
+)
 from jobs.repository.tenants import OPEN_STATES
 
 _NAMING = (Render, Candidate, Output, Photo, WeightSet)
@@ -54,6 +65,10 @@ def named(tx: Connection, tenant_id: str, render_ids: Sequence[uuid.UUID], keys:
         if table is WeightSet:  # by its fingerprint, likewise
             mine = mine.where(WeightSet.fingerprint.in_([_stem(key).rpartition("-")[0] for key in keys]))
         parts.append(mine)
+    for kept in (ARCHIVED_RENDERS, ARCHIVED_CANDIDATES, ARCHIVED_OUTPUTS):  # by their renders, too
+        of_render = (kept.c.id if kept is ARCHIVED_RENDERS else kept.c.render_id).in_(render_ids)
+        mine = select(kept.c.storage_key).where(kept.c.tenant_id == tenant_id, of_render)
+        parts.append(mine.where(kept.c.storage_key.in_(keys)))
     return {key for key in tx.execute(union_all(*parts)).scalars() if key is not None}
 
 

@@ -1,0 +1,99 @@
+"""Archiving: jobs that are over leave the queue's tables, so that these stay small; their pictures stay where they are.
+
+`status`, `results` and everything else that reads finds archived jobs as before; what changes a job refuses them until
+they are restored. A job moves a few units at a time, each in one transaction, so nothing waits for long and a call
+that is interrupted is simply repeated.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from jobs.database import Database
+from jobs.models import utcnow
+from jobs.reports import find_job, opened
+from jobs.repository import archive as rows
+from jobs.repository import sweep as tenant_rows
+from jobs.settings import Settings
+
+UNITS_AT_ONCE = 16
+
+
+@dataclass
+class Archived:
+    """What was moved: whole jobs, and renders."""
+
+    jobs: int = 0
+    renders: int = 0
+
+
+def archive(
+    *,
+    older_than_seconds: float,
+    tenant: str | None = None,
+    limit: int | None = None,
+    settings: Settings | None = None,
+) -> Archived:
+    """Move the jobs of a tenant, or of all, into the archive that have been over for so long; `limit` of them at most.
+
+    Those that an earlier call has begun come first, whatever their age.
+    """
+    report, before = Archived(), utcnow() - dt.timedelta(seconds=older_than_seconds)
+    with opened(settings) as (_, database):
+        for owner in _tenants(database, tenant):
+            for job_id in _begun(database, owner, before):
+                if limit is not None and report.jobs >= limit:
+                    return report
+                report.renders += _until_done(database, rows.move, owner, job_id)
+                report.jobs += 1
+    return report
+
+
+def restore(job: str | uuid.UUID, *, tenant: str | None = None, settings: Settings | None = None) -> Archived:
+    """Bring a job back out of the archive. Raises UnknownJob."""
+    with opened(settings) as (chosen, database):
+        row = find_job(database, tenant or chosen.tenant, job)
+        with database.transaction() as tx:
+            if not rows.begin_restore(tx, row.tenant_id, row.id):
+                return Archived()
+        return Archived(1, _until_done(database, rows.move_back, row.tenant_id, row.id))
+
+
+def _tenants(database: Database, tenant: str | None) -> list[str]:
+    if tenant is not None:
+        return [tenant]
+    with database.reading() as tx:
+        return tenant_rows.tenants(tx)
+
+
+def _begun(database: Database, tenant: str, before: dt.datetime) -> Iterator[uuid.UUID]:
+    """The jobs of a tenant that are held for the archive, those first whose way was interrupted."""
+    with database.reading() as tx:
+        interrupted = rows.interrupted(tx, tenant)
+    yield from interrupted
+    last: uuid.UUID | None = None
+    while True:
+        with database.reading() as tx:
+            ids = rows.old(tx, tenant, before, after=last)
+        for job_id in ids:
+            with database.transaction() as tx:
+                begun = rows.begin(tx, tenant, job_id, before)
+            if begun:
+                yield job_id
+        if not ids:
+            return
+        last = ids[-1]
+
+
+def _until_done(database: Database, move: Callable[..., int | None], tenant: str, job_id: uuid.UUID) -> int:
+    """Move a few units at a time until none is left; how many renders were moved."""
+    total = 0
+    while True:
+        with database.transaction() as tx:
+            moved = move(tx, tenant, job_id, units=UNITS_AT_ONCE)
+        if moved is None:
+            return total
+        total += moved
