@@ -37,6 +37,7 @@ from jobs.storage import Storage, open_storage
 
 PEOPLE_PER_CHUNK = 200
 BOUND_OPTIONS_KEPT = 1_000
+MESSAGES_PER_CHUNK, MOST_CHUNKS = 500, 2
 # The kinds of stored weight sets that stand for a person; a slider is a difference between two.
 PERSON_KINDS = ("photos", "mix", "refined")
 
@@ -313,9 +314,13 @@ def _render_row(render: PlannedRender, ordinal: int, options: _Options) -> dict[
 
 
 def send_messages(database: Database, broker: Broker, tenant: str, job_id: uuid.UUID) -> tuple[int, list[str]]:
-    """Wake workers for every waiting unit of the job; returns what `announce` returns."""
+    """Wake workers for the job's first waiting units; returns what `announce` returns.
+
+    A message only wakes a worker, which then claims whatever waits: a thousand keep any fleet busy for a shift, and the
+    reaper sends more while units wait. One for each unit would take as long as writing the rows.
+    """
     with database.reading() as tx:
-        chunks = list(job_rows.unit_ids(tx, tenant, job_id))
+        chunks = list(islice(job_rows.unit_ids(tx, tenant, job_id, chunk=MESSAGES_PER_CHUNK), MOST_CHUNKS))
     return announce(database, broker, chunks)
 
 

@@ -173,6 +173,26 @@ def test_faults_are_told_together_and_nothing_is_written(settings: Settings, dat
     assert list(open_storage(settings.storage_url, settings).list("")) == []
 
 
+def test_a_large_job_sends_a_few_messages_and_the_reaper_the_rest(
+    settings: Settings, database: Database, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given that three messages are as many as one enqueueing sends
+    monkeypatch.setattr("jobs.intake.MESSAGES_PER_CHUNK", 1)
+    monkeypatch.setattr("jobs.intake.MOST_CHUNKS", 3)
+
+    # When a job of five units is enqueued
+    many = [{"id": f"p{n}", "subject": "a woman", "photos": ["ada.png"]} for n in range(5)]
+    job = enqueue(manifest(identities=many), settings=settings, base=base)
+
+    # Then three messages are sent, and the other two units are those that a reaper announces first
+    assert (job.units, job.messages_sent, job.warnings) == (5, 3, [])
+    sent = FakeBroker()
+    assert turn(database, sent, settings, "reaper")[2] == 2  # type: ignore[arg-type]
+    with database.reading() as tx:
+        ids = list(tx.execute(select(Unit.id).order_by(Unit.id)).scalars())
+    assert sorted(sent.ids) == ids[3:]
+
+
 def test_a_broker_that_is_down_loses_nothing(settings: Settings, database: Database, base: Path) -> None:
     # Given a broker that does not answer
     down = settings.model_copy(update={"broker_url": type(settings.broker_url)("redis://127.0.0.1:1/0")})
