@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     )
 
     lease_seconds: Seconds = Field(120.0, description="Life of a claim without a heartbeat, in seconds.")
+    stall_seconds: Seconds = Field(
+        900.0,
+        description="How long drawing, weights or a look at a picture may stand still, in seconds, before a worker's "
+        "process is ended and its units go to others; shorter once steps were measured (20 times the longest, at "
+        "least 60).",
+    )
     shift_seconds: Seconds = Field(600.0, description="How long one Celery task goes on claiming, in seconds.")
     reap_seconds: Seconds = Field(
         20.0, description="How often expired leases are returned and messages sent again, in seconds."
@@ -77,6 +83,9 @@ class Settings(BaseSettings):
     )
     max_attempts: Positive = Field(
         3, description="Claims of one unit before it fails as a lost worker or a transient fault."
+    )
+    max_lost_workers: Positive = Field(
+        3, description="Workers that may be lost with one unit before it is quarantined; from the first on it is alone."
     )
     retry_seconds: Seconds = Field(
         5.0, description="First wait before a transient fault is tried again, in seconds; doubles each time."

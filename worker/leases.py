@@ -7,11 +7,16 @@ because a step raised or a commit's answer was lost, runs out and goes to whoeve
 A unit that the database no longer counts as ours (cancelled, or taken over after a silence) is lost as soon as that is
 seen. A batch of which nothing else is wanted ends at the next denoising step that the host asks for. So a cancel takes
 effect within `LOOK_SECONDS`, and the three steps at most that the device had been asked for (`hyperlora.pace`).
+
+While work stands still (`worker.watchdog`), nothing is prolonged: what is held goes to somebody else. When the leases
+have run out this process is given up, because a call that hangs in a driver can be ended in no other way.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 import uuid
@@ -28,6 +33,11 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0
 
 
+def end_this_process() -> None:
+    """End at once, as a crash would: the parent starts a new process, and the reaper gives away what this one held."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Leases:
     """Heartbeats for whatever `owner` holds, from `__enter__` to `__exit__`."""
 
@@ -39,13 +49,17 @@ class Leases:
         lease_seconds: float,
         also: Sequence[Callable[[Connection], None]] = (),
         watch: Sequence[Callable[[Connection], None]] = (),
+        overdue: Callable[[], str | None] = lambda: None,
+        give_up: Callable[[], None] = end_this_process,
     ) -> None:
         """`also` are what each heartbeat does besides: the sign of life, the claim of a weight set in the making.
 
         `watch` are what each look and each heartbeat reads besides: whether this worker was asked to drain.
+        `overdue` tells what stands still, and `give_up` ends the process that does.
         """
         self._database, self._owner, self._lease_seconds = database, owner, lease_seconds
-        self._also, self._watch = also, watch
+        self._also, self._watch, self._overdue, self._give_up = also, watch, overdue, give_up
+        self._stands_since: float | None = None
         self._lock = threading.Lock()
         self._tokens: dict[uuid.UUID, int] = {}
         self._last_confirmed = time.monotonic()
@@ -122,6 +136,9 @@ class Leases:
         pause = min(LOOK_SECONDS, third)
         due = time.monotonic() + third
         while not self._stop.wait(min(pause, max(0.0, due - time.monotonic()))):
+            if self._stands_still():
+                due = time.monotonic() + pause
+                continue
             try:
                 if time.monotonic() < due:
                     self.look()
@@ -132,3 +149,17 @@ class Leases:
             except Exception:
                 # Whatever it was, the next beat may succeed; without beats, `holds` soon says no and drawing stops.
                 log.exception("no heartbeat")
+
+    def _stands_still(self) -> bool:
+        """Whether the leases are left to run out, as nothing moves; when they have, this process is given up."""
+        reason = self._overdue()
+        if reason is None:
+            self._stands_since = None
+            return False
+        if self._stands_since is None:
+            self._stands_since = time.monotonic()
+            log.error("%s; its units go to others when their leases run out", reason)
+        elif time.monotonic() - self._stands_since > self._lease_seconds:
+            log.critical("%s; this process is ended", reason)
+            self._give_up()
+        return True

@@ -39,6 +39,7 @@ from worker.recorder import Recorder
 from worker.renderer import Renderer
 from worker.shift import Shift, ShiftReport
 from worker.spool import Spool
+from worker.watchdog import Watchdog, Watched
 from worker.weights import WeightSets
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ class WorkerProcess:
         self._costs: Costs | None = None
         self._breaker = Breaker(self._storage.check, on_change=self._tell_of_the_store)
         self._spool = Spool.from_settings(settings)
+        self._watchdog = Watchdog(settings.stall_seconds)
         self._unfit_until: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
         self._state, self._busy, self._draining = "starting", False, threading.Event()
@@ -219,6 +221,7 @@ class WorkerProcess:
             lease_seconds=self._settings.lease_seconds,
             also=(self._sign_of_life, weight_sets.heartbeat),
             watch=(self._look_for_drain,),
+            overdue=self._watchdog.overdue,
         )
         recorder = Recorder(
             self._database,
@@ -362,7 +365,7 @@ class WorkerProcess:
             log.error("this worker takes no unit of profile %s: %s", profile_name, error)
             raise
         self._seconds_loading, self._seconds_warming = loaded - began, time.monotonic() - loaded
-        self._renderer, self._sizes, self._costs = renderer, sizes, costs
+        self._renderer, self._sizes, self._costs = Watched.of(renderer, self._watchdog), sizes, costs
         del self._failures[profile_name]
         log.info(
             "%s profile %s: loaded in %.1f s, warmed in %.1f s",
@@ -372,7 +375,7 @@ class WorkerProcess:
             self._seconds_warming,
         )
         self._weight_sets = WeightSets(
-            self._database, self._storage, renderer, self.owner, lease_seconds=self._settings.lease_seconds
+            self._database, self._storage, self._renderer, self.owner, lease_seconds=self._settings.lease_seconds
         )
         self.tell("idle")
-        return renderer, self._weight_sets
+        return self._renderer, self._weight_sets

@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,8 @@ class World:
         self.recorder: Recorder | None = None
         self.costs: Costs | None = None
         self.outages: Outages | None = None
+        self.overdue: Callable[[], str | None] = lambda: None
+        self.give_up: Callable[[], None] = lambda: None
 
     def use_storage(self, storage: Any) -> None:
         """Put another store in the place of the folder."""
@@ -135,6 +137,8 @@ class World:
             self.owner,
             lease_seconds=self.settings.lease_seconds,
             also=(self._sign_of_life, self.weight_sets.heartbeat),
+            overdue=self.overdue,
+            give_up=self.give_up,
         )
         self.recorder = recorder = Recorder(
             self.database,
