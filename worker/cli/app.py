@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from worker.cli import (
+    archive,
     calibrate,
     changes,
     check,
@@ -28,6 +29,7 @@ from worker.cli import (
     sweep,
     tenants,
     train,
+    verify,
     watch,
     worker,
 )
@@ -174,6 +176,8 @@ app.command("worker", rich_help_panel=_RUNNING)(worker.worker)
 app.command("drain", rich_help_panel=_RUNNING)(drain.drain)
 app.command("calibrate", rich_help_panel=_RUNNING)(calibrate.calibrate)
 app.command("doctor", rich_help_panel=_RUNNING)(doctor.doctor)
+app.command("archive", rich_help_panel=_RUNNING)(archive.archive)
+app.command("verify", rich_help_panel=_RUNNING)(verify.verify)
 app.command("sweep", rich_help_panel=_RUNNING)(sweep.sweep)
 app.command("demo", rich_help_panel=_RUNNING)(demo.demo)
 app.add_typer(tenants.commands, name="tenants", rich_help_panel=_RUNNING)

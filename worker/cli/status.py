@@ -153,6 +153,7 @@ def show_job(found: JobStatus) -> None:
     job = found.job
     paused = f", paused {age_of(job['paused_at'])} ago" if job["state"] == "paused" else ""
     finished = f", finished {age_of(job['finished_at'])} ago" if job["finished_at"] else ""
+    finished += f", archived {age_of(job['archived_at'])} ago" if job["archived_at"] else ""
     pictures = {name: job[name] for name in ("done", "running", "failed", "cancelled") if job[name]}
     resting = job["waiting"] - job["running"]
     if resting:

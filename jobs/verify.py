@@ -1,0 +1,179 @@
+"""Checking that what counters and states say is what the rows say, and, if asked, that the objects are there."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from sqlalchemy import Connection
+
+from jobs.database import Database
+from jobs.reports import find_job, opened
+from jobs.repository import queries
+from jobs.repository import sweep as tenant_rows
+from jobs.repository import verify as rows
+from jobs.settings import Settings
+from jobs.storage import Storage, open_storage
+
+THREADS = 8
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not as it should be: of what kind, where, and in words what was wanted and found."""
+
+    kind: str
+    tenant: str
+    job_id: uuid.UUID | None
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+@dataclass
+class Verified:
+    """What was looked at and what is wrong; `corrected` units have right counters now."""
+
+    jobs: int
+    differences: list[Difference]
+    corrected: int = 0
+
+
+def differences(tx: Connection | Database, tenant: str, job_id: uuid.UUID) -> list[Difference]:
+    """Where a job's counters and states differ from its rows; an empty list when all is well."""
+    if isinstance(tx, Database):
+        with tx.reading() as connection:
+            return differences(connection, tenant, job_id)
+    return [Difference(kind, tenant, job_id, *told) for kind, *told in _of_job(tx, tenant, job_id)]
+
+
+def weight_set_differences(tx: Connection | Database, tenant: str) -> list[Difference]:
+    """Weight sets of a tenant whose rows contradict themselves."""
+    if isinstance(tx, Database):
+        with tx.reading() as connection:
+            return weight_set_differences(connection, tenant)
+    return [
+        Difference(
+            "weight_set",
+            tenant,
+            None,
+            f"weight set {row.fingerprint}",
+            f"is {row.state} with the object {row.storage_key}, after {row.generations} generations in {row.attempts} "
+            "tries; a worker makes it anew when it is asked for",
+        )
+        for row in rows.weight_sets(tx, tenant)
+    ]
+
+
+def missing_objects(tx: Connection, storage: Storage, tenant: str, job_id: uuid.UUID) -> Iterator[Difference]:
+    """Objects of a job's finished pictures, and of their further files, that are not in the store."""
+
+    def is_missing(found: tuple[uuid.UUID, str]) -> bool:
+        return not storage.exists(found[1])
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="verify") as pool:
+        for page in _pages(_objects(tx, tenant, job_id)):
+            for (render_id, key), missing in zip(page, pool.map(is_missing, page), strict=True):
+                if missing:
+                    told = f"its object {key} is not in the store; `portraits rerun {render_id}` draws it again"
+                    yield Difference("object", tenant, job_id, f"render {render_id}", told)
+
+
+def verify(
+    job: str | uuid.UUID | None = None,
+    *,
+    every: bool = False,
+    objects: bool = False,
+    fix: bool = False,
+    tenant: str | None = None,
+    settings: Settings | None = None,
+) -> Verified:
+    """Verify one job (None: the newest), or `every` job of a tenant, or of all when no tenant is given.
+
+    `fix` sets the counters of settled units to what their renders say, and looks again. Raises UnknownJob.
+    """
+    report = Verified(0, [])
+    with opened(settings) as (chosen, database):
+        storage = open_storage(chosen.storage_url, chosen) if objects else None
+        for owner, job_id in _chosen(database, chosen, job, tenant, every=every):
+            report.jobs += 1
+            if fix:
+                report.corrected += _correct(database, owner, job_id)
+            report.differences += differences(database, owner, job_id)
+            if storage is not None:
+                with database.reading() as tx:
+                    report.differences += missing_objects(tx, storage, owner, job_id)
+        for owner in _owners(database, tenant) if every else [tenant or chosen.tenant]:
+            report.differences += weight_set_differences(database, owner)
+    return report
+
+
+def _of_job(tx: Connection, tenant: str, job_id: uuid.UUID) -> Iterator[tuple[str, str, str]]:
+    """(kind, where, message) of each difference."""
+    for unit in rows.units(tx, tenant, job_id):
+        told = [
+            f"{name} {getattr(unit, f'renders_{name}')}, counted {getattr(unit, f'counted_{name}')}"
+            for name in ("total", *rows.COUNTED)
+            if getattr(unit, f"renders_{name}") != getattr(unit, f"counted_{name}")
+        ]
+        yield "unit_counters", f"unit {unit.id}", f"is {unit.state} and says of its renders: {'; '.join(told)}"
+    for unit in rows.states(tx, tenant, job_id):
+        yield "unit_state", f"unit {unit.id}", f"is {unit.state}, and {unit.waiting} of its renders wait"
+    for render in rows.chosen(tx, tenant, job_id):
+        yield (
+            "chosen",
+            f"render {render.id}",
+            f"is {render.state} with the object {render.storage_key} and has {render.chosen} chosen candidates"
+            + (f", {render.chosen_key}" if render.chosen_key else ""),
+        )
+    for name, (said, counted) in rows.totals(tx, tenant, job_id).items():
+        if said != counted:
+            yield "job_counters", f"job {job_id}", f"says {name} {said}, counted {counted}"
+
+
+def _chosen(
+    database: Database, settings: Settings, job: str | uuid.UUID | None, tenant: str | None, *, every: bool
+) -> Iterator[tuple[str, uuid.UUID]]:
+    """The jobs to verify, with their tenants."""
+    if not every:
+        row = find_job(database, tenant or settings.tenant, job)
+        yield row.tenant_id, row.id
+        return
+    for owner in _owners(database, tenant):
+        last: uuid.UUID | None = None
+        while True:
+            with database.reading() as tx:
+                ids = rows.jobs(tx, owner, after=last)
+            yield from ((owner, job_id) for job_id in ids)
+            if not ids:
+                break
+            last = ids[-1]
+
+
+def _owners(database: Database, tenant: str | None) -> list[str]:
+    if tenant is not None:
+        return [tenant]
+    with database.reading() as tx:
+        return tenant_rows.tenants(tx)
+
+
+def _correct(database: Database, tenant: str, job_id: uuid.UUID) -> int:
+    with database.transaction() as tx:
+        return sum(rows.correct(tx, tenant, unit.id) for unit in rows.units(tx, tenant, job_id))
+
+
+def _objects(tx: Connection, tenant: str, job_id: uuid.UUID) -> Iterator[tuple[uuid.UUID, str]]:
+    for render in queries.renders(tx, tenant, job_id, state="done"):
+        yield render["render_id"], str(render["storage_key"])
+    for output in queries.outputs(tx, tenant, job_id):
+        yield output["render_id"], output["storage_key"]
+
+
+def _pages(found: Iterator[tuple[uuid.UUID, str]], size: int = 500) -> Iterator[list[tuple[uuid.UUID, str]]]:
+    while page := list(islice(found, size)):
+        yield page

@@ -1,0 +1,160 @@
+"""Verifying: every counter that is not what the rows say is told, and nothing else."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from queue_world import TENANT, World, add_job, person, settings
+from sqlalchemy import Connection, delete, func, select, update
+
+from jobs.archive import archive
+from jobs.database import Database
+from jobs.models import ARCHIVED_UNITS, Candidate, Job, Render, Unit, WeightSet
+from jobs.verify import differences, verify, weight_set_differences
+from worker.testing import FakeRenderer
+
+
+@pytest.fixture
+def world(database: Database, database_url: str, tmp_path: Path) -> World:
+    """A queue with a fake renderer."""
+    return World(database, settings(tmp_path, database_url, tenant=TENANT), FakeRenderer())
+
+
+@pytest.fixture
+def job(world: World) -> uuid.UUID:
+    """A drawn job of two people with three renders each."""
+    made = add_job(world.database, [person(name, [3], world.settings) for name in ("ada", "alan")])
+    while world.job(made)["waiting"]:
+        world.shift()
+    return made
+
+
+def kinds(world: World, job: uuid.UUID) -> list[str]:
+    """The kinds of what differs."""
+    return sorted(one.kind for one in differences(world.database, TENANT, job))
+
+
+def first(tx: Connection, column: Any) -> Any:
+    """The least of a column's values."""
+    return tx.execute(select(column).order_by(column).limit(1)).scalar_one()
+
+
+def break_unit(tx: Connection) -> None:
+    """One unit counts a picture too few."""
+    tx.execute(update(Unit).where(Unit.id == first(tx, Unit.id)).values(renders_done=2, renders_failed=1))
+
+
+def break_state(tx: Connection) -> None:
+    """A unit waits in which nothing waits."""
+    tx.execute(update(Unit).where(Unit.id == first(tx, Unit.id)).values(state="ready"))
+
+
+def lose_candidate(tx: Connection) -> None:
+    """A finished picture has no chosen candidate."""
+    tx.execute(delete(Candidate).where(Candidate.id == first(tx, Candidate.id)))
+
+
+def swap_candidate(tx: Connection) -> None:
+    """The chosen candidate is another object than the render's."""
+    tx.execute(update(Candidate).where(Candidate.id == first(tx, Candidate.id)).values(storage_key="acme/other"))
+
+
+def break_total(tx: Connection) -> None:
+    """The job says that it has more renders than it has."""
+    tx.execute(update(Job).values(renders_total=7))
+
+
+def lose_render(tx: Connection) -> None:
+    """A render is not there any more."""
+    render = first(tx, Render.id)
+    tx.execute(delete(Candidate).where(Candidate.render_id == render))
+    tx.execute(delete(Render).where(Render.id == render))
+
+
+@pytest.mark.parametrize(
+    ("breaking", "wanted"),
+    [
+        (break_unit, ["unit_counters"]),
+        (break_state, ["unit_state"]),
+        (lose_candidate, ["chosen"]),
+        (swap_candidate, ["chosen"]),
+        (break_total, ["job_counters"]),
+        (lose_render, ["job_counters", "unit_counters"]),
+    ],
+)
+def test_each_difference_is_told(
+    world: World, job: uuid.UUID, breaking: Callable[[Connection], None], wanted: list[str]
+) -> None:
+    # Given a job that is as counted
+    assert kinds(world, job) == []
+
+    # When something is broken, then exactly that is told
+    with world.database.transaction() as tx:
+        breaking(tx)
+    assert kinds(world, job) == wanted
+
+
+def test_a_job_that_waits_or_is_half_drawn_is_as_counted(world: World) -> None:
+    # Given a job of which one unit failed, one was cancelled with it, and one that waits
+    job = add_job(world.database, [person("ada", [2], world.settings)])
+    assert kinds(world, job) == []
+    with world.database.transaction() as tx:
+        render = first(tx, Render.id)
+        tx.execute(update(Render).where(Render.id == render).values(state="failed", error_code="x"))
+        tx.execute(update(Unit).values(renders_failed=1))
+
+    # Then it is as counted
+    assert kinds(world, job) == []
+
+
+def test_settled_units_are_set_right_and_others_are_left_alone(world: World, job: uuid.UUID) -> None:
+    # Given a settled and an open unit with wrong counters
+    open_job = add_job(world.database, [person("grace", [2], world.settings)], key="open")
+    with world.database.transaction() as tx:
+        tx.execute(update(Unit).where(Unit.job_id == job).values(renders_done=1, renders_cancelled=2))
+        tx.execute(update(Unit).where(Unit.job_id == open_job).values(renders_done=1))
+
+    # When all is verified and set right
+    found = verify(every=True, fix=True, settings=world.settings)
+
+    # Then the settled ones are right and the other is told
+    assert (found.jobs, found.corrected) == (2, 2)
+    assert kinds(world, job) == []
+    assert [one.job_id for one in found.differences] == [open_job]
+
+
+def test_archived_jobs_are_verified_too(world: World, job: uuid.UUID) -> None:
+    # Given an archived job that is as counted
+    archive(older_than_seconds=0, settings=world.settings)
+    assert kinds(world, job) == []
+
+    # When a unit of it counts wrong, then that and the job's sum are told
+    with world.database.transaction() as tx:
+        one = tx.execute(select(func.min(ARCHIVED_UNITS.c.renders_done))).scalar_one()
+        assert one == 3
+        some = first(tx, ARCHIVED_UNITS.c.id)
+        tx.execute(update(ARCHIVED_UNITS).where(ARCHIVED_UNITS.c.id == some).values(renders_done=2))
+    assert kinds(world, job) == ["job_counters", "unit_counters"]
+
+
+def test_missing_objects_and_weight_sets_without_one_are_told(world: World, job: uuid.UUID) -> None:
+    # Given a job whose objects are all there
+    assert verify(job, objects=True, settings=world.settings).differences == []
+
+    # When a picture is lost and a weight set's row names no object
+    key = world.pictures()[0]
+    world.storage.delete(key)
+    with world.database.transaction() as tx:
+        tx.execute(
+            update(WeightSet).where(WeightSet.id == first(tx, WeightSet.id)).values(storage_key=None, sha256=None)
+        )
+
+    # Then both are told
+    found = verify(job, objects=True, settings=world.settings).differences
+    assert sorted(one.kind for one in found) == ["object", "weight_set"]
+    assert any(key in str(one) for one in found)
+    assert len(weight_set_differences(world.database, TENANT)) == 1
