@@ -25,9 +25,9 @@ class Group:
     is_settled: bool = False
 
     @property
-    def was_lost(self) -> bool:
-        """Whether a unit was tried before: it may be what ended its worker, so its person keeps no company."""
-        return any(unit.attempts > 1 for unit in self.units)
+    def is_suspected(self) -> bool:
+        """Whether a worker was lost with it: it may be what ended that one, so nothing else is held beside it."""
+        return any(unit.is_suspected for unit in self.units)
 
     @property
     def seconds_weights(self) -> float:

@@ -13,7 +13,7 @@ import threading
 from jobs.broker import Broker
 from jobs.database import Database
 from jobs.errors import JobsError
-from jobs.repository import control, fleet
+from jobs.repository import control, fleet, reaping
 from jobs.repository import units as unit_rows
 from jobs.settings import Settings
 from worker.committer import LONGEST_WAIT_SECONDS
@@ -33,7 +33,8 @@ def turn(database: Database, broker: Broker, settings: Settings, owner: str) -> 
             return 0, 0, 0
         # Until every committer has looked once more, and whoever lives has prolonged its leases.
         grace = LONGEST_WAIT_SECONDS + settings.lease_seconds
-        returned, given_up = unit_rows.reap(tx, max_attempts=settings.max_attempts, grace_seconds=grace)
+        caps = {"max_attempts": settings.max_attempts, "max_lost_workers": settings.max_lost_workers}
+        returned, given_up = reaping.reap(tx, grace_seconds=grace, **caps)
         limit = max(8, 2 * fleet.alive(tx, within_seconds=settings.lease_seconds))
         paused = control.fleet_paused_at(tx) is not None
         ids = [] if paused else unit_rows.unsent(tx, resend_seconds=settings.resend_seconds, limit=limit)

@@ -10,6 +10,9 @@
 
 Beside the drawing, in a thread each: the next people are claimed and prepared from the last batch of these on, one hand
 of them at most, and those who are finished are settled. So the device waits for no photo, no judgement and no commit.
+
+But for a unit that a worker was lost with: it is claimed when everything else is settled, and nothing beside it. Should
+it end this process too, it costs no other unit anything, and what it is blamed with is its own.
 """
 
 from __future__ import annotations
@@ -128,7 +131,7 @@ class Shift:
         self._settling: list[Future[None]] = []
         self._next: Future[list[Group]] | None = None
         self._hands: list[list[Group]] = []
-        self._aside: list[Group] = []  # claimed, but to be prepared and drawn with nobody else in the making
+        self._aside: list[Group] = []  # claimed, but to be prepared with nobody else in the making
         self.preparing = Preparing()
         self._ends_at = time.monotonic() + settings.shift_seconds
         self._drawer = Drawer(
@@ -154,7 +157,7 @@ class Shift:
                     self._draw(hand)
                     if self._is_over():
                         break
-                    hand = self._taken_over() or self._take(self._claim_next())
+                    hand = self._taken_over() or self._take(self._claim_after())
                 else:
                     self.report.ran_dry = not self._should_stop() and self._recorder.may_claim(lambda: True)
             finally:
@@ -164,14 +167,17 @@ class Shift:
         return self.report
 
     def near_end(self) -> None:
-        """Begin to claim and prepare the next people, once; not when no more will be drawn, and nobody beside one whose
-        worker was lost before: a person that ends the process must not cost others their attempts.
+        """Begin to claim and prepare the next people, once; not when no more will be drawn, and nobody beside a
+        suspected unit.
         """
-        if any(group.was_lost for group in self._drawer.groups):
+        if self._holds_suspected():
             return
         if self._next is None and not self._aside and not self._is_over():
-            self._next = self._ahead.submit(lambda: self._take(self._claim_next(), beside_others=True))
+            self._next = self._ahead.submit(self._take_ahead)
             self._next.add_done_callback(lambda _: self._recorder.begun.nudge())
+
+    def _take_ahead(self) -> list[Group]:
+        return self._take(self._claim_next(beside_others=True), beside_others=True)
 
     def join(self) -> list[Group]:
         """The people who were prepared ahead, as soon as they are and there is room for them."""
@@ -201,6 +207,9 @@ class Shift:
 
     def _unsettled(self) -> list[list[Group]]:
         return [hand for hand in self._hands if not all(group.is_settled for group in hand)]
+
+    def _holds_suspected(self) -> bool:
+        return any(group.is_suspected for hand in self._unsettled() for group in hand)
 
     def _begun(self, hand: list[Group]) -> list[Group]:
         self._hands = [*self._unsettled(), hand]
@@ -248,10 +257,20 @@ class Shift:
             lambda tx, **terms: unit_rows.claim_unit(tx, unit_id, self._renderer.profile, self._owner, **terms)
         )
 
-    def _claim_next(self) -> list[ClaimedUnit]:
-        return self._claim(
-            lambda tx, **terms: unit_rows.claim_next(tx, self._renderer.profile, self._owner, limit=1, **terms)
-        )
+    def _claim_next(self, *, beside_others: bool = False) -> list[ClaimedUnit]:
+        profile, terms = self._renderer.profile, {"limit": 1, "beside_others": beside_others}
+        return self._claim(lambda tx, **limits: unit_rows.claim_next(tx, profile, self._owner, **terms, **limits))
+
+    def _claim_after(self) -> list[ClaimedUnit]:
+        """Claim when nobody is drawn any more: what may be held beside the units that are being settled, else whatever
+        comes next, when they are.
+        """
+        units = [] if self._holds_suspected() else self._claim_next(beside_others=bool(self._unsettled()))
+        if units or not self._unsettled():
+            return units
+        for settling in self._settling:
+            settling.result()
+        return [] if self._is_over() else self._claim_next()
 
     def _claim(self, first: Callable[..., list[ClaimedUnit]]) -> list[ClaimedUnit]:
         """Lease one unit, and with it what waits for the same weight set in any job; none while the store is away."""
@@ -260,6 +279,7 @@ class Shift:
         terms: dict[str, Any] = {
             "lease_seconds": self._settings.lease_seconds,
             "max_attempts": self._settings.max_attempts,
+            "max_lost_workers": self._settings.max_lost_workers,
         }
         with self._database.transaction() as tx:
             claimed = first(tx, **terms)
@@ -270,22 +290,14 @@ class Shift:
         return claimed
 
     def _take(self, units: list[ClaimedUnit], *, beside_others: bool = False) -> list[Group]:
-        """These units' person, and others as long as there is room in a batch that they would share.
-
-        Whose worker was lost is set aside unprepared, but for the first where nobody else is in the making: preparing
-        may be what ends the process.
-        """
+        """These units' person, and others as long as there is room in a batch that they would share."""
         hand: list[Group] = []
         while units:
-            group = self._open(units)
-            if group.was_lost and (hand or beside_others):
-                self._aside.append(group)
-                break
-            hand.append(group)
+            hand.append(self._open(units))
             if self._is_over() or not self._has_room(hand) or not self._recorder.may_claim(lambda: True):
                 break
             try:
-                units = self._claim_next()
+                units = self._claim_next(beside_others=True)
             except JobsError as error:  # those in hand are drawn all the same
                 log.warning("nobody else could be claimed: %s", error)
                 break
@@ -305,7 +317,7 @@ class Shift:
     def _has_room(self, hand: Sequence[Group]) -> bool:
         """Whether left-over pictures of these people would be much cheaper in batches that others fill up."""
         size, last = self._renderer.batch_size, hand[-1].waiting
-        if self._costs is None or not last or hand[-1].was_lost:
+        if self._costs is None or not last or hand[-1].is_suspected:
             return False
         counts, render = [len(group.waiting) for group in hand], last[0]
         return has_room(counts, size, render.steps, render.width * render.height, self._costs)

@@ -2,7 +2,7 @@
 
 A paused job's units are in the state `paused`, which no version of the worker claims. What a worker holds of them
 loses its lease, as with `cancel`: the worker sees it within the bound that `worker.leases` names. The attempt is given
-back, unless the lease had run out: then nobody knows whether the unit itself was to blame.
+back, unless the lease had run out: then a worker was lost, and nobody knows whether the unit itself was to blame.
 A paused fleet is one row that every claim reads; units stay as they are.
 """
 
@@ -89,6 +89,7 @@ def _take_back(tx: Connection, *which: ColumnElement[bool], to: str = "paused") 
             .values(
                 state=to,
                 attempts=case((alive, Unit.attempts - 1), else_=Unit.attempts),
+                lost_workers=case((alive, Unit.lost_workers), else_=Unit.lost_workers + 1),
                 lease_token=Unit.lease_token + 1,
                 lease_owner=None,
                 lease_until=None,

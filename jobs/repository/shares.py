@@ -46,8 +46,10 @@ def waiting_tenants(profile: str) -> Select[tuple[str, float]]:
     walk = walk.union_all(select(after).where(walk.c.tenant_id.is_not(None)))
     of_tenant = (Share.tenant_id == walk.c.tenant_id) & (Share.profile == profile)
     statement = select(walk.c.tenant_id, Share.virtual_time).outerjoin(Share, of_tenant)
-    is_due = select(Unit.id).where(*waiting, Unit.tenant_id == walk.c.tenant_id, Unit.ready_at <= epoch_now()).exists()
-    return statement.where(walk.c.tenant_id.is_not(None), is_due)
+    due = select(Unit.id).where(*waiting, Unit.tenant_id == walk.c.tenant_id, Unit.ready_at <= epoch_now())
+    # In order, so that the index is walked: whether there is any, PostgreSQL would look up in the table from its start.
+    first_due = due.order_by(Unit.sort_key, Unit.id).limit(1).scalar_subquery()
+    return statement.where(walk.c.tenant_id.is_not(None), first_due.is_not(None))
 
 
 def charge(tx: Connection, units: Sequence[tuple[str, uuid.UUID]], profile: str, *, in_turn: bool) -> None:

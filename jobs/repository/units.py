@@ -3,6 +3,9 @@
 A claim is one conditional UPDATE: it takes units that are ready, or whose lease has run out, and gives each a
 token one higher than any before. Every later write names owner and token; a write that changes no row was fenced
 out. Attempts are counted by the claim, before any work starts, so that a unit that kills its worker is noticed.
+
+A lease that is found expired is a lost worker. A unit that lost one is suspected: it may be what ended its worker, so
+it is claimed alone, by a worker that holds nothing else, and others neither pay for it nor are blamed with it twice.
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, case, func, or_, select, tuple_, update
+from sqlalchemy import Connection, Row, Select, and_, case, func, or_, select, tuple_, update
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
@@ -20,10 +24,8 @@ from jobs.models import Render, Unit, utcnow
 from jobs.repository import shares
 from jobs.repository.control import fleet_paused_at, may_claim
 
-LOST_WORKER = "lost_worker"
-LOST_WORKER_MESSAGE = (
-    "the worker that held this unit stopped answering, {attempts} times; see the worker's log, then `portraits retry`"
-)
+MOST_LOST_WORKERS = 3
+"""A unit that so many workers were lost with is claimed no more: see `jobs.repository.reaping`."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class ClaimedUnit:
     profile: str
     attempts: int
     lease_token: int
+    lost_workers: int = 0
+
+    @property
+    def is_suspected(self) -> bool:
+        """Whether a worker was lost with it, so that it keeps no company."""
+        return self.lost_workers > 0
 
     @property
     def group(self) -> tuple[str, uuid.UUID]:
@@ -54,44 +62,63 @@ _CLAIMED = (
     Unit.profile,
     Unit.attempts,
     Unit.lease_token,
+    Unit.lost_workers,
 )
 
 
-def _ready(within_seconds: float = 0.0) -> ColumnElement[bool]:
+def ready(within_seconds: float = 0.0) -> ColumnElement[bool]:
     """Waiting, and due, or due so soon."""
     return and_(Unit.state == "ready", Unit.ready_at <= epoch_now() + within_seconds)
 
 
-def _expired() -> ColumnElement[bool]:
+def expired() -> ColumnElement[bool]:
     """Leased by somebody whose lease has run out."""
     return and_(Unit.state == "leased", Unit.lease_until < epoch_now())
 
 
 def _claimable(within_seconds: float = 0.0) -> ColumnElement[bool]:
     """What may be leased now, or so soon."""
-    return or_(_ready(within_seconds), _expired())
+    return or_(ready(within_seconds), expired())
 
 
-def _claim(
-    tx: Connection, wanted: Select[Any], owner: str, lease_seconds: float, max_attempts: int, *, in_turn: bool = False
-) -> list[ClaimedUnit]:
-    """Lease the units of one profile that `wanted` selects, and count them as their tenant's share.
+@dataclass(frozen=True)
+class Terms:
+    """What every claim says: for how long, and which units are past claiming."""
 
-    A unit another claimer locks at this moment is passed over. The caller has asked `may_claim`.
+    owner: str
+    lease_seconds: float
+    max_attempts: int
+    max_lost_workers: int = MOST_LOST_WORKERS
+
+    def may_be_tried(self) -> ColumnElement[bool]:
+        """Not tried too often, and not with too many workers lost; one that is expired has lost another."""
+        lost = Unit.lost_workers + case((Unit.state == "leased", 1), else_=0)
+        return and_(Unit.attempts < self.max_attempts, lost < self.max_lost_workers)
+
+
+def _choose(tx: Connection, wanted: Select[Any], terms: Terms) -> list[Row[Any]]:
+    """Lock those of the selected units that may be leased, in their order; one that another claimer locks is passed
+    over.
     """
-    chosen = wanted.where(_claimable(), Unit.attempts < max_attempts).with_for_update(skip_locked=True)
-    ids = tx.execute(chosen).scalars().all()
-    if not ids:
+    suspected = or_(Unit.lost_workers > 0, Unit.state == "leased").label("suspected")
+    chosen = wanted.add_columns(suspected).where(_claimable(), terms.may_be_tried())
+    return list(tx.execute(chosen.with_for_update(skip_locked=True)))
+
+
+def _lease(tx: Connection, chosen: Sequence[Row[Any]], terms: Terms, *, in_turn: bool = False) -> list[ClaimedUnit]:
+    """Lease these units of one profile, which are locked, and count them as their tenant's share."""
+    if not chosen:
         return []
     statement = (
         update(Unit)
-        .where(Unit.id.in_(ids), _claimable())
+        .where(Unit.id.in_([row.id for row in chosen]), _claimable())
         .values(
             state="leased",
-            lease_owner=owner,
+            lease_owner=terms.owner,
             lease_token=Unit.lease_token + 1,
-            lease_until=epoch_now() + lease_seconds,
+            lease_until=epoch_now() + terms.lease_seconds,
             attempts=Unit.attempts + 1,
+            lost_workers=Unit.lost_workers + case((Unit.state == "leased", 1), else_=0),
         )
         .returning(*_CLAIMED)
     )
@@ -101,60 +128,67 @@ def _claim(
     return sorted(claimed, key=lambda unit: unit.id)
 
 
-def claim_unit(
-    tx: Connection, unit_id: uuid.UUID, profile: str, owner: str, *, lease_seconds: float, max_attempts: int
-) -> list[ClaimedUnit]:
+def _in_company(chosen: Sequence[Row[Any]], *, beside_others: bool) -> Sequence[Row[Any]]:
+    """Those that may be leased together: a suspected one alone, and not at all beside others; nobody passes it."""
+    if chosen and chosen[0].suspected:
+        return [] if beside_others else chosen[:1]
+    return list(takewhile(lambda row: not row.suspected, chosen))
+
+
+def claim_unit(tx: Connection, unit_id: uuid.UUID, profile: str, owner: str, **limits: Any) -> list[ClaimedUnit]:
     """Lease the one unit a message names, if it still waits and no other tenant's turn comes before.
 
-    So a tenant that sends many messages has no more of the workers than its share.
+    So a tenant that sends many messages has no more of the workers than its share. `limits` are those of `Terms`; the
+    worker holds nothing else.
     """
     if not may_claim(tx):
         return []
-    named = (Unit.id == unit_id, Unit.profile == profile)
+    named, terms = (Unit.id == unit_id, Unit.profile == profile), Terms(owner, **limits)
     tenant_id, first = tx.execute(select(Unit.tenant_id).where(*named)).scalar_one_or_none(), shares.due(tx, profile)
     if first and first[0] != tenant_id:
         return []
-    return _claim(tx, select(Unit.id).where(*named), owner, lease_seconds, max_attempts, in_turn=bool(first))
+    return _lease(tx, _choose(tx, select(Unit.id).where(*named), terms), terms, in_turn=bool(first))
 
 
-def claim_same_person(
-    tx: Connection, unit: ClaimedUnit, owner: str, *, limit: int, lease_seconds: float, max_attempts: int
-) -> list[ClaimedUnit]:
-    """Lease waiting units, of whichever job, that are drawn with the weight set `unit` needs."""
-    if not may_claim(tx):
+def claim_same_person(tx: Connection, unit: ClaimedUnit, owner: str, *, limit: int, **limits: Any) -> list[ClaimedUnit]:
+    """Lease waiting units, of whichever job, that are drawn with the weight set `unit` needs, but for suspected ones.
+
+    None where `unit` is itself suspected. `limits` are those of `Terms`.
+    """
+    if unit.is_suspected or limit < 1 or not may_claim(tx):
         return []
-    wanted = (
-        select(Unit.id)
-        .where(Unit.tenant_id == unit.tenant_id, Unit.photo_set_id == unit.photo_set_id, Unit.profile == unit.profile)
-        .order_by(Unit.sort_key, Unit.id)
-        .limit(limit)
-    )
-    return _claim(tx, wanted, owner, lease_seconds, max_attempts)
+    same = (Unit.tenant_id == unit.tenant_id, Unit.photo_set_id == unit.photo_set_id, Unit.profile == unit.profile)
+    wanted = select(Unit.id).where(*same, Unit.state == "ready", Unit.lost_workers == 0)
+    terms = Terms(owner, **limits)
+    return _lease(tx, _choose(tx, wanted.order_by(Unit.sort_key, Unit.id).limit(limit), terms), terms)
 
 
 def claim_next(
-    tx: Connection, profile: str, owner: str, *, limit: int, lease_seconds: float, max_attempts: int
+    tx: Connection, profile: str, owner: str, *, limit: int, beside_others: bool = False, **limits: Any
 ) -> list[ClaimedUnit]:
     """Lease the first waiting units, in claim order, of the tenant whose turn it is; if none waits, one whose lease
     has run out.
 
+    A suspected unit is leased alone; `beside_others`, when the worker holds others, none is, and nothing that would
+    come after it: it is asked for again when the worker's hands are empty. `limits` are those of `Terms`.
     A statement for each, so that each walks an index in its order and stops: one with OR would sort all that waits.
     Nothing is leased while the fleet is paused.
     """
     if not may_claim(tx):
         return []
-    terms = (owner, lease_seconds, max_attempts)
+    terms = Terms(owner, **limits)
     for place, tenant_id in enumerate(shares.due(tx, profile)):
-        claimed = _claim(tx, next_of(profile, tenant_id, limit), *terms, in_turn=place == 0)
-        if claimed:
-            return claimed
-    return _claim(tx, select(Unit.id).where(Unit.profile == profile, _expired()).limit(limit), *terms)
+        chosen = _choose(tx, next_of(profile, tenant_id, limit), terms)
+        if chosen:
+            return _lease(tx, _in_company(chosen, beside_others=beside_others), terms, in_turn=place == 0)
+    lost = _choose(tx, select(Unit.id).where(Unit.profile == profile, expired()).limit(limit), terms)
+    return _lease(tx, _in_company(lost, beside_others=beside_others), terms)
 
 
 def next_of(profile: str, tenant_id: str, limit: int) -> Select[Any]:
     """The ids of a tenant's first waiting units of a profile."""
-    ready = (Unit.profile == profile, Unit.tenant_id == tenant_id, _ready())
-    return select(Unit.id).where(*ready).order_by(Unit.sort_key, Unit.id).limit(limit)
+    waiting = (Unit.profile == profile, Unit.tenant_id == tenant_id, ready())
+    return select(Unit.id).where(*waiting).order_by(Unit.sort_key, Unit.id).limit(limit)
 
 
 def _held(unit: ClaimedUnit, owner: str) -> ColumnElement[bool]:
@@ -278,76 +312,18 @@ def fail(tx: Connection, unit: ClaimedUnit, owner: str, *, error_code: str, erro
     if not lock_held(tx, unit, owner):
         return False
     note_fault(tx, unit, owner, error_code=error_code, error=error)
-    failed = _fail_waiting(tx, [(unit.tenant_id, unit.id)], error_code, error)
+    failed = fail_waiting(tx, unit.tenant_id, unit.id, error_code=error_code, error=error)
     return count_drawn(tx, unit, owner, failed=failed)
 
 
-def _fail_waiting(tx: Connection, units: Sequence[tuple[str, uuid.UUID]], error_code: str, error: str) -> int:
-    total = 0
-    for tenant_id, unit_id in units:
-        statement = (
-            update(Render)
-            .where(Render.tenant_id == tenant_id, Render.unit_id == unit_id, Render.state == "waiting")
-            .values(state="failed", error_code=error_code, error=error, finished_at=utcnow())
-        )
-        total += tx.execute(statement).rowcount
-    return total
-
-
-def reap(tx: Connection, *, max_attempts: int, grace_seconds: float = 0.0, limit: int = 500) -> tuple[int, int]:
-    """Return units with expired leases to the queue, and end those tried too often.
-
-    The latter only `grace_seconds` after they were first seen here, as pictures of them may wait on their worker's
-    disk: after an outage of the database it needs a while to find out that it can record them.
-
-    Returns: how many were handed back, how many were given up.
-    """
-    expired = _expired()
-    _begin_grace(tx, grace_seconds, limit, expired, Unit.attempts >= max_attempts)
-    # A unit can wait at the cap too, when the cap was lowered: it is claimed no more, so it is ended here.
-    ended = or_(and_(expired, Unit.ready_at > Unit.lease_until, Unit.ready_at <= epoch_now()), _ready())
-    hopeless = tx.execute(
-        select(Unit.tenant_id, Unit.id, Unit.attempts)
-        .where(ended, Unit.attempts >= max_attempts)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
-    for row in hopeless:
-        message = LOST_WORKER_MESSAGE.format(attempts=row.attempts)
-        failed = _fail_waiting(tx, [(row.tenant_id, row.id)], LOST_WORKER, message)
-        tx.execute(
-            update(Unit)
-            .where(Unit.tenant_id == row.tenant_id, Unit.id == row.id)
-            .values(
-                state=case((Unit.renders_done > 0, "done"), else_="failed"),
-                renders_failed=Unit.renders_failed + failed,
-                lease_token=Unit.lease_token + 1,  # whoever wakes late is fenced out
-                lease_owner=None,
-                lease_until=None,
-                finished_at=utcnow(),
-                error_code=LOST_WORKER,
-                error=message,
-            )
-        )
-    waiting = (
-        select(Unit.id).where(expired, Unit.attempts < max_attempts).limit(limit).with_for_update(skip_locked=True)
+def fail_waiting(tx: Connection, tenant_id: str, unit_id: uuid.UUID, *, error_code: str, error: str) -> int:
+    """End the waiting renders of a locked unit with this reason. Returns how many there were."""
+    statement = (
+        update(Render)
+        .where(Render.tenant_id == tenant_id, Render.unit_id == unit_id, Render.state == "waiting")
+        .values(state="failed", error_code=error_code, error=error, finished_at=utcnow())
     )
-    returned = tx.execute(
-        update(Unit)
-        .where(Unit.id.in_(waiting.scalar_subquery()), expired)
-        .values(state="ready", lease_owner=None, lease_until=None, message_sent_at=None)
-    ).rowcount
-    return returned, len(hopeless)
-
-
-def _begin_grace(tx: Connection, seconds: float, limit: int, *lost: ColumnElement[bool]) -> None:
-    """Note at units that are seen lost for the first time when they are ended: in `ready_at`, which no other leased
-    unit has behind its lease's end. Whoever wakes and prolongs the lease in time puts the note behind it again.
-    """
-    unseen = (*lost, Unit.ready_at <= Unit.lease_until)
-    ids = tx.execute(select(Unit.id).where(*unseen).limit(limit).with_for_update(skip_locked=True)).scalars().all()
-    if ids:
-        tx.execute(update(Unit).where(Unit.id.in_(ids), *unseen).values(ready_at=epoch_now() + seconds))
+    return tx.execute(statement).rowcount
 
 
 def unsent(tx: Connection, *, resend_seconds: float, limit: int) -> list[uuid.UUID]:
@@ -363,7 +339,7 @@ def unsent(tx: Connection, *, resend_seconds: float, limit: int) -> list[uuid.UU
     return list(tx.execute(statement).scalars())
 
 
-def first_ready(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, limit: int) -> list[uuid.UUID]:
+def firstready(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, limit: int) -> list[uuid.UUID]:
     """The units of a job that wait, those to be drawn first."""
     statement = select(Unit.id).where(Unit.tenant_id == tenant_id, Unit.job_id == job_id, Unit.state == "ready")
     return list(tx.execute(statement.order_by(Unit.sort_key, Unit.id).limit(limit)).scalars())

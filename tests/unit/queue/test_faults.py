@@ -17,7 +17,7 @@ from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, StorageDenied
 from jobs.models import PhotoSet, Render, Unit, WeightSet, WeightSetSource
 from jobs.repository import jobs as job_rows
-from jobs.repository import queries, units, weight_sets
+from jobs.repository import queries, reaping, units, weight_sets
 from worker.renderer import Sample
 from worker.testing import FakeRenderer
 
@@ -250,7 +250,7 @@ def test_a_lowered_cap_ends_what_waits_beyond_it(world: World) -> None:
 
     # When the reaper comes
     with world.database.transaction() as tx:
-        units.reap(tx, max_attempts=3)
+        reaping.reap(tx, max_attempts=3)
 
     # Then it ended with a reason
     assert world.job(job)["state"] == "failed"

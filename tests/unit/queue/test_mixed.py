@@ -282,11 +282,11 @@ def test_a_way_that_nobody_knows_is_told(
 
 
 def test_who_was_lost_before_is_drawn_alone(world: World) -> None:
-    # Given four people with one picture each, of whom one was tried before
+    # Given four people with one picture each, with one of whom a worker was lost before
     job = add_job(world.database, [person(f"p{n}", [1], world.settings) for n in range(4)])
     with world.database.transaction() as tx:
         last = tx.execute(select(Unit.id).order_by(Unit.sort_key.desc(), Unit.id.desc()).limit(1)).scalar_one()
-        tx.execute(update(Unit).where(Unit.id == last).values(attempts=1))
+        tx.execute(update(Unit).where(Unit.id == last).values(attempts=1, lost_workers=1))
 
     # When they are drawn where people share batches
     report = world.shift()

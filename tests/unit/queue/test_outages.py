@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 
 from jobs.database import Database, epoch_now
 from jobs.models import Candidate, Render, Unit
-from jobs.repository import control, late
+from jobs.repository import control, late, reaping
 from jobs.repository import jobs as job_rows
 from jobs.repository import units as rows
 from jobs.repository.units import ClaimedUnit
@@ -181,7 +181,7 @@ def test_a_lost_unit_at_its_last_attempt_is_ended_after_one_grace_that_begins_wh
     assert _reap(world) == (0, 1)
 
     # Then it has failed with the reason
-    assert world.job(job)["state"] == "failed" and units(world)[0].error_code == rows.LOST_WORKER
+    assert world.job(job)["state"] == "failed" and units(world)[0].error_code == reaping.LOST_WORKER
 
 
 def test_a_worker_that_wakes_in_the_grace_has_a_whole_one_the_next_time(world: World) -> None:

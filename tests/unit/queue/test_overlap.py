@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from jobs.errors import DatabaseUnavailable, StorageUnavailable
 from jobs.models import Unit
 from jobs.options import GateOption, RenderOptions
 from worker.begun import Begun
-from worker.groups import Group
 from worker.shift import MOST_HANDS, Shift
 from worker.testing import FakeRenderer
 
@@ -227,40 +227,31 @@ def test_a_shift_whose_time_is_up_finishes_what_two_people_have_begun(
     assert len(report.handed_back) == 1
 
 
-def test_whoever_was_lost_before_is_prepared_and_drawn_with_nobody_in_the_making(world: World) -> None:
-    # Given a second person whose worker was lost before, and a judge who waits until that one's unit is claimed
-    two_people(world, 4, 4)
-    claimed = threading.Event()
+def test_a_unit_that_a_worker_was_lost_with_is_claimed_when_nothing_else_is_held(world: World) -> None:
+    # Given three people, with the second of whom a worker was lost before
+    jobs = [add_job(world.database, [person(name, [4], world.settings)], key=name) for name in ("ada", "bob", "cleo")]
     with world.database.transaction() as tx:
-        tx.execute(update(Unit).where(Unit.priority == 0).values(attempts=1))
-    world.renderer._faces_in = lambda image: [][: claimed.wait(LONG)]
-    together: list[tuple[str, int]] = []
+        tx.execute(update(Unit).where(Unit.job_id == jobs[1]).values(attempts=1, lost_workers=1))
+    beside: dict[str, set[uuid.UUID]] = {}
 
-    def open_then_tell(shift: Shift, units: Any) -> Group:
-        group = Shift._open_unwatched(shift, units)  # type: ignore[attr-defined]
-        if group.was_lost:
-            claimed.set()
-        return group
+    def held(when: str) -> None:
+        leased = select(Unit.job_id).where(Unit.state == "leased")
+        with world.database.reading() as tx:
+            beside.setdefault(when, set()).update(tx.execute(leased).scalars())
 
     def prepare(photos: Any) -> None:
-        if world.renderer.calls["generate"] == 2:
-            together.append(("prepared", len(making(world))))
+        held(photos[0].decode())
 
-    def at_step(_step: int) -> None:
-        if world.renderer.calls["merge"] == 2:
-            together.append(("drawn", len(making(world))))
-
-    world.renderer._refuse, world.renderer._at_step = prepare, at_step
+    world.renderer._refuse = prepare
+    world.renderer._at_step = lambda step: held(f"merge {world.renderer.calls['merge']}")
 
     # When one shift runs
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Shift, "_open_unwatched", Shift._open, raising=False)
-        patched.setattr(Shift, "_open", open_then_tell)
-        report = world.shift()
+    report = world.shift()
 
-    # Then it was claimed beside the first, and nobody else was in the making while it was prepared and drawn
-    assert claimed.is_set() and together == [("prepared", 0), ("drawn", 0), ("drawn", 0)]
-    assert report.renders == 8 and report.handed_back == []
+    # Then nothing else was held while that one was prepared and drawn, and all are done
+    assert beside["bob"] == beside["merge 2"] == {jobs[1]}
+    assert jobs[1] not in beside["ada"] | beside["merge 1"] | beside["cleo"] | beside["merge 3"]
+    assert [world.job(job)["done"] for job in jobs] == [4, 4, 4] and report.handed_back == []
 
 
 def test_a_database_that_is_away_for_a_moment_ends_no_shift(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -268,11 +259,11 @@ def test_a_database_that_is_away_for_a_moment_ends_no_shift(world: World, caplog
     jobs = two_people(world, 4, 4)
     claims: list[int] = []
 
-    def away_once(shift: Shift) -> Any:
+    def away_once(shift: Shift, **terms: Any) -> Any:
         claims.append(1)
         if len(claims) == 1:
             raise DatabaseUnavailable("no answer")
-        return Shift._claim_unwatched(shift)  # type: ignore[attr-defined]
+        return Shift._claim_unwatched(shift, **terms)  # type: ignore[attr-defined]
 
     # When one shift runs
     with pytest.MonkeyPatch.context() as patched:
@@ -290,7 +281,7 @@ def test_a_fault_ahead_of_time_does_not_take_the_place_of_the_shifts_own(world: 
     two_people(world, 4, 4)
     claims: list[int] = []
 
-    def away(_shift: Shift) -> Any:
+    def away(_shift: Shift, **_terms: Any) -> Any:
         claims.append(1)
         raise ZeroDivisionError
 

@@ -237,7 +237,7 @@ def test_a_person_whose_worker_was_lost_is_prepared_alone(world: World) -> None:
     add_job(world.database, [person(f"p{n}", [1], world.settings) for n in range(4)])
     (third,) = requests(world, ["p2"])
     with world.database.transaction() as tx:
-        tx.execute(update(Unit).where(Unit.photo_set_id == third.source.photo_set_id).values(attempts=1))
+        tx.execute(update(Unit).where(Unit.photo_set_id == third.source.photo_set_id).values(lost_workers=1))
     passes: list[list[bytes]] = []
     make = world.renderer.generate_many
 

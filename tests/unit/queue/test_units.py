@@ -14,7 +14,7 @@ from jobs.database import Database
 from jobs.models import Render, Unit
 from jobs.options import RenderOptions
 from jobs.repository import jobs as job_rows
-from jobs.repository import queries, units
+from jobs.repository import queries, reaping, units
 from jobs.repository import renders as render_rows
 from jobs.repository.renders import Drawn
 from jobs.repository.units import ClaimedUnit
@@ -156,7 +156,7 @@ def test_recording_twice_under_one_lease_counts_once(database: Database, tmp_pat
     assert (row["done"], row["waiting"], row["state"]) == (1, 1, "running")
 
 
-def test_lost_worker_is_given_up_after_three(database: Database, tmp_path: Path, database_url: str) -> None:
+def test_a_unit_that_loses_three_workers_is_quarantined(database: Database, tmp_path: Path, database_url: str) -> None:
     # Given a unit that loses its worker three times
     world = settings(tmp_path, database_url)
     job_id = add_job(database, [person("ada", [3], world)])
@@ -167,7 +167,7 @@ def test_lost_worker_is_given_up_after_three(database: Database, tmp_path: Path,
     # When the reaper comes
     assert claim(database, "w") == []
     with database.transaction() as tx:
-        returned, given_up = units.reap(tx, max_attempts=3)
+        returned, given_up = reaping.reap(tx, max_attempts=3)
 
     # Then the unit has failed with a reason on every render, and nothing waits
     assert (returned, given_up) == (0, 1)
@@ -176,7 +176,7 @@ def test_lost_worker_is_given_up_after_three(database: Database, tmp_path: Path,
         reasons = queries.failures(tx, TENANT, job_id)
     assert row is not None
     assert (row["state"], row["failed"], row["waiting"]) == ("failed", 3, 0)
-    assert [(r["error_code"], r["renders"]) for r in reasons] == [("lost_worker", 3)]
+    assert [(r["error_code"], r["renders"]) for r in reasons] == [("quarantined", 3)]
 
 
 def test_reaper_hands_back_and_asks_for_messages(database: Database, tmp_path: Path, database_url: str) -> None:
@@ -188,7 +188,7 @@ def test_reaper_hands_back_and_asks_for_messages(database: Database, tmp_path: P
 
     # When the reaper comes
     with database.transaction() as tx:
-        assert units.reap(tx, max_attempts=3) == (1, 0)
+        assert reaping.reap(tx, max_attempts=3) == (1, 0)
         unsent = units.unsent(tx, resend_seconds=60, limit=10)
         units.mark_sent(tx, unsent)
 
