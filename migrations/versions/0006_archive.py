@@ -66,6 +66,7 @@ WHOLLY_ARCHIVED = """
         FROM jobs j
         WHERE j.archived_units > 0
           AND NOT EXISTS (SELECT 1 FROM units u WHERE u.tenant_id = j.tenant_id AND u.job_id = j.id)"""
+# By created_at first: for `ORDER BY id LIMIT 1` alone SQLite walks all of a tenant's units by their key, for each person.
 IDENTITY_STATUS = """
         SELECT u.tenant_id, u.job_id, u.identity_id, i.external_id,
                CASE
@@ -80,10 +81,10 @@ IDENTITY_STATUS = """
                u.renders, u.waiting, u.done, u.failed, u.cancelled,
                (SELECT e.error_code FROM {units} e
                 WHERE e.tenant_id = u.tenant_id AND e.job_id = u.job_id AND e.identity_id = u.identity_id
-                  AND e.error_code IS NOT NULL ORDER BY e.id LIMIT 1) AS error_code,
+                  AND e.error_code IS NOT NULL ORDER BY e.created_at, e.id LIMIT 1) AS error_code,
                (SELECT e.error FROM {units} e
                 WHERE e.tenant_id = u.tenant_id AND e.job_id = u.job_id AND e.identity_id = u.identity_id
-                  AND e.error_code IS NOT NULL ORDER BY e.id LIMIT 1) AS error,
+                  AND e.error_code IS NOT NULL ORDER BY e.created_at, e.id LIMIT 1) AS error,
                CASE WHEN u.waiting = 0 THEN u.finished_at END AS finished_at
         FROM (SELECT tenant_id, job_id, identity_id, sum(renders_total) AS renders,
                      sum(renders_total - renders_done - renders_failed - renders_cancelled) AS waiting,
