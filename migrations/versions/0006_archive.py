@@ -66,7 +66,7 @@ WHOLLY_ARCHIVED = """
         FROM jobs j
         WHERE j.archived_units > 0
           AND NOT EXISTS (SELECT 1 FROM units u WHERE u.tenant_id = j.tenant_id AND u.job_id = j.id)"""
-# By created_at first: for `ORDER BY id LIMIT 1` alone SQLite walks all of a tenant's units by their key, for each person.
+# By created_at first: ordered by id alone, SQLite walks all of a tenant's units by their key, for each person.
 IDENTITY_STATUS = """
         SELECT u.tenant_id, u.job_id, u.identity_id, i.external_id,
                CASE
