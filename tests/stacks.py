@@ -23,7 +23,7 @@ from jobs.database import Database
 from jobs.reports import JobStatus, status
 from jobs.settings import Settings
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 # How long a process may take to end, or a job to come as far as is wanted: a busy machine is no fault of the code.
 PATIENCE_SECONDS = 240.0
 # For workers that will be killed: somebody waits for their leases to run out. All others live through a slow moment.
