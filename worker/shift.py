@@ -159,7 +159,7 @@ class Shift:
                         break
                     hand = self._taken_over() or self._take(self._claim_after())
                 else:
-                    self.report.ran_dry = not self._should_stop() and self._recorder.may_claim(lambda: True)
+                    self.report.ran_dry = not self._is_over() and self._recorder.may_claim(lambda: True)
             finally:
                 self._settle_soon([*self._left_ahead(), *self._aside])
             for settling in self._settling:
@@ -258,8 +258,12 @@ class Shift:
         )
 
     def _claim_next(self, *, beside_others: bool = False) -> list[ClaimedUnit]:
-        profile, terms = self._renderer.profile, {"limit": 1, "beside_others": beside_others}
-        return self._claim(lambda tx, **limits: unit_rows.claim_next(tx, profile, self._owner, **terms, **limits))
+        profile = self._renderer.profile
+        return self._claim(
+            lambda tx, **limits: unit_rows.claim_next(
+                tx, profile, self._owner, limit=1, beside_others=beside_others, **limits
+            )
+        )
 
     def _claim_after(self) -> list[ClaimedUnit]:
         """Claim when nobody is drawn any more: what may be held beside the units that are being settled, else whatever

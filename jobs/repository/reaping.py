@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, or_, select, update
+from sqlalchemy import Connection, and_, case, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
@@ -66,7 +66,7 @@ def reap(
     return returned, len(ended)
 
 
-def _end(tx: Connection, row: Row[Any], max_lost_workers: int) -> None:
+def _end(tx: Connection, row: Any, max_lost_workers: int) -> None:
     """Fail what waits of a unit, with the reason; what is drawn stays."""
     lost = row.lost_workers + (row.state == "leased")
     if lost >= max_lost_workers:

@@ -339,7 +339,7 @@ def unsent(tx: Connection, *, resend_seconds: float, limit: int) -> list[uuid.UU
     return list(tx.execute(statement).scalars())
 
 
-def firstready(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, limit: int) -> list[uuid.UUID]:
+def first_ready(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, limit: int) -> list[uuid.UUID]:
     """The units of a job that wait, those to be drawn first."""
     statement = select(Unit.id).where(Unit.tenant_id == tenant_id, Unit.job_id == job_id, Unit.state == "ready")
     return list(tx.execute(statement.order_by(Unit.sort_key, Unit.id).limit(limit)).scalars())
