@@ -17,6 +17,7 @@ from hyperlora.clip_pixels import ClipPixels
 from hyperlora.errors import InvalidRequest, WeightsMissing
 from hyperlora.host_memory import present
 from hyperlora.hub import files_fingerprint, resolve
+from hyperlora.one_at_a_time import LOADING
 
 HIDDEN_LAYER = -2
 """The penultimate hidden state, as the released checkpoints read it."""
@@ -55,9 +56,10 @@ class ClipVision:
             if not (folder / file).is_file():
                 raise WeightsMissing(f"a CLIP vision folder needs {file}, {folder} has none")
         try:
-            model: Any = CLIPVisionModel.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True
-            )
+            with LOADING:
+                model: Any = CLIPVisionModel.from_pretrained(
+                    folder, dtype=dtype, use_safetensors=True, local_files_only=True
+                )
         except OSError as error:
             raise WeightsMissing(f"no CLIP vision tower in safetensors at {folder}: {error}") from error
         return cls(model.to(device), CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True), folder)

@@ -17,6 +17,7 @@ import torch
 
 from hyperlora.errors import InvalidRequest, WeightsMissing
 from hyperlora.hub import file_sha256, files_fingerprint, resolve_file, split_hub_id
+from hyperlora.one_at_a_time import LOADING
 from hyperlora.presets import Preset, find_preset, fuse_preset, preset_fingerprint
 from hyperlora.tensorfile import tensor_bytes
 from hyperlora.vae_range import fit_half
@@ -122,14 +123,15 @@ def _load(
         folder = path if path.is_dir() else _download(pipeline_class, name, revision, variant)
         if not (folder / "model_index.json").is_file():
             raise WeightsMissing(f"a diffusers SDXL folder needs model_index.json, {folder} has none")
-        pipe = pipeline_class.from_pretrained(
-            folder,
-            dtype=dtype,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            add_watermarker=False,
-        )
+        with LOADING:
+            pipe = pipeline_class.from_pretrained(
+                folder,
+                dtype=dtype,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                add_watermarker=False,
+            )
     except (OSError, ValueError) as error:
         raise WeightsMissing(f"{name} cannot be loaded as an SDXL model in safetensors: {error}") from error
     return _placed(pipe, device, dtype), lambda: folder_fingerprint(folder, variant)
@@ -143,7 +145,8 @@ def _placed(pipe: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
 def _load_file(pipeline_class: Any, path: Path, dtype: torch.dtype) -> Any:
     if path.suffix != ".safetensors":
         raise WeightsMissing(f"a single model file must be .safetensors (others may run code), found {path.name}")
-    return pipeline_class.from_single_file(str(path), dtype=dtype, add_watermarker=False)
+    with LOADING:
+        return pipeline_class.from_single_file(str(path), dtype=dtype, add_watermarker=False)
 
 
 def _download(pipeline_class: Any, name: str | Path, revision: str | None, variant: str | None) -> Path:

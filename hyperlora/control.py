@@ -22,6 +22,7 @@ from PIL import Image
 
 from hyperlora.errors import ControlMismatch, InvalidRequest, WeightsMissing
 from hyperlora.hub import files_fingerprint, resolve
+from hyperlora.one_at_a_time import LOADING
 
 # What must be equal in both configs for the one's residuals to fit the other's blocks, and its inputs to be readable.
 # Small ControlNets have fewer transformer layers than the UNet, which does no harm.
@@ -74,9 +75,10 @@ class ControlNet:
             )
         variant = _variant(folder)
         try:
-            model = loader.from_pretrained(
-                folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
-            )
+            with LOADING:
+                model = loader.from_pretrained(
+                    folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
+                )
         except (OSError, ValueError, RuntimeError) as error:
             raise ControlMismatch(f"{folder} cannot be loaded as a ControlNet in safetensors: {error}") from error
         files = {file.name: file for file in (folder / "config.json", *_weight_files(folder, variant))}

@@ -36,6 +36,7 @@ from hyperlora.errors import CheckpointMismatch, FaceEncoderMismatch, InvalidReq
 from hyperlora.host_memory import present
 from hyperlora.hub import resolve
 from hyperlora.lora import LoRA
+from hyperlora.one_at_a_time import LOADING
 from hyperlora.resampler import Resampler
 from hyperlora.tensorfile import tensor_bytes
 
@@ -90,7 +91,7 @@ class HyperLoRA(nn.Module):
         superfluous or misshapen, with what was found and what was expected.
         """
         files = CheckpointFiles(resolve(folder_or_hub_id, revision))
-        with torch.device("meta"):
+        with LOADING, torch.device("meta"):
             network = cls(files.config())
         files.check(network.released_shapes())
         network = network.to(dtype).to_empty(device=device).requires_grad_(False).eval()

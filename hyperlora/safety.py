@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from hyperlora.errors import CheckerMismatch, NonFiniteWeights, WeightsMissing
 from hyperlora.hub import files_fingerprint, resolve
+from hyperlora.one_at_a_time import LOADING
 
 NO_CHECKER = "none"
 BATCH = 8
@@ -86,9 +87,10 @@ class DiffusersChecker:
             folder = folder / "safety_checker"
         settings = _settings_folder(folder)
         try:
-            loaded: Any = StableDiffusionSafetyChecker.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
-            )
+            with LOADING:
+                loaded: Any = StableDiffusionSafetyChecker.from_pretrained(
+                    folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+                )
         except OSError as error:
             raise WeightsMissing(f"no safety checker in safetensors at {folder}: {error}") from error
         except (RuntimeError, ValueError, SafetensorError) as error:

@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 
 from hyperlora.errors import NonFinitePicture, NonFiniteWeights, UpscalerMismatch, WeightsMissing
 from hyperlora.hub import file_sha256, resolve
+from hyperlora.one_at_a_time import LOADING
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ class Upscaler:
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise NonFiniteWeights(f"the upscaler {file.stem} has NaN or infinity in {name}; fetch it again")
         try:
-            found = spandrel.ModelLoader().load_from_state_dict(tensors)
+            with LOADING:
+                found = spandrel.ModelLoader().load_from_state_dict(tensors)
         except spandrel.UnsupportedModelError as error:
             raise UpscalerMismatch(f"spandrel knows no model with the tensors of {file}") from error
         except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AssertionError, AttributeError) as error:

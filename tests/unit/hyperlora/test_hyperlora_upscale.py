@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import init_empty_weights
 from PIL import Image
 from safetensors.torch import save_file
 
 from hyperlora import upscale
-from hyperlora.errors import NonFinitePicture, NonFiniteWeights, UpscalerMismatch, WeightsMissing
+from hyperlora.control import ControlNet
+from hyperlora.errors import ControlMismatch, NonFinitePicture, NonFiniteWeights, UpscalerMismatch, WeightsMissing
 from hyperlora.upscale import Upscaler
 
 upscale._spandrel()
@@ -236,3 +240,31 @@ def test_senseless_tiles_are_refused() -> None:
     for overlap in (0, 40):
         with pytest.raises(ValueError, match="overlap"):
             Upscaler(same, scale=2, name="same", tile=64, overlap=overlap)
+
+
+def test_an_upscaler_is_whole_however_another_thread_loads_a_model_meanwhile(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a ControlNet that another thread is in the middle of building, without its weights yet
+    building, go_on = threading.Event(), threading.Event()
+    (tmp_path / "control").mkdir()
+    (tmp_path / "control" / "config.json").write_text('{"_class_name": "ControlNetModel"}')
+    save_file({"weight": torch.zeros(1)}, tmp_path / "control" / "diffusion_pytorch_model.safetensors")
+
+    def build(*_: object, **__: object) -> None:
+        with init_empty_weights():
+            building.set()
+            assert go_on.wait(60)
+        raise OSError("it was never there")
+
+    monkeypatch.setattr("diffusers.ControlNetModel.from_pretrained", build)
+    with ThreadPoolExecutor(2) as pool:
+        control = pool.submit(ControlNet.from_pretrained, tmp_path / "control")
+        assert building.wait(60)
+        # When an upscaler is loaded beside it
+        asked = pool.submit(Upscaler.from_file, file)
+        assert not wait([asked], timeout=0.5).done, "it was built while modules were made without weights"
+        go_on.set()
+        # Then it has its weights and enlarges
+        assert asked.result()(photo(8, 8)).size == (16, 16)
+        assert isinstance(control.exception(), ControlMismatch)
