@@ -132,33 +132,33 @@ def copy_photos(folder: Path) -> None:
 
 
 @contextmanager
-def serverless(home: Path, _: Callable[[], S3Server]) -> Iterator[Stack]:
+def serverless(home: Path, _: Callable[[], S3Server], **extra: str) -> Iterator[Stack]:
     """SQLite, a broker without a server, a folder."""
-    yield Stack(home, {})
+    yield Stack(home, extra)
 
 
 @contextmanager
-def filesystem(home: Path, _: Callable[[], S3Server]) -> Iterator[Stack]:
+def filesystem(home: Path, _: Callable[[], S3Server], **extra: str) -> Iterator[Stack]:
     """SQLite, kombu's folder of messages, a folder."""
-    yield Stack(home, {"PORTRAITS_BROKER_URL": f"filesystem://{home / 'messages'}"})
+    yield Stack(home, {"PORTRAITS_BROKER_URL": f"filesystem://{home / 'messages'}", **extra})
 
 
 @contextmanager
-def redis(home: Path, s3: Callable[[], S3Server]) -> Iterator[Stack]:
+def redis(home: Path, s3: Callable[[], S3Server], **extra: str) -> Iterator[Stack]:
     """PostgreSQL, Redis, S3."""
-    with _real(home, s3, f"{REDIS_URL}/14", "Redis (PORTRAITS_TEST_REDIS_URL)") as stack:
+    with _real(home, s3, f"{REDIS_URL}/14", "Redis (PORTRAITS_TEST_REDIS_URL)", extra) as stack:
         yield stack
 
 
 @contextmanager
-def rabbitmq(home: Path, s3: Callable[[], S3Server]) -> Iterator[Stack]:
+def rabbitmq(home: Path, s3: Callable[[], S3Server], **extra: str) -> Iterator[Stack]:
     """PostgreSQL, RabbitMQ with a quorum queue, S3."""
-    with _real(home, s3, f"{RABBITMQ_URL}//", "RabbitMQ (PORTRAITS_TEST_RABBITMQ_URL)") as stack:
+    with _real(home, s3, f"{RABBITMQ_URL}//", "RabbitMQ (PORTRAITS_TEST_RABBITMQ_URL)", extra) as stack:
         yield stack
 
 
 @contextmanager
-def _real(home: Path, s3: Callable[[], S3Server], broker: str, what: str) -> Iterator[Stack]:
+def _real(home: Path, s3: Callable[[], S3Server], broker: str, what: str, extra: dict[str, str]) -> Iterator[Stack]:
     queue = f"portraits-test-{uuid.uuid4().hex[:12]}"
     connection = kombu.Connection(broker, connect_timeout=20)
     try:
@@ -176,6 +176,7 @@ def _real(home: Path, s3: Callable[[], S3Server], broker: str, what: str) -> Ite
                 "PORTRAITS_QUEUE": queue,
                 "PORTRAITS_STORAGE_URL": f"s3://{server.bucket}/{uuid.uuid4().hex[:8]}",
                 **server.environment,
+                **extra,
             }
             stack = Stack(home, environment)
             yield stack

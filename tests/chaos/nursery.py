@@ -1,0 +1,83 @@
+"""Starts workers in a fraction of a second: a process that has imported what they need, and forks.
+
+It imports nothing that reads settings, so each worker configures itself from the environment that it is given, and
+is otherwise what `celery -A chaos_worker worker` starts: a process in a group of its own, with Celery's own exit. It
+has one thread. Orders come as lines of JSON on its standard input, each answered by a line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+NEEDED = (
+    "celery.bin.celery",
+    "celery.apps.worker",
+    "celery.concurrency.prefork",
+    "celery.worker.consumer",
+    "kombu.transport.sqlalchemy",
+    "kombu.transport.filesystem",
+    "kombu.transport.redis",
+    "kombu.transport.pyamqp",
+    "psycopg",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite",
+    "jobs.storage_folder",
+    "jobs.storage_s3",
+    "jobs.broker",
+    "jobs.repository.reaping",
+    "worker.shift",
+    "worker.watchdog",
+    "worker.weights",
+    "worker.testing",
+)
+
+
+def main() -> None:
+    """Serve until the standard input ends."""
+    for name in NEEDED:
+        importlib.import_module(name)
+    _say(ready=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "poll" in order:
+            _say(code=_code_of(order["poll"]))
+            continue
+        pid = os.fork()
+        if pid == 0:
+            _be_a_worker(**order)
+            return  # never: Celery ends the process
+        _say(pid=pid)
+
+
+def _say(**told: Any) -> None:
+    print(json.dumps(told), flush=True)
+
+
+def _code_of(pid: int) -> int | None:
+    """How the process ended, as `subprocess` tells it; None while it runs."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return None if ended == 0 else os.waitstatus_to_exitcode(status)
+
+
+def _be_a_worker(name: str, environment: dict[str, str], log: str, home: str) -> None:
+    os.setsid()
+    os.chdir(home)
+    os.environ.update(environment)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (file, 1), (file, 2)):
+        os.dup2(source, target)
+    sys.argv = ["celery", "-A", "chaos_worker", "worker", "-n", f"{name}@%h", "-l", "INFO"]
+    from celery.bin.celery import main as celery
+
+    sys.exit(celery())
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    main()
