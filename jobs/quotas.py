@@ -44,6 +44,18 @@ def check_while_writing(tx: Connection, tenant_id: str, renders: int) -> None:
         _check_renders(tx, tenants.find(tx, tenant_id, lock=True), renders)
 
 
+def check_waiting_again(tx: Connection, tenant_id: str, renders: int) -> None:
+    """Refuse that so many renders wait again, or once more, when more would wait than the tenant may have; they are
+    counted among those that wait already, in this transaction. Raises QuotaExceeded.
+    """
+    if not renders or tenants.find(tx, tenant_id).max_waiting_renders is None:
+        return
+    limit = tenants.find(tx, tenant_id, lock=True).max_waiting_renders
+    if limit is not None:
+        found = tenants.waiting_renders(tx, tenant_id) - renders
+        _require("waiting pictures", tenant_id, limit, found, renders, "wait until some are drawn")
+
+
 def _check_renders(tx: Connection, tenant: tenants.TenantRow, renders: int) -> None:
     if tenant.max_waiting_renders is not None:
         found = tenants.waiting_renders(tx, tenant.id)

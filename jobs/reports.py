@@ -13,12 +13,17 @@ from jobs.broker import Broker
 from jobs.database import Database
 from jobs.errors import UnknownJob
 from jobs.intake import announce
+from jobs.quotas import check_waiting_again
+from jobs.repository import again, queries
 from jobs.repository import jobs as job_rows
-from jobs.repository import queries
 from jobs.repository.jobs import JobRow
 from jobs.settings import Settings, get_settings
 from jobs.storage import open_storage
 
+QUARANTINED_LEFT = (
+    "{left} quarantined pictures were left: three workers were lost with them; look into the workers' logs, then "
+    "`portraits retry {job} --quarantined`"
+)
 FINISHED_STATES = frozenset({"done", "failed", "partial", "cancelled"})
 
 
@@ -141,25 +146,46 @@ def cancel(job: str | uuid.UUID, *, tenant: str | None = None, settings: Setting
 
 
 def retry(
-    job: str | uuid.UUID, *, cancelled: bool = False, tenant: str | None = None, settings: Settings | None = None
+    job: str | uuid.UUID,
+    *,
+    failed: bool | None = None,
+    quarantined: bool = False,
+    cancelled: bool = False,
+    code: str | None = None,
+    tenant: str | None = None,
+    settings: Settings | None = None,
 ) -> tuple[int, list[str]]:
-    """Wait again for a job's failed renders (`cancelled`: those too). Returns how many, and warnings."""
+    """Wait again for a job's failed renders. Returns how many, and warnings, such as of what was left.
+
+    Those that are quarantined, because three workers were lost with them, are left unless `quarantined` says so; then
+    others are only tried where `failed` does too. `cancelled`: those too. `code`: of the failed, quarantined or not,
+    only those with this code. Raises UnknownJob, JobArchived, QuotaExceeded.
+    """
+    ordinary = failed if failed is not None else not quarantined
+    which = again.Which(failed=ordinary, quarantined=quarantined, cancelled=cancelled, code=code)
     with opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
         with database.transaction() as tx:
-            count, reopened = job_rows.retry(tx, row.tenant_id, row.id, cancelled=cancelled)
-        return count, wake(database, chosen, reopened)
+            count, reopened = again.retry(tx, row.tenant_id, row.id, which)
+            check_waiting_again(tx, row.tenant_id, count)
+            left = 0 if quarantined else again.quarantined(tx, row.tenant_id, row.id)
+        told = [QUARANTINED_LEFT.format(left=left, job=job)] if left else []
+        return count, [*told, *wake(database, chosen, reopened)]
 
 
 def rerun(
     render_id: uuid.UUID, *, seed: int | None = None, tenant: str | None = None, settings: Settings | None = None
 ) -> tuple[uuid.UUID, int, list[str]]:
-    """Draw one render once more, under `seed` or a fresh one. Returns the new render's id, its seed, and warnings."""
+    """Draw one render once more, under `seed` or a fresh one. Returns the new render's id, its seed, and warnings.
+
+    Raises UnknownJob, JobArchived, QuotaExceeded.
+    """
     chosen_seed = secrets.randbits(32) if seed is None else seed
     with opened(settings) as (chosen, database):
         owner = tenant or chosen.tenant
         with database.transaction() as tx:
-            made = job_rows.rerun(tx, owner, render_id, seed=chosen_seed, age_seconds=chosen.priority_age_seconds)
+            made = again.rerun(tx, owner, render_id, seed=chosen_seed, age_seconds=chosen.priority_age_seconds)
+            check_waiting_again(tx, owner, int(made is not None))
         if made is None:
             raise UnknownJob(
                 f"tenant {owner!r} has no render {render_id}; `portraits results JOB --format jsonl` lists them"

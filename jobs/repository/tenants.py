@@ -13,13 +13,31 @@ from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.errors import SettingsInvalid
-from jobs.models import Identity, Job, Photo, Render, Tenant, Unit, WeightSet, utcnow
+from jobs.models import (
+    ARCHIVED_CANDIDATES,
+    ARCHIVED_OUTPUTS,
+    ARCHIVED_RENDERS,
+    Candidate,
+    Identity,
+    Job,
+    Output,
+    Photo,
+    Render,
+    Tenant,
+    Unit,
+    WeightSet,
+    utcnow,
+)
 
 MINUTE_SECONDS = 60.0
 OPEN_STATES = ("ready", "leased", "paused")
 LIMITS = ("max_people", "max_waiting_renders", "max_stored_bytes", "max_renders_per_minute")
 MOST_WEIGHT = 1000.0
 CHUNK = 500
+_STORED: tuple[Any, ...] = (
+    *(model.__table__ for model in (Photo, WeightSet, Render, Output, Candidate)),
+    *(ARCHIVED_RENDERS, ARCHIVED_OUTPUTS, ARCHIVED_CANDIDATES),
+)
 
 
 @dataclass(frozen=True)
@@ -108,11 +126,13 @@ def waiting_renders(tx: Connection, tenant_id: str) -> int:
 
 
 def stored_bytes(tx: Connection, tenant_id: str) -> int:
-    """Bytes of this tenant's photos, weight sets and pictures that rows name."""
+    """Bytes of this tenant's photos, weight sets, pictures, those not chosen, and further files, archived or not."""
     total = 0
-    for table in (Photo, WeightSet, Render):
-        size = func.sum(table.size_bytes)
-        total += int(tx.execute(select(size).where(table.tenant_id == tenant_id)).scalar_one() or 0)
+    for table in _STORED:
+        size = select(func.sum(table.c.size_bytes)).where(table.c.tenant_id == tenant_id)
+        # The chosen candidate is the picture of its render's row.
+        asked = size.where(table.c.chosen.is_(False)) if "chosen" in table.c else size
+        total += int(tx.execute(asked).scalar_one() or 0)
     return total
 
 

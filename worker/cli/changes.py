@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,23 +23,26 @@ def cancel(job: Job, tenant: Tenant = None, as_json: AsJson = False) -> None:
 
 def retry(
     job: Job,
+    failed: Annotated[bool, typer.Option("--failed", help="What failed; the default without --quarantined.")] = False,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="What three workers were lost with; not tried otherwise.")
+    ] = False,
     cancelled: Annotated[bool, typer.Option("--cancelled", help="Also what was cancelled.")] = False,
+    code: Annotated[str | None, typer.Option("--code", help="Of what failed, only with this code.")] = None,
     tenant: Tenant = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw the failed pictures of a job once more."""
     from jobs.reports import retry as retry_job
 
-    count, warnings = retry_job(job, cancelled=cancelled, tenant=tenant, settings=load_settings())
+    asked: dict[str, Any] = {"failed": failed or None, "quarantined": quarantined, "cancelled": cancelled, "code": code}
+    count, warnings = retry_job(job, tenant=tenant, settings=load_settings(), **asked)
     if as_json:
         print_json({"job": job, "retried": count, "warnings": warnings})
         return
     _warn(warnings)
-    say(
-        f"{count} pictures of {job} wait again"
-        if count
-        else f"nothing of {job} failed" + (" or was cancelled" * cancelled)
-    )
+    missed = f"nothing of {job} failed" + " or was cancelled" * cancelled
+    say(f"{count} pictures of {job} wait again" if count else missed)
     if count:
         hint(f"portraits watch {job}")
 

@@ -16,8 +16,8 @@ from hyperlora.errors import NonFinitePicture
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, StorageDenied
 from jobs.models import PhotoSet, Render, Unit, WeightSet, WeightSetSource
+from jobs.repository import again, queries, reaping, units, weight_sets
 from jobs.repository import jobs as job_rows
-from jobs.repository import queries, reaping, units, weight_sets
 from worker.renderer import Sample
 from worker.testing import FakeRenderer
 
@@ -114,7 +114,7 @@ def test_cancel_and_rerun_exclude_each_other(world: World) -> None:
     def rerun(seed: int) -> None:
         barrier.wait()
         with world.database.transaction() as tx:
-            job_rows.rerun(tx, TENANT, first["render_id"], seed=seed, age_seconds=60)
+            again.rerun(tx, TENANT, first["render_id"], seed=seed, age_seconds=60)
 
     def cancel() -> None:
         barrier.wait()

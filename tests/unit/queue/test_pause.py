@@ -15,7 +15,7 @@ from jobs.broker import Broker
 from jobs.database import Database
 from jobs.errors import JobsError
 from jobs.models import Event, Render, Share, Unit
-from jobs.repository import control, queries, shares, units
+from jobs.repository import again, control, queries, shares, units
 from jobs.repository import jobs as job_rows
 from worker import reaper
 from worker.testing import FakeRenderer
@@ -146,9 +146,9 @@ def test_what_is_added_to_a_paused_job_is_paused_too(world: World) -> None:
 
     # When the failed one is retried and another is asked for once more
     with world.database.transaction() as tx:
-        assert job_rows.retry(tx, TENANT, job) == (1, [])
+        assert again.retry(tx, TENANT, job) == (1, [])
         render = tx.execute(select(Render.id).limit(1)).scalar_one()
-        assert job_rows.rerun(tx, TENANT, render, seed=9, age_seconds=60) is not None
+        assert again.rerun(tx, TENANT, render, seed=9, age_seconds=60) is not None
 
     # Then all wait for the job to be resumed
     assert unit_columns(world, Unit.state) == [("paused",)] * 3

@@ -6,15 +6,17 @@ import threading
 from pathlib import Path
 
 import pytest
-from queue_world import TENANT, only_postgres, person, settings
+from queue_world import TENANT, add_job, only_postgres, person, settings
 from sqlalchemy import text
+from test_quarantine import drawn
 
 from jobs import quotas
 from jobs.database import Database
 from jobs.errors import JobsError, SettingsInvalid
 from jobs.repository import jobs as job_rows
 from jobs.repository import people as people_rows
-from jobs.repository import tenants
+from jobs.repository import renders as render_rows
+from jobs.repository import tenants, units
 from jobs.repository.writer import JobWriter
 
 
@@ -74,3 +76,22 @@ def test_who_enqueues_for_a_limited_tenant_does_not_hold_up_who_draws_for_it(dat
 def test_a_weight_that_no_share_can_be_made_of_is_refused(database: Database, weight: float) -> None:
     with database.transaction() as tx, pytest.raises(SettingsInvalid, match="weight is above 0"):
         tenants.change(tx, TENANT, weight=weight)
+
+
+def test_stored_bytes_count_what_was_not_chosen_and_further_files(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    # Given a finished picture of 1 byte, with one of 10 bytes that was not chosen and a further file of 100
+    chosen = settings(tmp_path, database_url)
+    job = add_job(database, [person("ada", [1], chosen)])
+    with database.transaction() as tx:
+        before = tenants.stored_bytes(tx, TENANT)
+        (held,) = units.claim_next(tx, "fake", "w", limit=1, lease_seconds=30, max_attempts=3)
+        (render,) = render_rows.waiting(tx, [held])
+        folder = f"{TENANT}/{job}/{render.id}"
+        other = render_rows.CandidateRow(7, f"{folder}/1-7.png", "0" * 64, 10, None)
+        file = render_rows.OutputRow("small", f"{folder}/1-small.png", "image/png", 8, 8, 100, "0" * 64)
+        assert render_rows.complete(tx, render, "w", drawn(f"{folder}/1.png"), others=[other], outputs=[file])
+
+        # Then all of them count, each once
+        assert tenants.stored_bytes(tx, TENANT) - before == 111

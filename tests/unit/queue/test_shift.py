@@ -21,6 +21,7 @@ from hyperlora.errors import NoUsablePhoto
 from jobs.database import Database
 from jobs.errors import StorageUnavailable
 from jobs.models import Candidate, Unit, WeightSet
+from jobs.repository import again
 from jobs.repository import jobs as job_rows
 from jobs.repository.units import ClaimedUnit
 from worker.leases import Leases
@@ -154,7 +155,7 @@ def test_a_person_without_a_face_fails_alone_with_a_reason(world: World) -> None
     # When it is retried with a better photo finder
     world.renderer._refuse = lambda photos: None
     with world.database.transaction() as tx:
-        assert job_rows.retry(tx, TENANT, job)[0] == 3
+        assert again.retry(tx, TENANT, job)[0] == 3
     world.shift()
 
     # Then it is whole

@@ -13,8 +13,8 @@ from sqlalchemy import select, update
 from jobs.database import Database
 from jobs.models import Render, Unit
 from jobs.options import RenderOptions
+from jobs.repository import again, queries, reaping, units
 from jobs.repository import jobs as job_rows
-from jobs.repository import queries, reaping, units
 from jobs.repository import renders as render_rows
 from jobs.repository.renders import Drawn
 from jobs.repository.units import ClaimedUnit
@@ -248,7 +248,7 @@ def test_retry_waits_again(database: Database, tmp_path: Path, database_url: str
 
     # When it is tried again
     with database.transaction() as tx:
-        count, reopened = job_rows.retry(tx, TENANT, job_id, cancelled=cancelled)
+        count, reopened = again.retry(tx, TENANT, job_id, again.Which(cancelled=cancelled))
         row = queries.job(tx, TENANT, job_id)
 
     # Then the failed renders wait, and the cancelled ones only when asked for
@@ -268,9 +268,9 @@ def test_rerun_adds_one_render(database: Database, tmp_path: Path, database_url:
 
     # When its first render is asked for once more, and one of nobody's
     with database.transaction() as tx:
-        made = job_rows.rerun(tx, TENANT, first["render_id"], seed=99, age_seconds=60)
-        assert job_rows.rerun(tx, TENANT, uuid.uuid4(), seed=1, age_seconds=60) is None
-        assert job_rows.rerun(tx, "other-tenant", first["render_id"], seed=1, age_seconds=60) is None
+        made = again.rerun(tx, TENANT, first["render_id"], seed=99, age_seconds=60)
+        assert again.rerun(tx, TENANT, uuid.uuid4(), seed=1, age_seconds=60) is None
+        assert again.rerun(tx, "other-tenant", first["render_id"], seed=1, age_seconds=60) is None
 
     # Then a third render waits in a unit of its own with the same prompt and the new seed
     with database.reading() as tx:
