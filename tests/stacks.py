@@ -26,8 +26,6 @@ from jobs.settings import Settings
 ROOT = Path(__file__).resolve().parents[1]
 # How long a process may take to end, or a job to come as far as is wanted: a busy machine is no fault of the code.
 PATIENCE_SECONDS = 240.0
-# For workers that will be killed: somebody waits for their leases to run out. All others live through a slow moment.
-SHORT_LEASES = {"PORTRAITS_LEASE_SECONDS": "5"}
 PROFILES = '[profiles.fake]\nrenderer = "fake"\nbatch_size = 4\n'
 
 

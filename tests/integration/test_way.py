@@ -1,4 +1,7 @@
-"""The whole way of a job with real servers and real worker processes, over every stack."""
+"""The whole way of a job with real servers and real worker processes, over every stack.
+
+What happens to workers that are killed is in tests/chaos.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import select
-from stacks import PATIENCE_SECONDS, PHOTOS, SHORT_LEASES, STACKS, Stack, kill_group, people_manifest
+from stacks import PATIENCE_SECONDS, PHOTOS, STACKS, Stack, people_manifest
 
 from hyperlora import ClipVision, HyperLoRA, PortraitPipeline
 from hyperlora.faces import load_analyzer
@@ -30,6 +34,12 @@ MARKS = {
     "redis": [pytest.mark.postgres, pytest.mark.redis, pytest.mark.s3],
     "rabbitmq": [pytest.mark.postgres, pytest.mark.rabbitmq, pytest.mark.s3],
 }
+
+
+def on(*names: str) -> Any:
+    """Only on these stacks: what does not depend on the broker is tried with and without servers."""
+    chosen = [pytest.param(name, marks=MARKS.get(name, [])) for name in names]
+    return pytest.mark.parametrize("stack", chosen, indirect=True)
 
 
 @pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, [])) for name in STACKS])
@@ -60,6 +70,7 @@ def test_manifest_to_portraits(stack: Stack) -> None:
         assert hashlib.sha256(answer.read()).hexdigest() == rows[0]["sha256"]
 
 
+@on("serverless", "rabbitmq")
 def test_real_faces_and_a_real_network(stack: Stack) -> None:
     # Given a job for the built-in profile
     profile = find_profile(stack.settings, "mini")
@@ -99,48 +110,7 @@ def test_real_faces_and_a_real_network(stack: Stack) -> None:
     assert difference.max() <= 1
 
 
-def test_killed_in_the_middle_every_render_exactly_once(stack: Stack) -> None:
-    # Given a worker that is killed, child and parent, while a slow job is being drawn
-    enqueue(people_manifest(defaults={"size": 64, "steps": 2, "seeds": 10}), settings=stack.settings, base=PHOTOS)
-    slow = {"PORTRAITS_FAKE_STEP_SECONDS": "0.02", "PORTRAITS_RENDERS_PER_UNIT": "64", **SHORT_LEASES}
-    with stack.worker("first", **slow) as first:
-        stack.wait(lambda found: found.job["done"] >= 3)
-        kill_group(first)
-    before = stack.wait(lambda found: True)
-    assert before.job["waiting"] > 0
-
-    # When another one starts
-    with stack.worker("second"):
-        found = stack.wait(lambda found: found.finished)
-
-    # Then every render was recorded once, by one of the two, and nothing was generated twice
-    assert (found.job["state"], found.job["done"]) == ("done", 60)
-    rows = list(results(settings=stack.settings))
-    assert len({row["storage_key"] for row in rows}) == 60
-    assert len({row["worker"] for row in rows}) == 2
-    with stack.database.reading() as tx:
-        assert list(tx.execute(select(WeightSet.generations)).scalars()) == [1, 1, 1]
-    named = {row["storage_key"] for row in rows}
-    assert named <= set(all_pictures(stack))
-
-
-def test_only_the_child_is_killed(stack: Stack) -> None:
-    # Given a worker whose child dies in the middle of a batch
-    enqueue(people_manifest(defaults={"size": 64, "steps": 2, "seeds": 10}), settings=stack.settings, base=PHOTOS)
-    with stack.worker("first", PORTRAITS_FAKE_STEP_SECONDS="0.02", **SHORT_LEASES):
-        stack.wait(lambda found: found.job["done"] >= 1)
-        with stack.database.reading() as tx:
-            owner = tx.execute(select(Unit.lease_owner).where(Unit.state == "leased")).scalars().first()
-        assert owner is not None
-        os.kill(int(owner.split(":")[1]), signal.SIGKILL)
-
-        # When its parent goes on
-        found = stack.wait(lambda found: found.finished)
-
-    # Then the job is whole
-    assert found.job["done"] == 60
-
-
+@on("serverless", "rabbitmq")
 def test_three_workers_share_twenty_people(stack: Stack) -> None:
     # Given 20 people (the same faces under 20 names) in two jobs
     photos = sorted(path.name for path in PHOTOS.glob("*.jpg"))[:20]
@@ -166,6 +136,7 @@ def test_three_workers_share_twenty_people(stack: Stack) -> None:
     assert len(all_pictures(stack)) == 160
 
 
+@on("serverless", "rabbitmq")
 @pytest.mark.parametrize("whole_group", [False, True], ids=["parent", "group"])
 def test_sigterm_hands_the_rest_back_at_once(stack: Stack, whole_group: bool) -> None:
     # Given a worker in the middle of a long job
