@@ -29,7 +29,7 @@ def pause(job: str | uuid.UUID, *, tenant: str | None = None, settings: Settings
     """
     with opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
-        with database.transaction() as tx:
+        with database.transaction(row.tenant_id) as tx:
             return control_rows.pause_job(tx, row.tenant_id, row.id)
 
 
@@ -39,10 +39,10 @@ def resume(
     """Let a paused job go on. Returns how many units wait again, and warnings. Raises UnknownJob."""
     with opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
-        with database.transaction() as tx:
+        with database.transaction(row.tenant_id) as tx:
             resumed = control_rows.resume_job(tx, row.tenant_id, row.id)
             first = unit_rows.first_ready(tx, row.tenant_id, row.id, limit=_enough(tx, chosen)) if resumed else []
-        return resumed, wake(database, chosen, first)
+        return resumed, wake(database, chosen, first, row.tenant_id)
 
 
 def pause_fleet(*, settings: Settings | None = None) -> int:

@@ -24,6 +24,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from jobs.errors import DatabaseOutdated, DatabaseUnavailable, SettingsInvalid
+from jobs.repository import security
 from jobs.settings import Settings
 from jobs.sqlite import use_wal
 
@@ -68,7 +69,9 @@ def _migrations_folder() -> Path:
 class Database:
     """A handle to the database that survives a fork: each process gets an engine of its own."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, tenant_role: str = "") -> None:
+        """`tenant_role` is the role under which transactions of one tenant run, behind row-level security."""
+        self._tenant_role = tenant_role
         try:
             self._url = make_url(url)
         except ArgumentError as error:
@@ -80,13 +83,15 @@ class Database:
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         if not self.is_sqlite and self._url.get_backend_name() != "postgresql":
             raise SettingsInvalid(f"unsupported database {self._url.get_backend_name()!r}; wanted sqlite or postgresql")
+        if self.is_sqlite and tenant_role:
+            raise SettingsInvalid("PORTRAITS_DATABASE_TENANT_ROLE needs PostgreSQL, found SQLite; leave it empty")
         self._engine: Engine | None = None
         self._pid = 0
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Database:
         """The database that `PORTRAITS_DATABASE_URL` names."""
-        return cls(settings.database_url.get_secret_value())
+        return cls(settings.database_url.get_secret_value(), tenant_role=settings.database_tenant_role)
 
     def __str__(self) -> str:
         return self._url.render_as_string(hide_password=True)
@@ -120,22 +125,30 @@ class Database:
             raise SettingsInvalid(f"the folder of {self} cannot be made: {error.strerror}: {folder}") from error
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, tenant: str | None = None) -> Iterator[Connection]:
         """One transaction, committed when the block ends and rolled back when it raises.
 
+        `tenant` says that it is about this tenant alone: where there is a role for that, the database holds it to it.
         Raises: DatabaseUnavailable (retryable) when the database does not answer or stays locked.
         """
         with self._translated(), self.engine.begin() as connection:
+            self._enter(connection, tenant)
             yield connection
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self, tenant: str | None = None) -> Iterator[Connection]:
         """A connection for queries; on SQLite it is one snapshot and never waits for a writer.
 
-        On PostgreSQL each statement sees what was committed before it. Raises as `transaction` does.
+        On PostgreSQL each statement sees what was committed before it. `tenant` and what is raised: as `transaction`.
         """
         with self._translated(), self.engine.connect() as connection:
-            yield connection.execution_options(portraits_reading=True)
+            reader = connection.execution_options(portraits_reading=True)
+            self._enter(reader, tenant)
+            yield reader
+
+    def _enter(self, connection: Connection, tenant: str | None) -> None:
+        if self._tenant_role and tenant is not None:
+            security.enter(connection, self._tenant_role, tenant)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -153,6 +166,10 @@ class Database:
             return DatabaseOutdated(f"{self} lacks a table; run `portraits db upgrade`")
         if "file is not a database" in text or "malformed" in text:
             return SettingsInvalid(f"{self} is not an SQLite database or is damaged; name another file")
+        if state == "42501" or (state == "22023" and "role" in text):
+            return SettingsInvalid(
+                f"{self} refuses: {text}; see PORTRAITS_DATABASE_TENANT_ROLE and `portraits db roles --apply`"
+            )
         if isinstance(error, OperationalError) or error.connection_invalidated or state.startswith(_AWAY):
             return DatabaseUnavailable(f"{self} does not answer: {text}")
         return error
@@ -163,6 +180,8 @@ class Database:
             if not self.is_sqlite:
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7236001)")
             command.upgrade(self._alembic(connection), revision)
+            if revision == "head":
+                security.keep_up(connection)
 
     def revisions(self) -> tuple[str | None, str | None]:
         """The schema revision found in the database, and the newest one this version knows."""

@@ -130,7 +130,7 @@ def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
 
 def _known(database: Database, manifest: Manifest, checked: Checked) -> Enqueued | None:
     """The job that was enqueued under this key before, if its content is the same."""
-    with database.reading() as tx:
+    with database.reading(manifest.job.tenant) as tx:
         row = job_rows.find_by_key(tx, manifest.job.tenant, manifest.key)
     if row is None:
         return None
@@ -156,7 +156,7 @@ def _check_weight_sets(database: Database, manifest: Manifest) -> None:
     """Raises ManifestInvalid for each stored weight set that the tenant does not have, or that is no person."""
     faults, named = [], manifest.weight_sets()
     while chunk := list(islice(named, PEOPLE_PER_CHUNK)):
-        with database.reading() as tx:
+        with database.reading(manifest.job.tenant) as tx:
             stored = weight_sets.known(tx, manifest.job.tenant, [fingerprint for fingerprint, _ in chunk])
         for fingerprint, place in chunk:
             wrong = _not_a_person(stored.get(fingerprint))
@@ -211,14 +211,14 @@ def _register_people(database: Database, manifest: Manifest) -> dict[str, uuid.U
     analyzed, registered = 0, 0
     for composed in (False, True):
         for chunk in _chunks(manifest.people(composed=composed)):
-            with database.transaction() as tx:
+            with database.transaction(tenant) as tx:
                 members = people.find(tx, tenant, sets.members_of(chunk)) if composed else None
                 people.register(tx, tenant, [sets.rows(person, members=members) for person in chunk])
                 registered += len(chunk)
                 if registered >= 10 * analyzed:
                     people.analyze(tx)
                     analyzed = registered
-    with database.transaction() as tx:
+    with database.transaction(tenant) as tx:
         people.register_pictures(tx, tenant, [photo_row(tenant, picture) for picture in manifest.pictures()])
         if not manifest.sliders:
             return {}
@@ -244,7 +244,7 @@ def _write_rows(
         while part := list(islice(renders, settings.renders_per_unit)):
             yield [_render_row(render, next(numbers), options) for render in part]
 
-    with database.transaction() as tx:
+    with database.transaction(job.tenant) as tx:
         quotas.check_while_writing(tx, job.tenant, checked.renders)
         job_id = job_rows.add(
             tx,
@@ -319,19 +319,24 @@ def send_messages(database: Database, broker: Broker, tenant: str, job_id: uuid.
     A message only wakes a worker, which then claims whatever waits: a thousand keep any fleet busy for a shift, and the
     reaper sends more while units wait. One for each unit would take as long as writing the rows.
     """
-    with database.reading() as tx:
+    with database.reading(tenant) as tx:
         chunks = list(islice(job_rows.unit_ids(tx, tenant, job_id, chunk=MESSAGES_PER_CHUNK), MOST_CHUNKS))
-    return announce(database, broker, chunks)
+    return announce(database, broker, chunks, tenant)
 
 
-def announce(database: Database, broker: Broker, chunks: Iterable[Sequence[uuid.UUID]]) -> tuple[int, list[str]]:
-    """Wake workers for these units; returns how many messages were taken, and a warning if not all."""
+def announce(
+    database: Database, broker: Broker, chunks: Iterable[Sequence[uuid.UUID]], tenant: str | None = None
+) -> tuple[int, list[str]]:
+    """Wake workers for these units, of one tenant or of any.
+
+    Returns how many messages were taken, and a warning if not all.
+    """
     sent = 0
     try:
         for ids in chunks:
             sent += broker.send(ids)
-            with database.transaction() as tx:
-                units.mark_sent(tx, ids)
+            with database.transaction(tenant) as tx:
+                units.mark_sent(tx, ids, tenant)
     except BrokerUnavailable as error:
         return sent, [f"{error}; the rows are stored, and a worker's reaper will send the messages when it is back"]
     return sent, []

@@ -16,7 +16,7 @@ from jobs.repository import tenants
 def check_before_writing(database: Database, manifest: Manifest, checked: Checked) -> None:
     """Refuse a job that is over a limit, before a photo of it is stored. Raises QuotaExceeded, RateLimited."""
     tenant_id = manifest.job.tenant
-    with database.reading() as tx:
+    with database.reading(tenant_id) as tx:
         tenant = tenants.find(tx, tenant_id)
         if tenant.max_people is not None:
             new = tenants.unknown_people(tx, tenant_id, (person.external_id for person in manifest.people()))

@@ -54,7 +54,7 @@ def opened(settings: Settings | None) -> Iterator[tuple[Settings, Database]]:
 
 def find_job(database: Database, tenant: str, job: str | uuid.UUID | None) -> JobRow:
     """The job that `job` names: its id, its key, or None for the newest one. Raises UnknownJob."""
-    with database.reading() as tx:
+    with database.reading(tenant) as tx:
         if job is None:
             row = job_rows.newest(tx, tenant)
             wanted = "any job"
@@ -78,24 +78,41 @@ def _as_uuid(text: str | uuid.UUID) -> uuid.UUID | None:
 
 
 def status(
-    job: str | uuid.UUID | None = None, *, tenant: str | None = None, settings: Settings | None = None
+    job: str | uuid.UUID | None = None,
+    *,
+    tenant: str | None = None,
+    people: int = 1_000,
+    after: uuid.UUID | None = None,
+    settings: Settings | None = None,
 ) -> JobStatus:
-    """How far a job is; `job` is its id or key, None for the newest. Raises UnknownJob."""
+    """How far a job is; `job` is its id or key, None for the newest. Raises UnknownJob.
+
+    `people` of its people at most, in the order in which they became known; the next ones with `after`, the
+    `identity_id` of the last one seen.
+    """
     with opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
-        with database.reading() as tx:
+        with database.reading(row.tenant_id) as tx:
             found = queries.job(tx, row.tenant_id, row.id)
-            people = queries.people(tx, row.tenant_id, row.id)
+            page = queries.people(tx, row.tenant_id, row.id, limit=people, after=after)
             failures = queries.failures(tx, row.tenant_id, row.id)
     if found is None:
         raise UnknownJob(f"job {row.id} has no units; it asks for nothing")
-    return JobStatus(dict(found), [dict(person) for person in people], [dict(failure) for failure in failures])
+    return JobStatus(dict(found), [dict(person) for person in page], [dict(failure) for failure in failures])
 
 
-def list_jobs(*, tenant: str | None = None, limit: int = 50, settings: Settings | None = None) -> list[dict[str, Any]]:
-    """The tenant's newest jobs with their counts."""
-    with opened(settings) as (chosen, database), database.reading() as tx:
-        return [dict(row) for row in queries.jobs(tx, tenant or chosen.tenant, limit=limit)]
+def list_jobs(
+    *,
+    tenant: str | None = None,
+    limit: int = 50,
+    after: uuid.UUID | None = None,
+    settings: Settings | None = None,
+) -> list[dict[str, Any]]:
+    """The tenant's newest jobs with their counts; the next page with `after`, the `job_id` of the last one seen."""
+    with opened(settings) as (chosen, database):
+        owner = tenant or chosen.tenant
+        with database.reading(owner) as tx:
+            return [dict(row) for row in queries.jobs(tx, owner, limit=limit, after=after)]
 
 
 def results(
@@ -104,18 +121,21 @@ def results(
     tenant: str | None = None,
     state: str | None = None,
     urls: bool = False,
+    after: int = -1,
+    limit: int | None = None,
     settings: Settings | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The renders of a job in the order they were asked for, with their metrics; lazily.
 
-    `state` keeps only waiting, done, failed or cancelled ones; `urls` adds a `url` to each finished picture:
-    presigned for `PORTRAITS_URL_EXPIRES_SECONDS`, or a file URL. Raises UnknownJob.
+    `limit` of them at most; the next page with `after`, the `ordinal` of the last one seen. `state` keeps only waiting,
+    done, failed or cancelled ones; `urls` adds a `url` to each finished picture: presigned for
+    `PORTRAITS_URL_EXPIRES_SECONDS`, or a file URL. Raises UnknownJob.
     """
     with opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
         storage = open_storage(chosen.storage_url, chosen)
-        with database.reading() as tx:
-            for render in queries.renders(tx, row.tenant_id, row.id, state=state):
+        with database.reading(row.tenant_id) as tx:
+            for render in queries.renders(tx, row.tenant_id, row.id, state=state, after=after, limit=limit):
                 found = dict(render)
                 if urls:
                     key = found["storage_key"]
@@ -132,7 +152,7 @@ def outputs(
     """
     with opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
-        with database.reading() as tx:
+        with database.reading(row.tenant_id) as tx:
             for output in queries.outputs(tx, row.tenant_id, row.id):
                 yield dict(output)
 
@@ -141,7 +161,7 @@ def cancel(job: str | uuid.UUID, *, tenant: str | None = None, settings: Setting
     """Stop a job; what is drawn stays. Returns how many renders were cancelled. Raises UnknownJob."""
     with opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
-        with database.transaction() as tx:
+        with database.transaction(row.tenant_id) as tx:
             return job_rows.cancel(tx, row.tenant_id, row.id)
 
 
@@ -165,12 +185,12 @@ def retry(
     which = again.Which(failed=ordinary, quarantined=quarantined, cancelled=cancelled, code=code)
     with opened(settings) as (chosen, database):
         row = find_job(database, tenant or chosen.tenant, job)
-        with database.transaction() as tx:
+        with database.transaction(row.tenant_id) as tx:
             count, reopened = again.retry(tx, row.tenant_id, row.id, which)
             check_waiting_again(tx, row.tenant_id, count)
             left = 0 if quarantined else again.quarantined(tx, row.tenant_id, row.id)
         told = [QUARANTINED_LEFT.format(left=left, job=job)] if left else []
-        return count, [*told, *wake(database, chosen, reopened)]
+        return count, [*told, *wake(database, chosen, reopened, row.tenant_id)]
 
 
 def rerun(
@@ -183,7 +203,7 @@ def rerun(
     chosen_seed = secrets.randbits(32) if seed is None else seed
     with opened(settings) as (chosen, database):
         owner = tenant or chosen.tenant
-        with database.transaction() as tx:
+        with database.transaction(owner) as tx:
             made = again.rerun(tx, owner, render_id, seed=chosen_seed, age_seconds=chosen.priority_age_seconds)
             check_waiting_again(tx, owner, int(made is not None))
         if made is None:
@@ -191,13 +211,13 @@ def rerun(
                 f"tenant {owner!r} has no render {render_id}; `portraits results JOB --format jsonl` lists them"
             )
         new_id, unit_id = made
-        return new_id, chosen_seed, wake(database, chosen, [unit_id])
+        return new_id, chosen_seed, wake(database, chosen, [unit_id], owner)
 
 
-def wake(database: Database, settings: Settings, unit_ids: Sequence[uuid.UUID]) -> list[str]:
-    """Send the messages of these units; returns warnings."""
+def wake(database: Database, settings: Settings, unit_ids: Sequence[uuid.UUID], tenant: str | None = None) -> list[str]:
+    """Send the messages of these units, which are one tenant's or the fleet's; returns warnings."""
     broker = Broker(settings)
     try:
-        return announce(database, broker, [unit_ids])[1]
+        return announce(database, broker, [unit_ids], tenant)[1]
     finally:
         broker.close()

@@ -26,6 +26,12 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="SQLAlchemy URL: sqlite:///file.db or postgresql+psycopg://user@host/name. Empty: SQLite in home.",
     )
+    database_tenant_role: str = Field(
+        "",
+        pattern=r"^([a-z_][a-z0-9_]{0,62})?$",
+        description="PostgreSQL role under which what concerns one tenant alone is done, so that row-level security "
+        "holds it to that tenant; `portraits db roles` makes it. Empty: none.",
+    )
     broker_url: SecretStr = Field(
         SecretStr(""),
         description="Celery broker: sqla+sqlite:///file.db, redis://, amqp:// or filesystem:///folder; empty: in home.",
@@ -40,7 +46,9 @@ class Settings(BaseSettings):
         "",
         description="Buckets that s3:// photos may come from, with commas between; empty: only the one of storage_url.",
     )
-    url_expires_seconds: Positive = Field(3600, description="Life of a presigned URL, in seconds.")
+    url_expires_seconds: Annotated[int, Field(gt=0, le=86_400)] = Field(
+        3600, description="Life of a presigned URL, in seconds; a day at most, as whoever has it sees the picture."
+    )
 
     tenant: str = Field(
         "default", description="Tenant of a manifest that names none, and of commands without --tenant."

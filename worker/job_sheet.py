@@ -98,7 +98,7 @@ def _photos(
     """The first reference photos of each person, as thumbnails; a photo that is gone is left out."""
     database = Database.from_settings(settings)
     try:
-        with database.reading() as tx:
+        with database.reading(job.tenant_id) as tx:
             found = summaries.reference_photos(tx, job.tenant_id, job.id, names)
     finally:
         database.dispose()

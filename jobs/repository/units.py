@@ -345,11 +345,12 @@ def first_ready(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, limit: int
     return list(tx.execute(statement.order_by(Unit.sort_key, Unit.id).limit(limit)).scalars())
 
 
-def mark_sent(tx: Connection, unit_ids: Sequence[uuid.UUID]) -> None:
-    """Note that the broker has taken the messages of these units."""
+def mark_sent(tx: Connection, unit_ids: Sequence[uuid.UUID], tenant_id: str | None = None) -> None:
+    """Note that the broker has taken the messages of these units: of one tenant, or, for the fleet's reaper, of any."""
     for start in range(0, len(unit_ids), 500):
-        part = unit_ids[start : start + 500]
-        tx.execute(update(Unit).where(Unit.id.in_(part)).values(message_sent_at=epoch_now()))
+        sent = Unit.id.in_(unit_ids[start : start + 500])
+        mine = sent if tenant_id is None else and_(sent, Unit.tenant_id == tenant_id)
+        tx.execute(update(Unit).where(mine).values(message_sent_at=epoch_now()))
 
 
 def mark_unsent(tx: Connection, unit_id: uuid.UUID) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from worker.cli.exits import Exit
@@ -49,3 +51,40 @@ def current(as_json: AsJson = False) -> None:
             hint("portraits db upgrade")
     if found != wanted:
         raise typer.Exit(Exit.ENVIRONMENT)
+
+
+@commands.command()
+def roles(
+    tenant_role: Annotated[
+        str, typer.Option("--tenant-role", help="Of processes that enqueue and look, for one tenant at a time.")
+    ] = "portraits_tenant",
+    worker_role: Annotated[str, typer.Option("--worker-role", help="Of workers.")] = "portraits_worker",
+    apply: Annotated[bool, typer.Option("--apply", help="Run it, as the owner of the tables.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the SQL that gives two PostgreSQL roles the least rights they need, and puts row-level security between
+    tenants; or run it.
+
+    Run it again after an upgrade. Then set PORTRAITS_DATABASE_TENANT_ROLE where jobs are enqueued and looked at.
+    """
+    from jobs.database import Database
+    from jobs.repository import security
+
+    statements = security.role_statements(tenant_role, worker_role)
+    if not apply:
+        if as_json:
+            print_json({"statements": statements, "applied": False})
+        else:
+            typer.echo("\n".join(f"{statement};" for statement in statements))
+        return
+    database = Database.from_settings(load_settings(database_tenant_role=""))
+    try:
+        with database.transaction() as tx:
+            security.apply(tx, tenant_role, worker_role)
+    finally:
+        database.dispose()
+    if as_json:
+        print_json({"statements": statements, "applied": True})
+    else:
+        say(f"{database}: the roles {tenant_role} and {worker_role} have their rights, and the wall stands")
+        hint(f"GRANT {tenant_role} TO the user that enqueues; PORTRAITS_DATABASE_TENANT_ROLE={tenant_role}")

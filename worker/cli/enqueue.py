@@ -132,7 +132,7 @@ def _pace(settings: Settings, tenant: str, profile: str) -> Pace:
         return assumed_pace("since there is no database yet")
     database = Database.from_settings(settings)
     try:
-        with database.reading() as tx:
+        with database.reading(tenant) as tx:
             return measured_pace([dict(row) for row in pace(tx, tenant, profile)], profile)
     except (DatabaseUnavailable, DatabaseOutdated) as error:
         return assumed_pace(f"since no measurements can be read ({error.code})")

@@ -37,7 +37,7 @@ class WeightSetShelf:
         database = Database.from_settings(self._settings)
         try:
             database.require_current()
-            with database.reading() as tx:
+            with database.reading(self._tenant) as tx:
                 row = weight_sets.find(tx, self._tenant, fingerprint)
         finally:
             database.dispose()
@@ -71,7 +71,7 @@ class WeightSetShelf:
                 self._storage.put(key, data, content_type="application/octet-stream")
         database = Database.from_settings(self._settings)
         try:
-            with database.transaction() as tx:
+            with database.transaction(self._tenant) as tx:
                 added = weight_sets.add_refined(
                     tx,
                     self._tenant,

@@ -1,0 +1,185 @@
+"""The second wall between tenants, on PostgreSQL: roles that may do little, and row-level security under them.
+
+The first wall is that every statement names its tenant. Behind the second one a statement that forgot to would still
+see and change the rows of one tenant only: those whose `tenant_id` is the setting `portraits.tenant` of its
+transaction; without the setting, none. It stands where `portraits db roles --apply` has been run: an installation whose
+processes log in under roles of its own must not lose sight of its rows by an upgrade. The tables' owner is not bound.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Table, text
+
+from jobs.errors import SettingsInvalid
+from jobs.migrating import lock_tables
+from jobs.models import Base
+
+SETTING = "portraits.tenant"
+TENANT_ROLE, WORKER_ROLE = "portraits_tenant", "portraits_worker"
+LEAST_VERSION = 150_000
+"""PostgreSQL 15: from then on a view can be read with the rights of who reads it."""
+TENANT_VIEWS = ("identity_status", "job_status", "render_metrics", "render_outputs")
+FLEET_VIEWS = ("shift_metrics",)
+_ROLE = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_READ_BY_TENANTS = ("workers", "controls", "shifts", "alembic_version")
+# What enqueueing, status, cancel, pause, retry and rerun write. Of `tenants` a column that nothing reads, as a row can
+# be locked only by who may change it.
+_WRITTEN_BY_TENANTS = {
+    "INSERT": [
+        "identities",
+        "photos",
+        "photo_sets",
+        "photo_set_members",
+        "photo_set_photos",
+        "jobs",
+        "job_pictures",
+        "units",
+        "renders",
+        "events",
+        "weight_sets",
+        "weight_set_sources",
+    ],
+    "UPDATE": ["identities", "jobs", "units", "renders", "weight_sets", "shares"],
+    "INSERT (id, created_at, weight)": ["tenants"],
+    "UPDATE (created_at)": ["tenants"],
+}
+_WRITTEN_BY_WORKERS = {
+    "INSERT": [
+        "candidates",
+        "outputs",
+        "events",
+        "weight_sets",
+        "weight_set_sources",
+        "shares",
+        "workers",
+        "shifts",
+        "leaders",
+    ],
+    "UPDATE": [
+        "jobs",
+        "units",
+        "renders",
+        "photo_set_photos",
+        "weight_sets",
+        "shares",
+        "workers",
+        "leaders",
+        "controls",
+        "candidates",
+        "outputs",
+    ],
+    "DELETE": ["shifts", "workers"],
+}
+
+
+def enter(tx: Connection, role: str, tenant_id: str) -> None:
+    """Bind this transaction to a tenant: its statements run as `role`, and see this tenant's rows."""
+    statement = text(f"SELECT set_config('role', :role, true), set_config('{SETTING}', :tenant, true)")
+    tx.execute(statement, {"role": role, "tenant": tenant_id})
+
+
+def tenant_tables() -> dict[str, str]:
+    """Every table that holds a tenant's rows, and the column that says whose: of `tenants` its name."""
+    found = {table.name: column for table in Base.metadata.tables.values() if (column := _owner_column(table))}
+    return dict(sorted(found.items()))
+
+
+def _owner_column(table: Table) -> str | None:
+    if table.name == "tenants":
+        return "id"
+    return "tenant_id" if "tenant_id" in table.columns else None
+
+
+def role_statements(tenant_role: str = TENANT_ROLE, worker_role: str = WORKER_ROLE) -> list[str]:
+    """The SQL that makes both roles, if they are missing, gives them their rights, and puts up the wall; to be run by
+    the owner of the tables, as often as one likes. Raises SettingsInvalid for a name that is none.
+    """
+    for role in (tenant_role, worker_role):
+        if not _ROLE.fullmatch(role):
+            raise SettingsInvalid(f"{role!r} is no name of a role; wanted lower case letters, digits and underscores")
+    told = [_make_role(role) for role in (tenant_role, worker_role)]
+    fleet = sorted({name for name in Base.metadata.tables if name not in tenant_tables()} | {"alembic_version"})
+    for role, rights in ((tenant_role, _WRITTEN_BY_TENANTS), (worker_role, _WRITTEN_BY_WORKERS)):
+        read = _READ_BY_TENANTS if role == tenant_role else fleet
+        told.append(f"GRANT SELECT ON {', '.join((*tenant_tables(), *read, *TENANT_VIEWS, *FLEET_VIEWS))} TO {role}")
+        told += [f"GRANT {right} ON {', '.join(sorted(tables))} TO {role}" for right, tables in rights.items()]
+    for table in tenant_tables():
+        told += wall_of(table, worker_role)
+    return [*told, *(f"ALTER VIEW {view} SET (security_invoker = true)" for view in TENANT_VIEWS)]
+
+
+def wall_of(table: str, worker_role: str) -> list[str]:
+    """The statements that put the wall up around one table; workers serve every tenant."""
+    mine = f"{tenant_tables()[table]} = current_setting('{SETTING}', true)"
+    return [
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+        f"DROP POLICY IF EXISTS portraits_tenant ON {table}",
+        f"CREATE POLICY portraits_tenant ON {table} USING ({mine}) WITH CHECK ({mine})",
+        f"DROP POLICY IF EXISTS portraits_worker ON {table}",
+        f"CREATE POLICY portraits_worker ON {table} TO {worker_role} USING (true) WITH CHECK (true)",
+    ]
+
+
+def _make_role(role: str) -> str:
+    there = f"SELECT FROM pg_roles WHERE rolname = '{role}'"
+    return f"DO $$ BEGIN IF NOT EXISTS ({there}) THEN CREATE ROLE {role} NOLOGIN; END IF; END $$"
+
+
+def apply(tx: Connection, tenant_role: str, worker_role: str) -> None:
+    """Run `role_statements`. Raises SettingsInvalid on a database that has no such wall."""
+    if tx.dialect.name != "postgresql":
+        raise SettingsInvalid("roles and row-level security need PostgreSQL; an SQLite file has one user")
+    found = int(tx.execute(text("SHOW server_version_num")).scalar_one())
+    if found < LEAST_VERSION:
+        raise SettingsInvalid(f"row-level security behind views needs PostgreSQL 15 or newer, found {found // 10_000}")
+    lock_tables(tx, ", ".join((*TENANT_VIEWS, *tenant_tables())))
+    for statement in role_statements(tenant_role, worker_role):
+        tx.exec_driver_sql(statement)
+
+
+def keep_up(tx: Connection) -> None:
+    """After an upgrade: where the wall stands, put it around new tables and views too. The roles' rights on these are
+    given by `portraits db roles --apply`.
+    """
+    if tx.dialect.name != "postgresql":
+        return
+    worker_role = _worker_role(tx)
+    if worker_role is None:
+        return
+    for table in _without_wall(tx):
+        for statement in wall_of(table, worker_role):
+            tx.exec_driver_sql(statement)
+    for view in _views_of_the_owner(tx):
+        tx.exec_driver_sql(f"ALTER VIEW {view} SET (security_invoker = true)")
+
+
+def _worker_role(tx: Connection) -> str | None:
+    """The role that the policy for workers names; None where no wall stands."""
+    statement = text(
+        "SELECT roles[1]::text FROM pg_policies WHERE schemaname = current_schema() AND tablename = 'units' "
+        "AND policyname = 'portraits_worker'"
+    )
+    found: str | None = tx.execute(statement).scalar_one_or_none()
+    return found
+
+
+def _without_wall(tx: Connection) -> Sequence[str]:
+    statement = text(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' "
+        "AND NOT relrowsecurity"
+    )
+    found = set(tx.execute(statement).scalars())
+    return [table for table in tenant_tables() if table in found]
+
+
+def _views_of_the_owner(tx: Connection) -> Sequence[str]:
+    """The views of tenants' rows that are read with their owner's rights."""
+    statement = text(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'v' "
+        "AND NOT coalesce('security_invoker=true' = ANY (reloptions), false)"
+    )
+    found = set(tx.execute(statement).scalars())
+    return [view for view in TENANT_VIEWS if view in found]
