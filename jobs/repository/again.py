@@ -50,7 +50,6 @@ def retry(tx: Connection, tenant_id: str, job_id: uuid.UUID, which: Which | None
     """
     which = which or Which()
     lock(tx, tenant_id, job_id)
-    archive.refuse_archived(tx, tenant_id, job_id)
     again = (Render.tenant_id == tenant_id, Render.job_id == job_id, which.renders())
     touched = select(Render.unit_id).where(*again).distinct().order_by(Render.unit_id)
     ids = list(tx.execute(touched).scalars())

@@ -131,28 +131,43 @@ def move_back(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, units: int) 
     return _move_units(tx, _OUT, tenant_id, ids)
 
 
-def forget(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> tuple[list[str], list[uuid.UUID]]:
-    """Erase what the archive has of a person: units, renders, candidates, outputs and what happened to them.
+def forget(
+    tx: Connection, tenant_id: str, identity_id: uuid.UUID, photo_sets: Sequence[uuid.UUID] = ()
+) -> tuple[list[str], list[uuid.UUID]]:
+    """Erase what the archive has of a person, and of whoever is given by these photo sets: units, renders, candidates,
+    outputs and what happened to them.
 
-    To be called before its rows in the queue's tables go, in the same transaction. Returns the keys of the objects
+    To be called before the rows in the queue's tables go, in the same transaction. Returns the keys of the objects
     that its rows named, and the jobs that it was part of, whose totals drop by what goes here.
     """
-    of_person = (ARCHIVED_UNITS.c.tenant_id == tenant_id, ARCHIVED_UNITS.c.identity_id == identity_id)
-    jobs = sorted(tx.execute(select(ARCHIVED_UNITS.c.job_id).where(*of_person).distinct()).scalars())
+    units = ARCHIVED_UNITS.c
+    of_person = (
+        units.tenant_id == tenant_id,
+        or_(units.identity_id == identity_id, units.photo_set_id.in_(photo_sets)),
+    )
+    jobs = sorted(tx.execute(select(units.job_id).where(*of_person).distinct()).scalars())
     keys: list[str] = []
     for job_id in jobs:
         _lock(tx, tenant_id, job_id)
-        mine = (*of_person, ARCHIVED_UNITS.c.job_id == job_id)
-        ids = list(tx.execute(select(ARCHIVED_UNITS.c.id).where(*mine)).scalars())
+        rows = tx.execute(select(units.id, units.identity_id).where(*of_person, units.job_id == job_id)).all()
+        ids = [row.id for row in rows]
         for start in range(0, len(ids), 500):
             part = ids[start : start + 500]
             keys += _keys_of(tx, tenant_id, part)
             _count(tx, tenant_id, job_id, part, sign=-1)
             _drop(tx, tenant_id, job_id, part)
-        live = (Unit.tenant_id == tenant_id, Unit.job_id == job_id, Unit.identity_id == identity_id)
-        if tx.execute(select(Unit.id).where(*live).limit(1)).one_or_none() is None:
-            _set(tx, tenant_id, job_id, identities_total=Job.identities_total - 1)
+        for person in {row.identity_id for row in rows}:
+            if not has_units(tx, tenant_id, job_id, person):
+                _set(tx, tenant_id, job_id, identities_total=Job.identities_total - 1)
     return keys, jobs
+
+
+def has_units(tx: Connection, tenant_id: str, job_id: uuid.UUID, identity_id: uuid.UUID) -> bool:
+    """Whether a job has units of a person, archived or not."""
+    tables: tuple[Table, ...] = (Unit.__table__, ARCHIVED_UNITS)  # type: ignore[assignment]
+    mine = [(t.c.tenant_id == tenant_id, t.c.job_id == job_id, t.c.identity_id == identity_id) for t in tables]
+    found = [select(t.c.id).where(*which).limit(1) for t, which in zip(tables, mine, strict=True)]
+    return any(tx.execute(one).one_or_none() is not None for one in found)
 
 
 def _keys_of(tx: Connection, tenant_id: str, ids: Sequence[uuid.UUID]) -> list[str]:

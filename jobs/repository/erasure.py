@@ -1,0 +1,305 @@
+"""Erasing a person: every row that tells of it, in one transaction, and the keys of every object that rows named.
+
+It reaches whatever was made from that person: mixes and pictures together with others, sliders, weight sets and what
+was refined from them, people given by such a weight set. Pictures of others that a slider of this person has moved
+stay; those that wait for it fail, as it is missing. A worker that holds one of the units is fenced out: there is no row
+that its token fits. An object that it is about to store is named by no row, and the sweep removes it.
+
+Lock order: jobs, the person, units, weight sets, photo sets, then as everywhere renders and shares. Whoever records, or
+prolongs a lease and the claim of a weight set, or begins one, takes its locks in the same order.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, Text, cast, delete, func, or_, select, update
+
+from jobs.models import (
+    ARCHIVED_EVENTS,
+    ARCHIVED_RENDERS,
+    ARCHIVED_UNITS,
+    Candidate,
+    Event,
+    Identity,
+    Job,
+    JobPicture,
+    Output,
+    Photo,
+    PhotoSet,
+    PhotoSetMember,
+    PhotoSetPhoto,
+    Render,
+    Unit,
+    WeightSet,
+    WeightSetSource,
+)
+from jobs.repository import archive, shares
+from jobs.repository.jobs import lock_units, record_event
+
+ERASED = "identity.erased"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made from a person: photo sets, whoever they belong to, and weight sets."""
+
+    photo_sets: list[uuid.UUID]
+    weight_sets: list[uuid.UUID]
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What went: people (those made of this one too), units and renders; jobs that nothing was left of; and the keys of
+    the objects that are to be removed from the store, after the transaction.
+    """
+
+    people: int
+    units: int
+    renders: int
+    jobs: list[uuid.UUID]
+    keys: list[str]
+
+
+def erase(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> Erased | None:
+    """Remove a person and everything made from it; None when the tenant knows no such person."""
+    known = (Identity.tenant_id == tenant_id, Identity.id == identity_id)
+    if tx.execute(select(Identity.id).where(*known)).one_or_none() is None:
+        return None
+    made, jobs = _locked(tx, tenant_id, identity_id)
+    owners = _owners(tx, tenant_id, identity_id, made.photo_sets)
+    before = _totals(tx, tenant_id, jobs)
+    pictures = _pictures_of(tx, tenant_id, made.photo_sets)
+    keys, _ = archive.forget(tx, tenant_id, identity_id, made.photo_sets)
+    keys += _erase_units(tx, tenant_id, made.photo_sets)
+    keys += _erase_weight_sets(tx, tenant_id, made.weight_sets)
+    photos = _erase_photo_sets(tx, tenant_id, made.photo_sets)
+    photos |= _let_go_of_pictures(tx, tenant_id, jobs, pictures)
+    after = _totals(tx, tenant_id, jobs)
+    empty = [job_id for job_id in jobs if not after[job_id][0]]
+    photos |= _erase_jobs(tx, tenant_id, empty)
+    keys += _erase_photos(tx, tenant_id, photos)
+    people = _erase_people(tx, tenant_id, owners)
+    units, renders = (sum(before[one][n] - after[one][n] for one in jobs) for n in (0, 1))
+    found = sorted(set(keys))
+    told = {"people": people, "units": units, "renders": renders, "jobs": len(empty), "objects": len(found)}
+    record_event(tx, tenant_id, ERASED, data=told)
+    return Erased(people, units, renders, empty, found)
+
+
+def _locked(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> tuple[Made, list[uuid.UUID]]:
+    """What was made from a person and the jobs that have units of it, when nobody else can change them any more."""
+    made = _made_from(tx, tenant_id, identity_id)
+    while True:
+        jobs = _jobs_of(tx, tenant_id, made.photo_sets)
+        for job_id in jobs:  # archived ones too
+            tx.execute(select(Job.id).where(Job.tenant_id == tenant_id, Job.id == job_id).with_for_update())
+        tx.execute(
+            select(Identity.id).where(Identity.tenant_id == tenant_id, Identity.id == identity_id).with_for_update()
+        )
+        lock_units(tx, Unit.tenant_id == tenant_id, Unit.photo_set_id.in_(made.photo_sets))
+        for table, ids in ((WeightSet, made.weight_sets), (PhotoSet, made.photo_sets)):
+            rows = select(table.id).where(table.tenant_id == tenant_id, table.id.in_(ids)).order_by(table.id)
+            tx.execute(rows.with_for_update())
+        again = _made_from(tx, tenant_id, identity_id)
+        if again == made and _jobs_of(tx, tenant_id, made.photo_sets) == jobs:
+            return made, jobs
+        made = again
+
+
+def _owners(tx: Connection, tenant_id: str, identity_id: uuid.UUID, sets: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """The person, and those who are given by these photo sets."""
+    mine = (PhotoSet.tenant_id == tenant_id, PhotoSet.id.in_(sets))
+    return {identity_id, *tx.execute(select(PhotoSet.identity_id).where(*mine)).scalars()}
+
+
+def _made_from(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> Made:
+    """The photo sets and weight sets that were made from a person, or from what was."""
+    own = select(PhotoSet.id).where(PhotoSet.tenant_id == tenant_id, PhotoSet.identity_id == identity_id)
+    sets, weights = set(tx.execute(own).scalars()), set[uuid.UUID]()
+    while True:
+        source, member = WeightSetSource, PhotoSetMember
+        from_these = or_(source.photo_set_id.in_(sets), source.source_weight_set_id.in_(weights))
+        more_weights = select(source.weight_set_id).where(source.tenant_id == tenant_id, from_these)
+        by_fingerprint = select(WeightSet.fingerprint).where(
+            WeightSet.tenant_id == tenant_id, WeightSet.id.in_(weights)
+        )
+        with_these = select(member.photo_set_id).where(
+            member.tenant_id == tenant_id, member.member_photo_set_id.in_(sets)
+        )
+        given = select(PhotoSet.id).where(
+            PhotoSet.tenant_id == tenant_id, PhotoSet.weight_set_fingerprint.in_(by_fingerprint)
+        )
+        found = (len(sets), len(weights))
+        weights |= set(tx.execute(more_weights).scalars())
+        sets |= set(tx.execute(with_these).scalars()) | set(tx.execute(given).scalars())
+        if found == (len(sets), len(weights)):
+            return Made(sorted(sets), sorted(weights))
+
+
+def _jobs_of(tx: Connection, tenant_id: str, sets: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    """The jobs that have units of these photo sets, archived or not, in one order."""
+    found: set[uuid.UUID] = set()
+    for table in (Unit.__table__, ARCHIVED_UNITS):
+        mine = (table.c.tenant_id == tenant_id, table.c.photo_set_id.in_(sets))
+        found |= set(tx.execute(select(table.c.job_id).where(*mine)).scalars())
+    return sorted(found)
+
+
+def _totals(tx: Connection, tenant_id: str, jobs: Sequence[uuid.UUID]) -> dict[uuid.UUID, tuple[int, int]]:
+    """Units and renders that each of these jobs asks for."""
+    statement = select(Job.id, Job.units_total, Job.renders_total).where(Job.tenant_id == tenant_id, Job.id.in_(jobs))
+    return {row.id: (row.units_total, row.renders_total) for row in tx.execute(statement)}
+
+
+def _erase_units(tx: Connection, tenant_id: str, sets: Sequence[uuid.UUID]) -> list[str]:
+    """Remove the units of these photo sets with all that refers to them; returns the keys that their rows named."""
+    mine = (Unit.tenant_id == tenant_id, Unit.photo_set_id.in_(sets))
+    held = tx.execute(select(Unit.tenant_id, Unit.id, Unit.profile).where(*mine, Unit.state == "leased")).all()
+    charges = shares.charged(tx, [(row.tenant_id, row.id, row.profile) for row in held])
+    ids = select(Unit.id).where(*mine)
+    renders = select(Render.id).where(Render.tenant_id == tenant_id, Render.unit_id.in_(ids))
+    keys: list[str] = []
+    those: tuple[tuple[Any, Any], ...] = (
+        (Output, Output.render_id.in_(renders)),
+        (Candidate, Candidate.render_id.in_(renders)),
+        (Event, or_(Event.unit_id.in_(ids), Event.render_id.in_(renders))),
+        (Render, Render.unit_id.in_(ids)),
+    )
+    for table, which in those:
+        if table is not Event:
+            keys += _keys(tx, select(table.storage_key).where(table.tenant_id == tenant_id, which))
+        tx.execute(delete(table).where(table.tenant_id == tenant_id, which))
+    _drop_totals(tx, tenant_id, sets)
+    shares.give_back(tx, charges)
+    return keys
+
+
+def _keys(tx: Connection, statement: Select[Any]) -> list[str]:
+    return [key for key in tx.execute(statement).scalars() if key is not None]
+
+
+def _drop_totals(tx: Connection, tenant_id: str, sets: Sequence[uuid.UUID]) -> None:
+    """Remove these units, and take them off their jobs' totals."""
+    mine = (Unit.tenant_id == tenant_id, Unit.photo_set_id.in_(sets))
+    of_person = select(Unit.job_id, Unit.identity_id, func.count().label("units"), func.sum(Unit.renders_total))
+    gone = tx.execute(of_person.where(*mine).group_by(Unit.job_id, Unit.identity_id)).all()
+    tx.execute(delete(Unit).where(*mine))
+    for job_id, identity_id, units, renders in gone:
+        left = archive.has_units(tx, tenant_id, job_id, identity_id)
+        totals: dict[str, Any] = {
+            "units_total": Job.units_total - units,
+            "renders_total": Job.renders_total - renders,
+            "identities_total": Job.identities_total - (0 if left else 1),
+        }
+        tx.execute(update(Job).where(Job.tenant_id == tenant_id, Job.id == job_id).values(**totals))
+
+
+def _erase_weight_sets(tx: Connection, tenant_id: str, weights: Sequence[uuid.UUID]) -> list[str]:
+    mine = (WeightSet.tenant_id == tenant_id, WeightSet.id.in_(weights))
+    keys = _keys(tx, select(WeightSet.storage_key).where(*mine))
+    source = WeightSetSource
+    tx.execute(delete(source).where(source.tenant_id == tenant_id, source.weight_set_id.in_(weights)))
+    tx.execute(delete(WeightSet).where(*mine))
+    return keys
+
+
+def _erase_photo_sets(tx: Connection, tenant_id: str, sets: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """Remove these photo sets; returns the photos that were in them."""
+    in_sets = (PhotoSetPhoto.tenant_id == tenant_id, PhotoSetPhoto.photo_set_id.in_(sets))
+    photos = set(tx.execute(select(PhotoSetPhoto.photo_id).where(*in_sets)).scalars())
+    tx.execute(delete(PhotoSetPhoto).where(*in_sets))
+    tx.execute(
+        delete(PhotoSetMember).where(PhotoSetMember.tenant_id == tenant_id, PhotoSetMember.photo_set_id.in_(sets))
+    )
+    tx.execute(delete(PhotoSet).where(PhotoSet.tenant_id == tenant_id, PhotoSet.id.in_(sets)))
+    return photos
+
+
+def _pictures_of(tx: Connection, tenant_id: str, sets: Sequence[uuid.UUID]) -> set[str]:
+    """The SHA-256 of poses, start pictures and masks that these photo sets' renders, or they themselves, name."""
+    found: set[str] = set()
+    for units, renders in ((Unit.__table__, Render.__table__), (ARCHIVED_UNITS, ARCHIVED_RENDERS)):
+        mine = select(units.c.id).where(units.c.tenant_id == tenant_id, units.c.photo_set_id.in_(sets))
+        asked = select(renders.c.options).where(renders.c.tenant_id == tenant_id, renders.c.unit_id.in_(mine))
+        for options in tx.execute(asked.where(renders.c.options.is_not(None))).scalars():
+            found |= set(_named(options))
+    regions = select(PhotoSetMember.region).where(
+        PhotoSetMember.tenant_id == tenant_id, PhotoSetMember.photo_set_id.in_(sets)
+    )
+    for region in tx.execute(regions.where(PhotoSetMember.region.is_not(None))).scalars():
+        found |= set(_named(region))
+    return found
+
+
+def _named(options: Any) -> Iterable[str]:
+    """Every SHA-256 in stored options."""
+    if isinstance(options, dict):
+        if "sha256" in options:
+            yield options["sha256"]
+        for value in options.values():
+            yield from _named(value)
+    elif isinstance(options, list):
+        for value in options:
+            yield from _named(value)
+
+
+def _let_go_of_pictures(
+    tx: Connection, tenant_id: str, jobs: Sequence[uuid.UUID], pictures: Iterable[str]
+) -> set[uuid.UUID]:
+    """Take given pictures from these jobs that no other render of them names; returns their photos."""
+    gone: set[uuid.UUID] = set()
+    for sha256 in sorted(pictures):
+        row = select(Photo.id).where(Photo.tenant_id == tenant_id, Photo.sha256 == sha256)
+        photo_id = tx.execute(row).scalar_one_or_none()
+        for job_id in jobs if photo_id is not None else ():
+            if not _is_named(tx, tenant_id, job_id, sha256):
+                mine = (JobPicture.tenant_id == tenant_id, JobPicture.job_id == job_id, JobPicture.photo_id == photo_id)
+                gone |= {photo_id} if tx.execute(delete(JobPicture).where(*mine)).rowcount and photo_id else set()
+    return gone
+
+
+def _is_named(tx: Connection, tenant_id: str, job_id: uuid.UUID, sha256: str) -> bool:
+    """Whether a render of a job, or a photo set that it draws, names this picture; archived or not."""
+    for units, renders in ((Unit.__table__, Render.__table__), (ARCHIVED_UNITS, ARCHIVED_RENDERS)):
+        asked = select(renders.c.id).where(renders.c.tenant_id == tenant_id, renders.c.job_id == job_id)
+        named = asked.where(renders.c.options.is_not(None), cast(renders.c.options, Text).like(f"%{sha256}%"))
+        drawn = select(units.c.photo_set_id).where(units.c.tenant_id == tenant_id, units.c.job_id == job_id)
+        member = PhotoSetMember
+        masks = select(member.photo_set_id).where(member.tenant_id == tenant_id, member.photo_set_id.in_(drawn))
+        masked = masks.where(member.region.is_not(None), cast(member.region, Text).like(f"%{sha256}%"))
+        if any(tx.execute(one.limit(1)).first() is not None for one in (named, masked)):
+            return True
+    return False
+
+
+def _erase_jobs(tx: Connection, tenant_id: str, jobs: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """Remove jobs of which no unit is left; returns the pictures that they were given."""
+    given = (JobPicture.tenant_id == tenant_id, JobPicture.job_id.in_(jobs))
+    pictures = set(tx.execute(select(JobPicture.photo_id).where(*given)).scalars())
+    tx.execute(delete(JobPicture).where(*given))
+    for events in (Event.__table__, ARCHIVED_EVENTS):
+        tx.execute(delete(events).where(events.c.tenant_id == tenant_id, events.c.job_id.in_(jobs)))  # type: ignore[arg-type]
+    tx.execute(delete(Job).where(Job.tenant_id == tenant_id, Job.id.in_(jobs)))
+    return pictures
+
+
+def _erase_photos(tx: Connection, tenant_id: str, photos: Iterable[uuid.UUID]) -> list[str]:
+    """Remove those of these photos that nobody else uses; returns their keys."""
+    place, given = PhotoSetPhoto, JobPicture
+    in_set = select(place.photo_id).where(place.tenant_id == tenant_id, place.photo_id == Photo.id)
+    in_job = select(given.photo_id).where(given.tenant_id == tenant_id, given.photo_id == Photo.id)
+    mine = (Photo.tenant_id == tenant_id, Photo.id.in_(sorted(photos)), ~in_set.exists(), ~in_job.exists())
+    rows = tx.execute(select(Photo.id, Photo.storage_key).where(*mine).order_by(Photo.id)).all()
+    tx.execute(delete(Photo).where(Photo.tenant_id == tenant_id, Photo.id.in_([row.id for row in rows])))
+    return [row.storage_key for row in rows]
+
+
+def _erase_people(tx: Connection, tenant_id: str, owners: Iterable[uuid.UUID]) -> int:
+    """Remove those of these people who have no photo set left; returns how many."""
+    has_set = select(PhotoSet.id).where(PhotoSet.tenant_id == tenant_id, PhotoSet.identity_id == Identity.id).exists()
+    mine = (Identity.tenant_id == tenant_id, Identity.id.in_(sorted(owners)))
+    return tx.execute(delete(Identity).where(*mine, ~has_set)).rowcount
