@@ -143,7 +143,7 @@ def from_python(data: Any) -> Any:
             mapped = Mapped()
             for key, inner in value.items():
                 if not isinstance(key, str):
-                    raise Unreadable(f"the key {key!r} is no text", field=path or None)
+                    raise Unreadable(f"a key is a {type(key).__name__}, wanted a text", field=path or None)
                 mapped.add(key, copy(inner, depth + 1, f"{path}.{key}" if path else key), None)
             return mapped
         if isinstance(value, list | tuple):
@@ -153,6 +153,9 @@ def from_python(data: Any) -> Any:
             return listed
         if isinstance(value, os.PathLike):
             return os.fspath(value)
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            # Python does not even print one of more than 4,300 digits.
+            raise Unreadable("the number does not fit 64 bits; make it a text if it is one", field=path or None)
         if value is None or isinstance(value, str | bool | int | float):
             return value
         raise Unreadable(f"found {type(value).__name__}; wanted texts, numbers, lists and mappings", field=path or None)

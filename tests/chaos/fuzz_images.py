@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import sys
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,7 @@ def main(home: Path, number: int) -> None:
     limits = Settings(home=home, max_photo_pixels=PIXELS, max_photo_bytes=BYTES)
     Image.init()
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
+    warnings.simplefilter("error")  # as where a producer makes warnings errors
     guard = Guard(home, seconds_each=SECONDS_EACH)
     guard.begin()
 
