@@ -31,6 +31,9 @@ RABBITMQ_CONSUMER_TIMEOUT_SECONDS = 1800
 # A producer that meets a broker which is away says so within seconds; the reaper sends later.
 FEW_TRIES = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
 POLLING_SECONDS = 0.2
+# A child that was killed may have told its result just before, and its parent takes no message while it waits for that.
+# Here nobody reads results, so that Celery's 10 s are seconds in which a device does nothing.
+LOST_CHILD_SECONDS = 1.0
 
 
 def describe_broker(settings: Settings) -> str:
@@ -60,6 +63,7 @@ def make_app(settings: Settings, *, current: bool = False) -> Celery:
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
         worker_concurrency=1,
+        worker_lost_wait=LOST_CHILD_SECONDS,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
         broker_transport_options=options,
