@@ -91,12 +91,17 @@ def jobs(tx: Connection, tenant_id: str, *, limit: int = 50, after: uuid.UUID | 
 
     A page of ids first, then each of them: a view that sums cannot be asked for several without summing all.
     """
+    ids = tx.execute(jobs_page(tenant_id, limit=limit, after=after)).scalars().all()
+    found = (job(tx, tenant_id, job_id) for job_id in ids)
+    return [row for row in found if row is not None]
+
+
+def jobs_page(tenant_id: str, *, limit: int, after: uuid.UUID | None) -> Select[Any]:
+    """The ids of a tenant's next jobs, the newest first."""
     wanted = select(Job.id).where(Job.tenant_id == tenant_id)
     if after is not None:
         wanted = wanted.where(Job.id < after)
-    ids = tx.execute(wanted.order_by(Job.id.desc()).limit(limit)).scalars().all()
-    found = (job(tx, tenant_id, job_id) for job_id in ids)
-    return [row for row in found if row is not None]
+    return wanted.order_by(Job.id.desc()).limit(limit)
 
 
 def job(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> RowMapping | None:
@@ -150,20 +155,38 @@ def renders(
     last, left = after, limit
     while left is None or left > 0:
         size = PAGE if left is None else min(PAGE, left)
-        page = tx.execute(renders_page(tenant_id, job_id, state=state, after=last, limit=size)).mappings().all()
-        yield from page
+        page = tx.execute(renders_page(tenant_id, job_id, state=state, after=last, limit=size)).all()
+        found: list[RowMapping] = []
+        for part in _parts([row.id for row in page]):
+            found += tx.execute(renders_of(tenant_id, job_id, part, state=state)).mappings().all()
+        yield from sorted(found, key=lambda row: (row["ordinal"], row["render_id"].bytes))
         if len(page) < size:
             return
-        last, left = page[-1]["ordinal"], None if left is None else left - size
+        last, left = page[-1].ordinal, None if left is None else left - size
 
 
-def renders_page(tenant_id: str, job_id: uuid.UUID, *, state: str | None, after: int, limit: int) -> Select[Any]:
-    """A job's next pictures."""
+def renders_page(tenant_id: str, job_id: uuid.UUID, *, after: int, limit: int, state: str | None = None) -> Select[Any]:
+    """Id and ordinal of a job's next renders, of the queue's tables and the archive's.
+
+    Ids first, and then their rows: PostgreSQL puts all that is left of a job in order for a page of the joined view.
+    """
+    parts = []
+    for table_ in (Render.__table__, ARCHIVED_RENDERS):
+        mine = (table_.c.tenant_id == tenant_id, table_.c.job_id == job_id, table_.c.ordinal > after)
+        part = select(table_.c.id, table_.c.ordinal).where(*mine).order_by(table_.c.ordinal).limit(limit)
+        parts.append(select((part if state is None else part.where(table_.c.state == state)).subquery()))
+    both = union_all(*parts).subquery()
+    return select(both.c.id, both.c.ordinal).order_by(both.c.ordinal).limit(limit)
+
+
+def renders_of(
+    tenant_id: str, job_id: uuid.UUID, render_ids: Sequence[uuid.UUID], *, state: str | None = None
+) -> Select[Any]:
+    """The rows of these renders of a job; those that have left the state meanwhile are left out."""
     view = RENDER_METRICS
-    statement = select(view).where(view.c.tenant_id == tenant_id, view.c.job_id == job_id, view.c.ordinal > after)
-    if state is not None:
-        statement = statement.where(view.c.state == state)
-    return statement.order_by(view.c.ordinal).limit(limit)
+    mine = (view.c.tenant_id == tenant_id, view.c.job_id == job_id, view.c.render_id.in_(render_ids))
+    statement = select(view).where(*mine)
+    return statement if state is None else statement.where(view.c.state == state)
 
 
 def render(tx: Connection, tenant_id: str, render_id: uuid.UUID) -> RowMapping | None:
@@ -179,29 +202,24 @@ def outputs(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> Iterator[dict[
 
     Each has its render's `ordinal`. A page of renders first, then their files: so both walk an index.
     """
-    view, last = RENDER_OUTPUTS, -1
+    last = -1
     while True:
-        rows = tx.execute(ordinals_page(tenant_id, job_id, after=last, limit=PAGE)).all()
+        rows = tx.execute(renders_page(tenant_id, job_id, after=last, limit=PAGE)).all()
         page = {row.id: row.ordinal for row in rows}
         found: list[dict[str, Any]] = []
         for part in _parts(list(page)):
-            statement = select(view).where(view.c.tenant_id == tenant_id, view.c.render_id.in_(part))
-            found += [{**row, "ordinal": page[row["render_id"]]} for row in tx.execute(statement).mappings()]
+            rows_of = tx.execute(outputs_of(tenant_id, part)).mappings()
+            found += [{**row, "ordinal": page[row["render_id"]]} for row in rows_of]
         yield from sorted(found, key=lambda row: (row["ordinal"], row["render_id"].bytes, row["name"]))
         if len(page) < PAGE:
             return
         last = max(page.values())
 
 
-def ordinals_page(tenant_id: str, job_id: uuid.UUID, *, after: int, limit: int) -> Select[Any]:
-    """Id and ordinal of a job's next renders, of the queue's tables and the archive's."""
-    parts = []
-    for table_ in (Render.__table__, ARCHIVED_RENDERS):
-        mine = (table_.c.tenant_id == tenant_id, table_.c.job_id == job_id, table_.c.ordinal > after)
-        part = select(table_.c.id, table_.c.ordinal).where(*mine).order_by(table_.c.ordinal).limit(limit)
-        parts.append(select(part.subquery()))
-    both = union_all(*parts).subquery()
-    return select(both.c.id, both.c.ordinal).order_by(both.c.ordinal).limit(limit)
+def outputs_of(tenant_id: str, render_ids: Sequence[uuid.UUID]) -> Select[Any]:
+    """The further files of these renders."""
+    view = RENDER_OUTPUTS
+    return select(view).where(view.c.tenant_id == tenant_id, view.c.render_id.in_(render_ids))
 
 
 def failures(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> list[RowMapping]:
@@ -226,10 +244,22 @@ def _parts(ids: Sequence[uuid.UUID]) -> Iterator[Sequence[uuid.UUID]]:
 
 
 def workers(tx: Connection, *, since_seconds: float = 86_400.0) -> list[RowMapping]:
-    """The workers that gave a sign of life lately."""
+    """The workers that gave a sign of life lately, the latest first; read a page at a time."""
+    found: list[RowMapping] = []
+    last = ""
+    while True:
+        page = tx.execute(workers_page(since_seconds=since_seconds, after=last, limit=PAGE)).mappings().all()
+        found += page
+        if len(page) < PAGE:
+            return sorted(found, key=lambda row: -row["last_seen_at"])
+        last = page[-1]["id"]
+
+
+def workers_page(*, since_seconds: float, after: str, limit: int) -> Select[Any]:
+    """The next workers by their ids."""
     table_ = Worker.__table__
-    statement = select(*table_.c).where(table_.c.last_seen_at > epoch_now() - since_seconds)
-    return list(tx.execute(statement.order_by(table_.c.last_seen_at.desc())).mappings())
+    recent = (table_.c.last_seen_at > epoch_now() - since_seconds, table_.c.id > after)
+    return select(*table_.c).where(*recent).order_by(table_.c.id).limit(limit)
 
 
 def shifts(tx: Connection, *, per_worker: int, since_seconds: float = 86_400.0) -> list[RowMapping]:

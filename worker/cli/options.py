@@ -49,3 +49,11 @@ def render_id(text: str) -> uuid.UUID:
 def of_tenant(tenant: str, settings: Settings) -> str:
     """What a suggested command needs to look at this tenant's jobs; nothing for the tenant of the settings."""
     return "" if tenant == settings.tenant else f" --tenant {tenant}"
+
+
+def page_key(text: str | None) -> uuid.UUID | None:
+    """The id after which a page begins. Raises BadParameter, which exits with 2."""
+    try:
+        return None if text is None else uuid.UUID(text)
+    except ValueError:
+        raise typer.BadParameter(f"--after wants the id of the last row that was shown, found {text!r}") from None

@@ -54,6 +54,10 @@ def results(
     state: Annotated[State | None, typer.Option("--state", help="Only pictures in this state.")] = None,
     urls: Annotated[bool, typer.Option("--urls", help="Add a URL to each picture (without --out).")] = False,
     sheet: Annotated[bool, typer.Option("--sheet", help="Also draw a contact sheet, contact-sheet.png.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows at most (without --out).")] = None,
+    after: Annotated[
+        int, typer.Option("--after", min=-1, help="The next page: `ordinal` of the last row (without --out).")
+    ] = -1,
     tenant: Tenant = None,
     as_json: AsJson = False,
 ) -> None:
@@ -68,8 +72,11 @@ def results(
     if out is None:
         if as_zip or sheet:
             raise typer.BadParameter("--zip and --sheet need --out")
-        _print_table(job, tenant, settings, kind, state, urls=urls, as_json=as_json)
+        page = {"after": after, "limit": limit}
+        _print_table(job, tenant, settings, kind, state, urls=urls, as_json=as_json, page=page)
         return
+    if limit is not None or after >= 0:
+        raise typer.BadParameter("--limit and --after are for the table; leave --out away")  # names depend on all rows
     if as_zip and sheet:
         raise typer.BadParameter("--sheet draws into the folder; leave --zip away")
     row, report = fetch(job, tenant, settings, out, name=name, as_zip=as_zip, kind=kind, state=state)
@@ -141,13 +148,16 @@ def _print_table(
     *,
     urls: bool,
     as_json: bool,
+    page: dict[str, int | None],
 ) -> None:
     from jobs.reports import results as job_results
     from worker.results_table import as_record, table_writer
 
-    rows = job_results(job, tenant=tenant, state=state, urls=urls, settings=settings)
+    rows = job_results(job, tenant=tenant, state=state, urls=urls, settings=settings, **page)  # type: ignore[arg-type]
     if as_json:
-        print_json({"renders": [_without_file(as_record(row)) for row in rows]})
+        found = list(rows)
+        more = {"next": found[-1]["ordinal"]} if found and len(found) == page["limit"] else {}
+        print_json({"renders": [_without_file(as_record(row)) for row in found], **more})
         return
     first = next(rows, None)  # an unknown job is told before a heading is written
     write = table_writer(sys.stdout, kind.value, urls=urls)

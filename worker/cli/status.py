@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+import uuid
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from worker.cli.fleet import fleet, fleet_line, fleet_shifts
-from worker.cli.options import AsJson, Tenant, load_settings
+from worker.cli.options import AsJson, Tenant, load_settings, page_key
 from worker.cli.output import ago, facts, hint, out, print_json, say, short, table
 
 if TYPE_CHECKING:
     from jobs.reports import JobStatus
     from jobs.settings import Settings
 
+JOBS = 20
 SHOWN_PEOPLE = 50
 SHIFTS_TOGETHER = 10
 
@@ -24,7 +26,13 @@ SHIFTS_TOGETHER = 10
 def status(
     job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Id or key; without it, the newest jobs.")] = None,
     tenant: Tenant = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Jobs in the table.")] = 20,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, max=1000, help="Jobs in the table (20), or people of the job (1000)."),
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option("--after", help="The next page: id of the last job, or person, that was shown.")
+    ] = None,
     of_fleet: Annotated[
         bool, typer.Option("--fleet", help="The workers' last shifts instead: how busy devices are, how full batches.")
     ] = False,
@@ -33,31 +41,33 @@ def status(
     """Show the newest jobs and the workers, or one job with its people and the reasons of failures."""
     settings = load_settings()
     if of_fleet:
-        if job is not None or tenant is not None:
+        if job is not None or tenant is not None or after is not None:
             raise typer.BadParameter("--fleet shows the workers, which serve every job and tenant; leave these out")
         _fleet(settings, as_json=as_json)
         return
     if job is None:
-        _jobs(settings, tenant, limit, as_json=as_json)
+        _jobs(settings, tenant, limit or JOBS, page_key(after), as_json=as_json)
         return
 
     from jobs.reports import status as job_status
 
-    found = job_status(job, tenant=tenant, settings=settings)
+    terms: dict[str, Any] = {} if limit is None else {"people": limit}
+    found = job_status(job, tenant=tenant, after=page_key(after), settings=settings, **terms)
     if as_json:
         print_json(asdict(found))
     else:
         show_job(found)
 
 
-def _jobs(settings: Settings, tenant: str | None, limit: int, *, as_json: bool) -> None:
+def _jobs(settings: Settings, tenant: str | None, limit: int, after: uuid.UUID | None, *, as_json: bool) -> None:
     from jobs.control import fleet_paused_at
     from jobs.reports import list_jobs
 
-    jobs = list_jobs(tenant=tenant, limit=limit, settings=settings)
+    jobs = list_jobs(tenant=tenant, limit=limit, after=after, settings=settings)
+    further = jobs[-1]["job_id"] if len(jobs) == limit else None
     workers, paused_at = workers_now(settings), fleet_paused_at(settings=settings)
     if as_json:
-        print_json({"jobs": jobs, "workers": workers, "fleet_paused_at": paused_at})
+        print_json({"jobs": jobs, "next": further, "workers": workers, "fleet_paused_at": paused_at})
         return
     rows = [
         (
@@ -74,6 +84,10 @@ def _jobs(settings: Settings, tenant: str | None, limit: int, *, as_json: bool) 
     if rows:
         columns = ("job", "name or key", "profile", "state", "drawn", "failed", "age")
         out().print(table(None, columns, rows, right="drawn failed age"))
+        if further is not None:
+            hint(f"portraits status --after {further} shows older ones, if there are any")
+    elif after is not None:
+        say("no job is older than that one")
     else:
         say(f"tenant {tenant or settings.tenant} has no jobs; `portraits enqueue MANIFEST` makes one")
     say(fleet_line(workers))

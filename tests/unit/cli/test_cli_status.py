@@ -39,7 +39,7 @@ def test_status_lists_jobs_and_workers(cli: CliWorld) -> None:
     answer, told = cli.json("status"), cli.run("status").stdout
 
     # Then both forms have it
-    assert set(answer) == {"jobs", "workers", "fleet_paused_at"}
+    assert set(answer) == {"jobs", "next", "workers", "fleet_paused_at"}
     assert answer["jobs"][0]["job_id"] == job["job_id"]
     assert answer["jobs"][0]["waiting"] == 6
     assert "Summer party" in told and "0/6" in told and "none running" in told
@@ -273,3 +273,30 @@ def test_rerun_of_nothing_known(cli: CliWorld) -> None:
     cli.migrate()
     assert cli.json("rerun", uuid.uuid4(), exit_code=5)["error"]["code"] == "unknown_job"
     assert cli.json("rerun", "not-an-id", exit_code=2)["error"]["code"] == "usage"
+
+
+def test_jobs_people_and_results_come_in_pages(cli: CliWorld) -> None:
+    # Given three jobs
+    jobs = [cli.enqueue(key=f"job-{number}")["job_id"] for number in range(3)]
+
+    # When they are listed two at a time, then the second page goes on after the first
+    first = cli.json("status", "--limit", 2)
+    assert [one["job_id"] for one in first["jobs"]] == [jobs[2], jobs[1]] and first["next"] == jobs[1]
+    second = cli.json("status", "--limit", 2, "--after", first["next"])
+    assert [one["job_id"] for one in second["jobs"]] == [jobs[0]] and second["next"] is None
+    assert f"--after {jobs[1]}" in cli.run("status", "--limit", 2).output
+    assert "no job is older" in cli.run("status", "--after", jobs[0]).stdout
+
+    # And so do the people of a job, and its pictures
+    people = [one["external_id"] for one in cli.json("status", jobs[0])["people"]]
+    page = cli.json("status", jobs[0], "--limit", 1)["people"]
+    rest = cli.json("status", jobs[0], "--after", page[0]["identity_id"])["people"]
+    assert [one["external_id"] for one in (*page, *rest)] == people
+    some = cli.json("results", jobs[0], "--limit", 4)
+    more = cli.json("results", jobs[0], "--limit", 4, "--after", some["next"])
+    assert [one["ordinal"] for one in (*some["renders"], *more["renders"])] == list(range(6))
+    assert "next" not in more
+
+    # And what is no key is refused
+    cli.run("status", "--after", "soon", exit_code=2)
+    cli.run("results", jobs[0], "--out", "out", "--limit", 4, exit_code=2)
