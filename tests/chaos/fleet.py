@@ -90,6 +90,10 @@ class ChaosWorker:
         order = {"name": name, "environment": environment, "log": str(self.log), "home": str(home)}
         self.pid = int(nursery.ask(**order)["pid"])
 
+    def is_ready(self) -> bool:
+        """Whether it has begun to take messages; before that, signals mean to it what they mean to any process."""
+        return self.log.exists() and f"{self.name}@" in self.log.read_text() and " ready." in self.log.read_text()
+
     def ended_with(self) -> int | None:
         """The exit code; None while the parent runs."""
         if self._code is None:
