@@ -29,7 +29,7 @@ from jobs.photo_sets import PhotoSets, photo_key, photo_row
 from jobs.planned import Checked, CheckedPhoto, PlannedIdentity, PlannedRender
 from jobs.profiles import drawing_defaults, load_profiles
 from jobs.repository import jobs as job_rows
-from jobs.repository import people, units, weight_sets
+from jobs.repository import people, planner, units, weight_sets
 from jobs.repository.weight_sets import WeightSetRow
 from jobs.repository.writer import JobWriter, PersonRows
 from jobs.settings import Settings, get_settings
@@ -208,16 +208,15 @@ def _register_people(database: Database, manifest: Manifest) -> dict[str, uuid.U
     Returns the photo set of each of the job's sliders.
     """
     tenant, sets = manifest.job.tenant, PhotoSets(manifest)
-    analyzed, registered = 0, 0
+    registered = 0
     for composed in (False, True):
         for chunk in _chunks(manifest.people(composed=composed)):
             with database.transaction(tenant) as tx:
                 members = people.find(tx, tenant, sets.members_of(chunk)) if composed else None
                 people.register(tx, tenant, [sets.rows(person, members=members) for person in chunk])
                 registered += len(chunk)
-                if registered >= 10 * analyzed:
-                    people.analyze(tx)
-                    analyzed = registered
+                planner.told(tx, "identities", registered)
+                planner.told(tx, "photo_sets", registered)
     with database.transaction(tenant) as tx:
         people.register_pictures(tx, tenant, [photo_row(tenant, picture) for picture in manifest.pictures()])
         if not manifest.sliders:
@@ -260,6 +259,7 @@ def _write_rows(
         for chunk in _chunks(manifest.people()):
             rows: list[PersonRows] = [sets.rows(person, in_units(person)) for person in chunk if person.draw]
             writer.add(rows, people.find(tx, job.tenant, rows))
+        writer.finish()
         job_rows.accept(
             tx, job.tenant, job_id, identities=writer.identities, units=writer.units, renders=writer.renders
         )

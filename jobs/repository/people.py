@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select, text, tuple_, update
+from sqlalchemy import Connection, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.models import (
@@ -79,12 +79,6 @@ def find(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> dict[s
         )
         for person in people
     }
-
-
-def analyze(tx: Connection) -> None:
-    """Tell PostgreSQL's planner how large the tables of people have become; SQLite does without."""
-    if tx.dialect.name == "postgresql":
-        tx.execute(text("ANALYZE identities, photo_sets"))
 
 
 def _add_missing(tx: Connection, table: type[Base], rows: Sequence[dict[str, Any]], key: Sequence[str]) -> None:

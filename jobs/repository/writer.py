@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, insert, select
 
 from jobs.database import epoch_now
 from jobs.models import Render, Unit, new_id, utcnow
+from jobs.repository import planner
 
 ROWS_PER_STATEMENT = 5_000
 
@@ -63,7 +64,7 @@ class JobWriter:
         }
         self._units: list[dict[str, Any]] = []
         self._renders: list[dict[str, Any]] = []
-        self.identities = self.units = self.renders = self._analyzed = 0
+        self.identities = self.units = self.renders = 0
 
     def add(self, people: Sequence[PersonRows], ids: Mapping[str, tuple[uuid.UUID, uuid.UUID]]) -> None:
         """Insert the units of some hundreds of registered people; `ids` is what `people.find` says of them.
@@ -77,18 +78,12 @@ class JobWriter:
                 self._add_unit(identity_id, photo_set_id, asked)
             self.identities += self.units > before
         self._flush()
-        if self.units >= 10 * self._analyzed:
-            self._analyze()
+        planner.told(self._tx, "units", self.units)
 
-    def _analyze(self) -> None:
-        """Tell PostgreSQL's planner how large the table of units has become.
-
-        It plans the check of each render's foreign key once a session; planned for the empty table of a fresh
-        installation, the check reads every unit of the tenant, and enqueueing grows with the square of the job.
-        """
-        self._analyzed = self.units
-        if self._tx.dialect.name == "postgresql":
-            self._tx.execute(text("ANALYZE units"))
+    def finish(self) -> None:
+        """All people are added: what reads the job next plans for as many rows as there are."""
+        planner.told(self._tx, "units", self.units)
+        planner.told(self._tx, "renders", self.renders)
 
     def _add_unit(self, identity_id: uuid.UUID, photo_set_id: uuid.UUID, asked: Sequence[dict[str, Any]]) -> None:
         unit_id, now = new_id(), utcnow()
