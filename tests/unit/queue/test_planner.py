@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,9 +82,10 @@ def test_a_producer_does_not_wait_for_another_that_writes_a_large_job(
         held = text("SELECT count(*) FROM pg_locks WHERE mode = 'ShareUpdateExclusiveLock' AND pid = pg_backend_pid()")
         assert first.execute(held).scalar_one() > 0
 
-        # When another writes a large job, then it is done although the first is not
+        # When another writes one that is larger still, then it is done although the first is not
+        larger = [replace(one, units=[*one.units] * 3) for one in crowd]
         with database.transaction() as second:
             second.execute(text("SET LOCAL lock_timeout = '5s'"))
-            write(second, crowd, "second")
+            write(second, larger, "second")
     with database.reading() as tx:
         assert sorted(tx.execute(text("SELECT key FROM jobs")).scalars()) == ["first", "second"]
