@@ -169,6 +169,17 @@ def worded(draw: st.DrawFn) -> dict[str, Any]:
     return tree | {"name": draw(words), "key": draw(words), "priority": draw(st.integers(-101, 101))}
 
 
+@st.composite
+def pathed(draw: st.DrawFn) -> dict[str, Any]:
+    """The valid manifest with other files in the place of some of its own."""
+    tree = json.loads(json.dumps(BASE))
+    ada, alan, *_ = tree["identities"]
+    ada["photos"] = draw(st.lists(st.sampled_from(PATHS), min_size=1, max_size=3))
+    alan["prompts"][1]["inpaint"]["mask"] = draw(st.sampled_from(["mask.png", *PATHS]))
+    tree["prompts"][2]["set"] = draw(st.sampled_from(["set.yaml", "set.yaml", *PATHS]))
+    return tree
+
+
 def beyond_json(value: Any, loop: list[Any]) -> Any:
     """A mapping with what only Python can say: whole numbers without end, a list that holds itself."""
     if isinstance(value, dict):
@@ -234,6 +245,8 @@ INPUTS = st.one_of(
     *(st.tuples(st.just(suffix), worded().map(write)) for suffix, write in WRITTEN.items()),
     *(st.tuples(st.just(suffix), spoilt(written)) for suffix, written in FILES.items()),
     st.tuples(st.just("mapping"), trees()),
+    st.tuples(st.just("mapping"), pathed()),
+    st.tuples(st.just(".yaml"), pathed().map(as_yaml)),
     st.tuples(st.just("mapping"), st.dictionaries(NAMES, VALUES, max_size=4)),
 )
 
