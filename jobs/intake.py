@@ -22,14 +22,14 @@ from sqlalchemy.exc import IntegrityError
 from jobs import quotas
 from jobs.broker import Broker
 from jobs.database import Database
-from jobs.errors import BrokerUnavailable, KeyConflict, ManifestInvalid, ObjectExists
+from jobs.errors import BrokerUnavailable, KeyConflict, ManifestInvalid
 from jobs.manifest import Manifest, open_manifest, parse_manifest
 from jobs.manifest_options import bind
 from jobs.photo_sets import PhotoSets, photo_key, photo_row
 from jobs.planned import Checked, CheckedPhoto, PlannedIdentity, PlannedRender
 from jobs.profiles import drawing_defaults, load_profiles
 from jobs.repository import jobs as job_rows
-from jobs.repository import people, planner, units, weight_sets
+from jobs.repository import people, planner, sweep, units, weight_sets
 from jobs.repository.weight_sets import WeightSetRow
 from jobs.repository.writer import JobWriter, PersonRows
 from jobs.settings import Settings, get_settings
@@ -98,7 +98,7 @@ def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
             _check_weight_sets(database, manifest)
             quotas.check_before_writing(database, manifest, checked)
         # Also for a known job: a photo that was lost from storage is put back, and `retry` then finds it.
-        _store_photos(manifest, open_storage(settings.storage_url, settings))
+        _store_photos(database, manifest, open_storage(settings.storage_url, settings))
         if known is not None:
             return known
         sliders = _register_people(database, manifest)
@@ -178,22 +178,23 @@ def _not_a_person(row: WeightSetRow | None) -> str | None:
     return None if row.state == "ready" else f"is {row.state}"
 
 
-def _store_photos(manifest: Manifest, storage: Storage) -> None:
-    """Put every photo and given picture where the rows will say it is; those that lie there already are left alone."""
+def _store_photos(database: Database, manifest: Manifest, storage: Storage) -> None:
+    """Put every photo and given picture where the rows will say it is; those that rows name and that lie there are left
+    alone. What no row names yet is written even if it is there: so it is young, and no sweep takes it before its row.
+    """
     tenant = manifest.job.tenant
 
-    def store(photo: CheckedPhoto) -> None:
+    def store(photo: CheckedPhoto, named: bool) -> None:
         key = photo_key(tenant, photo.sha256, photo.media_type)
-        if storage.exists(key):
-            return
-        try:
-            storage.put(key, manifest.read_photo(photo), content_type=photo.media_type, if_absent=True)
-        except ObjectExists:
-            return  # another producer stored the same bytes meanwhile
+        if not (named and storage.exists(key)):
+            storage.put(key, manifest.read_photo(photo), content_type=photo.media_type)
 
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="photos") as pool:
         for part in chain([manifest.pictures()], (_photos_of(chunk) for chunk in _chunks(manifest.people()))):
-            for _ in pool.map(store, {photo.sha256: photo for photo in part}.values()):
+            photos = list({photo.sha256: photo for photo in part}.values())
+            with database.reading(tenant) as tx:
+                named = sweep.named_photos(tx, tenant, [photo.sha256 for photo in photos])
+            for _ in pool.map(store, photos, (photo.sha256 in named for photo in photos)):
                 continue
 
 

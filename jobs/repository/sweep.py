@@ -72,6 +72,16 @@ def named(tx: Connection, tenant_id: str, render_ids: Sequence[uuid.UUID], keys:
     return {key for key in tx.execute(union_all(*parts)).scalars() if key is not None}
 
 
+def named_photos(tx: Connection, tenant_id: str, sha256s: Sequence[str]) -> set[str]:
+    """Those of these photos, by their hashes, that rows of the tenant name."""
+    found: set[str] = set()
+    for start in range(0, len(sha256s), 500):
+        part = sha256s[start : start + 500]
+        mine = (Photo.tenant_id == tenant_id, Photo.sha256.in_(part))
+        found.update(tx.execute(select(Photo.sha256).where(*mine)).scalars())
+    return found
+
+
 def _stem(key: str) -> str:
     """The last part of a key without its ending."""
     return key.rpartition("/")[2].partition(".")[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -121,6 +122,48 @@ def test_a_presigned_url_reads_this_object_and_nothing_else(storage: Storage) ->
             pass
         assert caught.value.code in (401, 403)
         caught.value.close()
+
+
+def test_a_presigned_url_opens_nothing_once_its_time_is_over(storage: Storage) -> None:
+    # Given two objects, and a URL of one that lives for two seconds
+    for key in ("acme/job/one.png", "acme/job/two.png"):
+        storage.put(key, key.encode(), content_type="image/png")
+    url = storage.url("acme/job/one.png", 2)
+    with urllib.request.urlopen(url) as answer:
+        assert answer.read() == b"acme/job/one.png"
+
+    # When its time is over, then it is refused; and a longer life written into it does not help
+    pause, deadline = threading.Event(), time.monotonic() + 30
+    while _answer_of(url) == 200:
+        assert time.monotonic() < deadline, "an expired URL still opens its object"
+        pause.wait(0.25)
+    assert _answer_of(url) in (400, 401, 403)
+    assert _answer_of(url.replace("X-Amz-Expires=2", "X-Amz-Expires=86400")) in (400, 401, 403)
+
+    # And a fresh one opens its own object alone, for reading alone
+    fresh = storage.url("acme/job/one.png", 60)
+    assert _answer_of(fresh) == 200
+    assert _answer_of(fresh.replace("one.png", "two.png")) in (401, 403)
+    assert _answer_of(fresh, method="DELETE") in (401, 403, 405)
+    assert storage.exists("acme/job/one.png")
+
+
+def _answer_of(url: str, method: str = "GET") -> int:
+    """The status of the server's answer."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method)) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_entries_tell_size_and_age(storage: Storage) -> None:
+    # Given an object, when it is listed, then its size and about the moment of its writing are told
+    storage.put("acme/a.png", b"12345", content_type="image/png")
+    (entry,) = storage.entries("acme/")
+    assert (entry.key, entry.size_bytes) == ("acme/a.png", 5)
+    assert abs(entry.modified_at - time.time()) < 60
 
 
 def test_wrong_bucket_wrong_keys_no_server(

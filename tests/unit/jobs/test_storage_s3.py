@@ -13,6 +13,7 @@ import botocore.awsrequest
 import botocore.exceptions
 import pytest
 from moto import mock_aws
+from pydantic import ValidationError
 
 from jobs.errors import (
     BucketMissing,
@@ -310,3 +311,11 @@ def test_threads_share_a_store(storage: S3Storage) -> None:
         thread.join()
     assert not failed
     assert len(list(storage.list("t/"))) == 8
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 86_401, 604_800])
+def test_a_life_of_urls_that_is_none_or_too_long_is_refused(seconds: int) -> None:
+    # Whoever has a URL sees the picture: a day at most
+    with pytest.raises(ValidationError, match="url_expires_seconds"):
+        Settings(url_expires_seconds=seconds)
+    assert Settings(url_expires_seconds=86_400).url_expires_seconds == 86_400

@@ -86,6 +86,29 @@ def test_rows_photos_and_messages(settings: Settings, database: Database, base: 
     assert len({row["seed"] for row in rows}) == 6
 
 
+def test_a_photo_that_no_row_names_yet_is_written_anew_so_that_no_sweep_takes_it(
+    settings: Settings, database: Database, base: Path
+) -> None:
+    # Given photos that lie in the store since long ago, of an enqueueing that was killed before its rows
+    storage: Any = open_storage(settings.storage_url, settings)
+    enqueue(manifest(tenant="other"), settings=settings, base=base)
+    for entry in list(storage.entries("other/photos/")):
+        key = entry.key.replace("other/", "default/")
+        storage.put(key, storage.get(entry.key), content_type="image/png")
+        os.utime(storage.root / key, (1.0, 1.0))
+
+    # When they are enqueued, then they are young
+    enqueue(manifest(), settings=settings, base=base)
+    young = list(storage.entries("default/photos/"))
+    assert len(young) == 2 and all(entry.modified_at > 1_000.0 for entry in young)
+
+    # And those that rows name are left alone
+    for entry in young:
+        os.utime(storage.root / entry.key, (1.0, 1.0))
+    enqueue(manifest(key="other"), settings=settings, base=base)
+    assert {entry.modified_at for entry in storage.entries("default/photos/")} == {1.0}
+
+
 def test_the_same_again_is_the_same_job(settings: Settings, database: Database, base: Path) -> None:
     # Given an enqueued manifest
     first = enqueue(manifest(), settings=settings, base=base)
