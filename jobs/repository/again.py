@@ -83,6 +83,7 @@ def _reopen(tx: Connection, tenant_id: str, unit_ids: Sequence[uuid.UUID], state
         .where(Unit.tenant_id == tenant_id, Unit.id.in_(unit_ids))
         .values(
             state=state,
+            lease_owner=None,
             ready_at=epoch_now(),
             attempts=0,
             lost_workers=case((Unit.lost_workers > 0, 1), else_=0),
