@@ -231,7 +231,8 @@ def still_held(tx: Connection, owner: str, held: Mapping[uuid.UUID, int]) -> dic
 def _still(owner: str, held: Mapping[uuid.UUID, int]) -> ColumnElement[bool]:
     """Leased by this owner, under one of these tokens."""
     tokens = tuple_(Unit.id, Unit.lease_token).in_(list(held.items()))
-    return and_(tokens, Unit.lease_owner == owner, Unit.state == "leased")
+    # The ids once more: for pairs alone SQLite reads the whole table.
+    return and_(Unit.id.in_(list(held)), tokens, Unit.lease_owner == owner, Unit.state == "leased")
 
 
 def count_drawn(tx: Connection, unit: ClaimedUnit, owner: str, *, done: int = 0, failed: int = 0) -> bool:
