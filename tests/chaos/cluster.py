@@ -54,7 +54,13 @@ class Cluster:
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._programs / program), *arguments]
         done = subprocess.run(
-            command, cwd=self._folder, user=self._user, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=120
+            command,
+            check=False,
+            cwd=self._folder,
+            user=self._user,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=120,
         )
         if done.returncode:
             raise RuntimeError(f"{program} has failed: {done.stderr.decode()[-2000:]}")

@@ -312,4 +312,5 @@ def leave(fleet: Fleet) -> None:
     for worker in running:
         until(worker.is_ready, f"the start of {worker.name}")
         worker.signal(signal.SIGTERM)
-    assert [worker.wait() for worker in running] == [0] * len(running), fleet.logs()
+    codes = {worker.name: worker.wait() for worker in running}
+    assert set(codes.values()) == {0}, f"{codes}\n{fleet.logs()}"
