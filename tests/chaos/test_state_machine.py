@@ -54,9 +54,12 @@ SOAK = os.environ.get("PORTRAITS_CHAOS") == "soak"
 TENANTS, PEOPLE, OWNERS = ("acme", "zen"), ("ada", "bob"), ("w1", "w2", "w3")
 ATTEMPTS, LOST = 4, 2
 TERMS: dict[str, Any] = {"lease_seconds": 600.0, "max_attempts": ATTEMPTS, "max_lost_workers": LOST}
-EXAMPLES = 25
 OPEN, ENDED = {"ready", "leased", "paused"}, {"done", "failed", "cancelled"}
-ANY = st.integers(0, 10_000)  # picks one of what is there, whatever its number
+ANY = st.integers(0, 100)  # picks one of what is there, whatever its number
+EXAMPLES = 20
+WORDS = ("beat", "complete", "complete", "complete", "fail_one", "fail", "release", "put_off", "recount", "commit_late")
+Said = tuple[str, int, tuple[bool, bool]]
+SAID = st.lists(st.tuples(st.sampled_from(WORDS), ANY, st.tuples(st.booleans(), st.booleans())), min_size=1, max_size=4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +84,17 @@ class Queue(RuleBasedStateMachine):
         self.jobs: list[tuple[str, uuid.UUID]] = []
 
     @initialize()
-    def empty(self) -> None:
+    def begin(self) -> None:
         with self.database.transaction() as tx:
             for table in reversed(Base.metadata.sorted_tables):
                 if table.name != "controls":
                     tx.execute(delete(table))
             tx.execute(update(Control).values(paused_at=None))
+        self.enqueue("acme", ["ada", "bob"], [2, 1], 0)
 
-    # What people do
+    # What people do: `ask` chooses, so that no order leaves a kind of step out altogether
 
+    @precondition(lambda self: len(self.jobs) < 4)
     @rule(
         tenant=st.sampled_from(TENANTS),
         names=st.lists(st.sampled_from(PEOPLE), min_size=1, max_size=2, unique=True),
@@ -100,7 +105,7 @@ class Queue(RuleBasedStateMachine):
         people = [person(tenant, name, sizes) for name in names]
         with self.database.transaction() as tx:
             people_rows.register(tx, tenant, people)
-            named = {"key": f"job{len(self.jobs)}", "content_hash": "c", "name": None, "profile": "fake"}
+            named = {"key": str(uuid.uuid4()), "content_hash": "c", "name": None, "profile": "fake"}
             job_id = job_rows.add(tx, tenant, priority=priority, **named)  # type: ignore[arg-type]
             writer = JobWriter(tx, tenant, job_id, "fake", priority, age_seconds=60)
             writer.add(people, people_rows.find(tx, tenant, people))
@@ -109,30 +114,37 @@ class Queue(RuleBasedStateMachine):
         self.jobs.append((tenant, job_id))
 
     @precondition(lambda self: self.jobs)
-    @rule(which=ANY)
+    @rule(
+        what=st.sampled_from(["pause", "resume", "resume", "retry", "retry", "rerun", "cancel", "fleet", "erase"]),
+        which=ANY,
+        flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    )
+    def ask(self, what: str, which: int, flags: tuple[bool, bool, bool]) -> None:
+        if what == "retry":
+            self.retry(which, *flags)
+        elif what == "fleet":
+            self.pause_or_resume_the_fleet(all(flags))
+        elif what == "erase":
+            self.erase(TENANTS[flags[0]], PEOPLE[flags[1]])
+        else:
+            getattr(self, what)(which)
+
     def cancel(self, which: int) -> None:
         with self.database.transaction() as tx:
             job_rows.cancel(tx, *self._job(which))
 
-    @precondition(lambda self: self.jobs)
-    @rule(which=ANY)
     def pause(self, which: int) -> None:
         with self.database.transaction() as tx:
             control.pause_job(tx, *self._job(which))
 
-    @precondition(lambda self: self.jobs)
-    @rule(which=ANY)
     def resume(self, which: int) -> None:
         with self.database.transaction() as tx:
             control.resume_job(tx, *self._job(which))
 
-    @rule(paused=st.booleans())
     def pause_or_resume_the_fleet(self, paused: bool) -> None:
         with self.database.transaction() as tx:
             (control.pause_fleet if paused else control.resume_fleet)(tx)
 
-    @precondition(lambda self: self.jobs)
-    @rule(which=ANY, failed=st.booleans(), quarantined=st.booleans(), cancelled=st.booleans())
     def retry(self, which: int, failed: bool, quarantined: bool, cancelled: bool) -> None:
         tenant, job_id = self._job(which)
         asked = again.Which(failed=failed, quarantined=quarantined, cancelled=cancelled)
@@ -144,8 +156,6 @@ class Queue(RuleBasedStateMachine):
         for unit_id in reopened:
             del self.ended[unit_id]
 
-    @precondition(lambda self: self.jobs)
-    @rule(which=ANY)
     def rerun(self, which: int) -> None:
         tenant, job_id = self._job(which)
         with self.database.transaction() as tx:
@@ -154,7 +164,6 @@ class Queue(RuleBasedStateMachine):
             if rows:
                 assert again.rerun(tx, tenant, rows[which % len(rows)], seed=which, age_seconds=60) is not None
 
-    @rule(tenant=st.sampled_from(TENANTS), name=st.sampled_from(PEOPLE))
     def erase(self, tenant: str, name: str) -> None:
         known = (Identity.tenant_id == tenant, Identity.external_id == name)
         with self.database.transaction() as tx:
@@ -168,17 +177,45 @@ class Queue(RuleBasedStateMachine):
         self.jobs = [job for job in self.jobs if job[1] not in erased.jobs]
         self.ended = {unit: state for unit, state in self.ended.items() if unit not in gone}
 
-    # What workers do
+    # What workers do: claim, and say something of what they have, or believe to have
 
-    @rule(owner=st.sampled_from(OWNERS), limit=st.integers(1, 3), beside_others=st.booleans())
-    def claim(self, owner: str, limit: int, beside_others: bool) -> None:
+    @rule(owner=st.sampled_from(OWNERS), limit=st.integers(1, 3), beside_others=st.booleans(), then=SAID)
+    def claim(self, owner: str, limit: int, beside_others: bool, then: list[Said]) -> None:
+        self.claim_next(owner, limit, beside_others)
+        self.say_of_what_came_last(then)
+
+    @rule(owner=st.sampled_from(OWNERS), which=ANY, then=SAID)
+    def claim_what_a_message_names(self, owner: str, which: int, then: list[Said]) -> None:
+        self.claim_the_unit_of_a_message_and_its_person(owner, which)
+        self.say_of_what_came_last(then)
+
+    @precondition(lambda self: self.holds)
+    @rule(said=SAID, which=ANY)
+    def say(self, said: list[Said], which: int) -> None:
+        for what, render, flags in said:
+            self._say_one(what, which, render, flags)
+
+    def say_of_what_came_last(self, said: list[Said]) -> None:
+        for what, render, flags in said if self.holds else []:
+            self._say_one(what, 0, render, flags)
+
+    def _say_one(self, what: str, which: int, render: int, flags: tuple[bool, bool]) -> None:
+        if what == "complete":
+            self.complete(which, render, all(flags))
+        elif what in {"fail_one", "commit_late"}:
+            getattr(self, what)(which, render)
+        elif what == "release":
+            self.release(which, flags[0], 3600.0 if flags[1] else 0.0)
+        else:
+            getattr(self, what)(which)
+
+    def claim_next(self, owner: str, limit: int, beside_others: bool) -> None:
         with self.database.transaction() as tx:
             claimed = units.claim_next(tx, "fake", owner, limit=limit, beside_others=beside_others, **TERMS)
             self._hold(owner, claimed, {unit: render_rows.waiting(tx, [unit]) for unit in claimed})
         if any(unit.is_suspected for unit in claimed):
             assert len(claimed) == 1 and not beside_others, "I12"
 
-    @rule(owner=st.sampled_from(OWNERS), which=ANY)
     def claim_the_unit_of_a_message_and_its_person(self, owner: str, which: int) -> None:
         with self.database.transaction() as tx:
             ids = list(tx.execute(select(Unit.id).order_by(Unit.id)).scalars())
@@ -189,8 +226,6 @@ class Queue(RuleBasedStateMachine):
         if any(unit.is_suspected for unit in claimed):
             assert len(claimed) == 1, "I12"
 
-    @precondition(lambda self: self.holds)
-    @rule(which=ANY)
     def beat(self, which: int) -> None:
         hold = self._one(which)
         with self.database.transaction() as tx:
@@ -198,8 +233,6 @@ class Queue(RuleBasedStateMachine):
             held = units.heartbeat(tx, hold.owner, {hold.unit.id: hold.unit.lease_token}, lease_seconds=600.0)
         assert bool(held) is is_held
 
-    @precondition(lambda self: self.holds)
-    @rule(which=ANY, render=ANY, late_key=st.booleans())
     def complete(self, which: int, render: int, late_key: bool) -> None:
         hold = self._one(which)
         one = hold.renders[render % len(hold.renders)]
@@ -211,8 +244,6 @@ class Queue(RuleBasedStateMachine):
             otherwise=lambda tx: state_of(tx, one)[1] == key,
         )
 
-    @precondition(lambda self: self.holds)
-    @rule(which=ANY, render=ANY)
     def fail_one(self, which: int, render: int) -> None:
         hold = self._one(which)
         one = hold.renders[render % len(hold.renders)]
@@ -222,33 +253,23 @@ class Queue(RuleBasedStateMachine):
             expected=lambda tx: state_of(tx, one)[0] == "waiting",
         )
 
-    @precondition(lambda self: self.holds)
-    @rule(which=ANY)
     def fail(self, which: int) -> None:
         hold = self._one(which)
         self._say(hold, lambda tx: units.fail(tx, hold.unit, hold.owner, error_code="no_face", error="told"))
 
-    @precondition(lambda self: self.holds)
-    @rule(which=ANY, give_attempt_back=st.booleans(), after_seconds=st.sampled_from([0.0, 3600.0]))
     def release(self, which: int, give_attempt_back: bool, after_seconds: float) -> None:
         hold = self._one(which)
         terms: dict[str, Any] = {"give_attempt_back": give_attempt_back, "after_seconds": after_seconds}
         self._say(hold, lambda tx: units.release(tx, hold.unit, hold.owner, **terms))
 
-    @precondition(lambda self: self.holds)
-    @rule(which=ANY)
     def put_off(self, which: int) -> None:
         hold = self._one(which)
         self._say(hold, lambda tx: late.put_off(tx, hold.unit, hold.owner, after_seconds=3600.0))
 
-    @precondition(lambda self: self.holds)
-    @rule(which=ANY)
     def recount(self, which: int) -> None:
         hold = self._one(which)
         self._say(hold, lambda tx: units.recount(tx, hold.unit, hold.owner))
 
-    @precondition(lambda self: self.holds)
-    @rule(which=ANY, render=ANY)
     def commit_late(self, which: int, render: int) -> None:
         """A picture on a worker's disk is recorded as the committer does it."""
         hold = self._one(which)
@@ -268,27 +289,33 @@ class Queue(RuleBasedStateMachine):
 
     # What befalls them
 
-    @rule()
+    @rule(what=st.sampled_from(["all", "all", "one", "hour", "reap", "reap", "grace"]), which=ANY)
+    def befall(self, what: str, which: int) -> None:
+        if what == "all":
+            self.all_leases_run_out()
+        elif what == "one" and self.holds:
+            self.a_lease_runs_out(which)
+        elif what == "hour":
+            self.an_hour_passes_for_who_was_put_off()
+        elif what in {"reap", "grace"}:
+            self.reap(60.0 if what == "grace" else 0.0)
+
     def all_leases_run_out(self) -> None:
         """Nobody has beaten for longer than a lease lives."""
         with self.database.transaction() as tx:
             lost = {"lease_until": epoch_now() - 1.0, "ready_at": epoch_now() - 100.0}
             tx.execute(update(Unit).where(Unit.state == "leased").values(**lost))
 
-    @precondition(lambda self: self.holds)
-    @rule(which=ANY)
     def a_lease_runs_out(self, which: int) -> None:
         hold = self._one(which)
         with self.database.transaction() as tx:
             lost = {"lease_until": epoch_now() - 1.0, "ready_at": epoch_now() - 100.0}
             tx.execute(update(Unit).where(Unit.id == hold.unit.id, Unit.state == "leased").values(**lost))
 
-    @rule()
     def an_hour_passes_for_who_was_put_off(self) -> None:
         with self.database.transaction() as tx:
             tx.execute(update(Unit).values(ready_at=Unit.ready_at - 3700.0))
 
-    @rule(grace_seconds=st.sampled_from([0.0, 60.0]))
     def reap(self, grace_seconds: float) -> None:
         with self.database.transaction() as tx:
             reaping.reap(tx, max_attempts=ATTEMPTS, max_lost_workers=LOST, grace_seconds=grace_seconds)
@@ -350,9 +377,12 @@ class Queue(RuleBasedStateMachine):
         for _ in range(2 * count + 1):
             with self.database.transaction() as tx:
                 reaping.reap(tx, max_attempts=ATTEMPTS, max_lost_workers=LOST)
-                for unit in units.claim_next(tx, "fake", "last", limit=1, **TERMS):
+                claimed = units.claim_next(tx, "fake", "last", limit=9, **TERMS)
+                for unit in claimed:
                     for render in render_rows.waiting(tx, [unit]):
                         assert render_rows.complete(tx, render, "last", drawn(f"last/{render.id}"))
+            if not claimed:
+                break
         self.everything_adds_up()
         with self.database.reading() as tx:
             assert set(tx.execute(select(Unit.state)).scalars()) <= ENDED, "I13"
