@@ -93,6 +93,7 @@ STEPS = (
         name="unet-whole", seconds=400, out="{out}/unet-whole",
     ),
     _bench("plan", seconds=60),
+    _bench("queues", "--sizes", "1000,10000", "--images", "40", "--repeat", "3", seconds=120),
 )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ serverless broker. Prints a row a database: medians over the repeats.
 
 from __future__ import annotations
 
-import csv
 import statistics
 import tempfile
 import time
@@ -18,28 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from PIL import Image
 
 from bench import common
+from bench.queue_fill import write_manifest
 from jobs import enqueue
 from jobs.database import Database
 from jobs.manifest import open_manifest
 from jobs.settings import Settings
-
-PROMPTS = 20
-
-
-def write_manifest(folder: Path, people: int) -> Path:
-    """A CSV of people who share ten photos, and the job beside it."""
-    for n in range(10):
-        Image.new("RGB", (64, 64), (n * 20, 90, 120)).save(folder / f"{n}.png")
-    prompts = "\n".join(f"  - {{name: p{n}, text: 'portrait {n} of {{subject}}'}}" for n in range(PROMPTS))
-    (folder / "job.yaml").write_text(f"defaults: {{size: 128, steps: 8}}\nprompts:\n{prompts}\n")
-    with (folder / "people.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["id", "subject", "photos"])
-        table.writerows([f"person-{n}", "a person", f"{n % 10}.png"] for n in range(people))
-    return folder / "people.csv"
 
 
 def measure(url: str, people: int, repeat: int) -> dict[str, Any]:

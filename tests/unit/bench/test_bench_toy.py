@@ -45,6 +45,13 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "lossy": ("faster.int8.median", "seconds_a_picture.cache-2.median", "pictures_changed.int8.psnr_median"),
     "first": ("seconds.cold", "seconds.restarted", "seconds.warm.median"),
     "enqueue": ("databases.sqlite.rows_per_second", "databases.sqlite.seconds_check"),
+    "queues": (
+        "databases.sqlite.0.enqueued_per_second",
+        "databases.sqlite.1.claims_per_second",
+        "databases.sqlite.1.reap_ms",
+        "versus.ways.portraits.images_per_second",
+        "versus.ways.plain, nothing kept.broker_bytes",
+    ),
     "memory": ("parts.decoding one.counted", "swaps.mixing, bases streamed.seconds.median", "workers.8 GB.foretold"),
     "plan": ("worst", "rows.0.best_seconds", "rows.3.against_best.together"),
 }
