@@ -41,6 +41,11 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def has_torch(pid: int) -> bool:
+    """Whether the process has mapped PyTorch's library, whoever imported it."""
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+
 class Nursery:
     """The process that forks workers."""
 

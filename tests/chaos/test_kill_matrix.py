@@ -1,156 +1,27 @@
-"""Every way of ending a worker, at every point of a unit's way, on every broker: each render is recorded once.
-
-A worker is met at the point by an event, harm is done to it, and whoever is left brings the job to its end. On Redis
-with PostgreSQL and S3 every case runs; on each other broker six that change from day to day, or with
-`PORTRAITS_CHAOS_SEED`; with `PORTRAITS_CHAOS_FULL=1` all of them.
-"""
+"""The whole kill matrix on Redis with PostgreSQL and S3 (see `matrix`), and what keeps chaos workers honest."""
 
 from __future__ import annotations
 
-import datetime as dt
-import os
-import random
-import signal
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
-from typing import Any
-
-import gates
 import pytest
-from fleet import ChaosWorker, Fleet, Nursery, Point, is_running, until
-from stacks import PHOTOS, STACKS, Stack, people_manifest
-
-from jobs import enqueue
-from jobs.models import Unit
-
-HARMS = ("SIGTERM", "SIGINT", "SIGKILL child", "SIGKILL parent", "SIGSTOP")
-PLACES = ("before_claim", "after_claim", "weights_generated", "denoising", "after_upload", "before_ack")
-CASES = [(harm, place) for place in PLACES for harm in HARMS]
-FULL_BROKER, ROTATING = "redis", 6
-SEED = int(os.environ.get("PORTRAITS_CHAOS_SEED") or dt.date.today().toordinal())
-GRACE_SECONDS = 15.0
-ENDS_WITH = {"SIGTERM": 0, "SIGINT": 1}  # Celery's codes for a warm shutdown; an orchestrator sends SIGTERM
-PEOPLE, RENDERS = 3, 6
-TIMES = {
-    "PORTRAITS_LEASE_SECONDS": "1",
-    "PORTRAITS_REAP_SECONDS": "0.3",
-    "PORTRAITS_RESEND_SECONDS": "1",
-    "PORTRAITS_RETRY_SECONDS": "0.1",
-    # A machine that stands still for a second costs a lease besides.
-    "PORTRAITS_MAX_ATTEMPTS": "5",
-    "PORTRAITS_MAX_LOST_WORKERS": "5",
-}
-MARKS = {
-    "redis": [pytest.mark.postgres, pytest.mark.redis, pytest.mark.s3],
-    "rabbitmq": [pytest.mark.postgres, pytest.mark.rabbitmq, pytest.mark.s3],
-}
+from fleet import Fleet
+from matrix import CASES, FULL_BROKER, HARMS, PLACES, cases_of, go_through, parameters
+from stacks import Stack
 
 
-def cases_of(broker: str, seed: int) -> list[tuple[str, str]]:
-    """The cases that run on a broker: all, or six of them, each place and nearly each harm among them."""
-    if broker == FULL_BROKER or os.environ.get("PORTRAITS_CHAOS_FULL"):
-        return CASES
-    chance = random.Random(f"{broker} {seed}")
-    harms = [*HARMS, chance.choice(HARMS)]
-    chance.shuffle(harms)
-    return list(zip(harms, PLACES, strict=True))
-
-
-def parameters() -> list[Any]:
-    """One for each case of each broker."""
-    return [
-        pytest.param(broker, harm, place, marks=MARKS.get(broker, []), id=f"{broker}-{harm}-{place}".replace(" ", "-"))
-        for broker in sorted(STACKS, key=lambda name: name != FULL_BROKER)
-        for harm, place in cases_of(broker, SEED)
-    ]
-
-
-@pytest.fixture
-def broker() -> str:
-    """Without a parameter: the quickest to set up."""
-    return "serverless"
-
-
-@pytest.fixture
-def stack(broker: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
-    with STACKS[broker](tmp_path / "home", lambda: request.getfixturevalue("s3_server"), **TIMES) as opened:
-        yield opened
-
-
-@pytest.fixture
-def fleet(stack: Stack, nursery: Nursery) -> Iterator[Fleet]:
-    with closing(Fleet(nursery, stack.home, stack.environment)) as opened:
-        yield opened
-
-
-def ask_for_pictures(stack: Stack) -> None:
-    """Three people, two pictures each, of four steps."""
-    manifest = people_manifest(defaults={"size": 64, "steps": 4, "seeds": 2})
-    manifest["prompts"] = manifest["prompts"][:1]
-    assert enqueue(manifest, settings=stack.settings, base=PHOTOS).renders == RENDERS
-
-
-def do_harm(harm: str, victim: ChaosWorker, point: Point, child: int, fleet: Fleet, stack: Stack) -> None:
-    """End a worker whose child stays at a point, and have somebody finish its work."""
-    match harm:
-        case "SIGTERM" | "SIGINT":
-            # Ctrl-C reaches the whole group, an orchestrator's SIGTERM the parent.
-            victim.signal(signal.Signals[harm], group=harm == "SIGINT")
-            point.release("stop")
-            assert victim.wait(seconds=GRACE_SECONDS) == ENDS_WITH[harm], fleet.logs()
-            fleet.start("second")
-        case "SIGKILL child":
-            os.kill(child, signal.SIGKILL)  # the parent forks another, and no one else is there
-        case "SIGKILL parent":
-            victim.signal(signal.SIGKILL)
-            victim.wait()
-            fleet.start("second")
-            point.release("go")  # the child goes on alone, for as long as its shift lasts
-        case "SIGSTOP":
-            victim.signal(signal.SIGSTOP, group=True)
-            fleet.start("second")
-            until(lambda: gates.is_at_rest(stack) or not is_holding(stack, child), "the loss of what was held")
-        case _:
-            raise ValueError(harm)
-
-
-def is_holding(stack: Stack, child: int) -> bool:
-    """Whether a unit is leased by this process."""
-    with stack.database.reading() as tx:
-        owners = tx.execute(Unit.__table__.select().where(Unit.state == "leased")).all()
-    return any(row.lease_owner.split(":")[1] == str(child) for row in owners)
-
-
-@pytest.mark.parametrize(("broker", "harm", "place"), parameters())
+@pytest.mark.parametrize(("broker", "harm", "place"), parameters(FULL_BROKER))
 def test_whoever_is_ended_anywhere_every_render_is_recorded_once(
-    harm: str, place: str, stack: Stack, fleet: Fleet, record_property: Any
+    harm: str, place: str, stack: Stack, fleet: Fleet
 ) -> None:
-    # Given a worker at this point of its way
-    print(f"PORTRAITS_CHAOS_SEED={SEED}")
-    ask_for_pictures(stack)
-    with fleet.point(place) as point:
-        victim = fleet.start("first", **point.environment)
-        met = point.meet()
-        assert met["heavy"] == []
+    # Given a worker at this point of its way, when it is ended, then others finish its job and every gate holds
+    counts = go_through(harm, place, stack, fleet)
+    assert (counts.losses, counts.duplicates) == (0, 0)
 
-        # When it is ended, and another one is there
-        do_harm(harm, victim, point, met["pid"], fleet, stack)
-        try:
-            until(lambda: gates.is_at_rest(stack), "the end of the job")
-        except AssertionError as error:
-            raise AssertionError(f"{error}; the workers said:\n{fleet.logs()}") from error
 
-        # When the one that was stopped wakes up late, and goes on where it was
-        if harm == "SIGSTOP":
-            victim.signal(signal.SIGCONT, group=True)
-            point.release("go")
+def test_the_matrix_is_whole_and_rotates() -> None:
+    # Given the cases of the full broker, and those of another one on 60 days
+    days = [cases_of("filesystem", day) for day in range(60)]
 
-        # Then the one that was harmed ends well when told to, if it still runs, and its child with it
-        if victim.ended_with() is None:
-            victim.signal(signal.SIGTERM)
-            assert victim.wait(seconds=GRACE_SECONDS) == 0, fleet.logs()
-        until(lambda: not is_running(met["pid"]), "the end of the child")
-
-    # Then every render is recorded once, and nothing is left behind
-    gates.check(stack, renders=RENDERS, people=PEOPLE)
+    # Then the first has every pair, each day has every place once and every harm, and in time every pair comes
+    assert cases_of(FULL_BROKER, 0) == CASES and len(set(CASES)) == len(HARMS) * len(PLACES) == 30
+    assert all({place for _, place in day} == set(PLACES) and {harm for harm, _ in day} == set(HARMS) for day in days)
+    assert {case for day in days for case in day} == set(CASES)
