@@ -54,6 +54,9 @@ class Storage(Protocol):
     def entries(self, prefix: str) -> Iterator[Entry]:
         """The same with size and age, in bounded memory; what is removed meanwhile may be missing."""
 
+    def remove_unfinished(self, older_than_seconds: float) -> int:
+        """Remove what killed writers have left half-written, which no key names; how many files."""
+
     def url(self, key: str, expires_seconds: int) -> str:
         """A URL from which the object can be read: presigned for that many seconds, or file://, which never expires."""
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +28,7 @@ from jobs.errors import (
 )
 from jobs.storage import Entry, check_key
 
+_UNFINISHED = re.compile(r"\.[0-9a-f]{24}\.part")
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -109,6 +112,16 @@ class FolderStorage:
                     if key.startswith(prefix) and not name.startswith("."):
                         yield from _entry(key, Path(place) / name)
 
+    def remove_unfinished(self, older_than_seconds: float) -> int:
+        """See `Storage.remove_unfinished`: the files under names of their own that `put` begins with."""
+        removed = 0
+        with self._errors("."):
+            for place, _, names in os.walk(self.root, onerror=_raise) if self.root.is_dir() else ():
+                for name in names:
+                    if _UNFINISHED.fullmatch(name):
+                        removed += _remove_old(Path(place) / name, older_than_seconds)
+        return removed
+
     def url(self, key: str, expires_seconds: int) -> str:
         """See `Storage.url`: a file:// URL, which does not expire."""
         del expires_seconds
@@ -183,6 +196,15 @@ class FolderStorage:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+def _remove_old(path: Path, older_than_seconds: float) -> bool:
+    """Remove a file that was written so long ago; whether it was."""
+    with suppress(FileNotFoundError):
+        if path.lstat().st_mtime <= time.time() - older_than_seconds:
+            path.unlink()
+            return True
+    return False
 
 
 def _entry(key: str, path: Path) -> Iterator[Entry]:

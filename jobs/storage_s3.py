@@ -95,6 +95,11 @@ class S3Storage:
                     key = item["Key"].removeprefix(self.prefix)
                     yield Entry(key, item["Size"], item["LastModified"].timestamp())
 
+    def remove_unfinished(self, older_than_seconds: float) -> int:
+        """See `Storage.remove_unfinished`: an object is one PUT, of which nothing stays when it breaks off."""
+        del older_than_seconds
+        return 0
+
     def url(self, key: str, expires_seconds: int) -> str:
         """See `Storage.url`. Signing asks no server, so the object need not exist. At most seven days."""
         if not 0 < expires_seconds <= MAX_EXPIRES_SECONDS:

@@ -35,7 +35,8 @@ _CHECK = re.compile(r"check/[0-9a-f]{24}")
 class Swept:
     """What lies in the store, in objects: named by rows, possibly to be named soon, young, of unknown names, orphans.
 
-    `removed` of the orphans are gone; `examples` are the first orphans' keys.
+    `removed` of the orphans are gone; `unfinished` files that killed writers had left in a folder are gone too;
+    `examples` are the first orphans' keys.
     """
 
     named: int = 0
@@ -45,6 +46,7 @@ class Swept:
     orphans: int = 0
     orphan_bytes: int = 0
     removed: int = 0
+    unfinished: int = 0
     examples: list[str] = field(default_factory=list)
 
     @property
@@ -89,6 +91,8 @@ def sweep(
         database.dispose()
     if tenant is None:
         _sweep_checks(storage, report, older_than_seconds, delete=delete)
+        # Never younger than the ordinary grace: no row says whose they are, and a writer may be at work.
+        report.unfinished = storage.remove_unfinished(max(older_than_seconds, GRACE_SECONDS)) if delete else 0
     return report
 
 

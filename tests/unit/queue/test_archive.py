@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -186,6 +188,44 @@ def test_an_interrupted_move_is_seen_whole_and_goes_on(world: World, monkeypatch
         assert interruptions >= 3
         assert seen(world, job) == before
     assert counts(world, KEPT, job) == [0, 0, 0, 0, 0]
+
+
+def test_whoever_reads_while_a_job_moves_sees_every_row_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a job that moves into the archive and back, again and again, and readers whose pages are small
+    monkeypatch.setattr(queries, "PAGE", 3)
+    job = finished_job(world)
+    stop, moves, faults = threading.Event(), [0], []
+
+    def move() -> None:
+        try:
+            while not stop.is_set():
+                archive(older_than_seconds=0, settings=world.settings)
+                restore(job, settings=world.settings)
+                moves[0] += 1
+        except Exception as error:  # noqa: BLE001 - told below
+            faults.append(error)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+
+    # When it is read meanwhile
+    try:
+        reads, deadline = 0, time.monotonic() + 60
+        while (moves[0] < 3 or reads < 10) and not faults and time.monotonic() < deadline:
+            rows_read = list(reports.results(job, settings=world.settings))
+            found = reports.status(job, settings=world.settings)
+
+            # Then every row is there once, and the sums are right
+            assert [row["ordinal"] for row in rows_read] == list(range(12))
+            assert (found.job["done"], found.job["failed"], found.job["waiting"]) == (11, 1, 0)
+            assert sorted(person["external_id"] for person in found.people) == ["ada", "alan", "grace"]
+            assert [failure["renders"] for failure in found.failures] == [1]
+            assert len(list(reports.outputs(job, settings=world.settings))) == 1
+            reads += 1
+    finally:
+        stop.set()
+        mover.join()
+    assert faults == [] and moves[0] >= 3 and reads >= 10
 
 
 def test_what_is_not_over_long_enough_stays(world: World) -> None:

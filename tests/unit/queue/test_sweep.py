@@ -191,3 +191,23 @@ def test_more_objects_than_one_page(world: World, database: Database, monkeypatc
     # When it is swept, then every orphan and nothing else is gone
     assert sweep(world.settings, older_than_seconds=0, delete=True).removed == 9
     assert keys(world) == rightful
+
+
+def test_files_that_killed_writers_left_half_written_go_when_they_are_old(world: World, database: Database) -> None:
+    # Given two half-written files, of which one is old
+    job = add_job(database, [person("ada", [1], world.settings)])
+    folder = world.storage.root / TENANT / str(job)
+    folder.mkdir(parents=True)
+    old, young, other = folder / f".{'ab' * 12}.part", folder / f".{'cd' * 12}.part", folder / ".notes"
+    for file in (old, young, other):
+        file.write_bytes(b"half a picture")
+    for file in (old, other):
+        os.utime(file, (1.0, 1.0))
+
+    # When it is looked, and then swept
+    sweep(world.settings, older_than_seconds=0)
+    assert old.exists()
+    assert sweep(world.settings, older_than_seconds=0, delete=True).unfinished == 1
+
+    # Then the old one is gone; a writer may be at work on the other
+    assert not old.exists() and young.exists() and other.exists()
