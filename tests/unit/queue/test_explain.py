@@ -10,6 +10,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from jobs.repository import renders as render_rows
 TENANTS, PEOPLE, UNITS_OF_EACH, RENDERS_OF_EACH = 3, 200, 10, 1
 LIMITS: dict[str, Any] = {"lease_seconds": 600.0, "max_attempts": 3}
 _WHOLE = re.compile(r"Seq Scan on (?:units|renders)|\bSCAN (?:units|renders)(?! USING)|\bSCAN e\b")
+_BY_LITTLE = re.compile(r"SEARCH (?:r|e|units|renders) .*\(tenant_id=\?\)|SEARCH (?:r|renders) .*job_id=\?\)")
 _SORTED = re.compile(r"\bSort Key|USE TEMP B-TREE FOR ORDER BY")
 Act = Callable[[Connection], object]
 
@@ -145,6 +147,20 @@ def test_an_operation_of_a_worker_reads_no_table_whole(database: Database, job_i
             # And no more units are put in order than one person has
             of_one_person = name == "claim_same_person" or "FROM units" not in told
             assert of_one_person or not _SORTED.search(told), f"{name}: {told}"
+
+
+def test_pages_read_their_own_rows_although_nobody_told_sqlite_of_sizes(database: Database) -> None:
+    # Given a large job, and a planner that knows nothing, as of every SQLite file
+    with database.transaction() as tx:
+        job_id = fill(tx)
+    # When a page of its pictures and one of its people are read
+    with database.reading() as tx, explained(database) as plans:
+        assert len(list(islice(queries.renders(tx, TENANT, job_id), 50))) == 50
+        assert len(queries.people(tx, TENANT, job_id, limit=50)) == 50
+    # Then nothing is found by its tenant alone, and no picture by its job alone
+    assert plans
+    if database.is_sqlite:
+        assert [told for told in plans if _BY_LITTLE.search(told)] == []
 
 
 def test_expired_leases_are_found_by_their_end(database: Database, job_id: uuid.UUID) -> None:

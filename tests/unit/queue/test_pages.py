@@ -129,7 +129,7 @@ def test_every_page_walks_an_index(database: Database, large: tuple[uuid.UUID, u
                 "people": queries.people_page(TENANT, job_id, limit=20, after=middle),
                 "renders": queries.renders_page(TENANT, job_id, after=10_000, limit=20),
                 "done renders": queries.renders_page(TENANT, job_id, state="done", after=10_000, limit=20),
-                "rows of renders": queries.renders_of(TENANT, job_id, renders),
+                "rows of renders": queries.renders_of(TENANT, renders),
                 "outputs of renders": queries.outputs_of(TENANT, renders),
                 "events": queries.events_page(TENANT, job_id, after=event_id, limit=20),
                 "workers": queries.workers_page(since_seconds=60.0, after="w01000", limit=20),
