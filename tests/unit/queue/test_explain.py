@@ -77,8 +77,9 @@ def _render(own: dict[str, Any], unit: dict[str, Any], number: int) -> dict[str,
 def job_id(database: Database) -> uuid.UUID:
     with database.transaction() as tx:
         made = fill(tx)
-    with database.transaction() as tx:
-        tx.execute(text("ANALYZE"))
+    if not database.is_sqlite:  # which nobody tells how large its tables are
+        with database.transaction() as tx:
+            tx.execute(text("ANALYZE"))
     return made
 
 
@@ -143,7 +144,7 @@ def test_an_operation_of_a_worker_reads_no_table_whole(database: Database, job_i
         # Then each of its statements walks an index
         assert plans, name
         for told in plans:
-            assert not _WHOLE.search(told), f"{name}: {told}"
+            assert not _WHOLE.search(told) and not _BY_LITTLE.search(told), f"{name}: {told}"
             # And no more units are put in order than one person has
             of_one_person = name == "claim_same_person" or "FROM units" not in told
             assert of_one_person or not _SORTED.search(told), f"{name}: {told}"
