@@ -168,5 +168,7 @@ def _forget(app: Celery, redis_url: str, queue: str) -> None:
     """Remove the queue's own keys, and nobody else's."""
     if redis_url:
         with app.connection_for_write() as connection:
-            connection.default_channel.client.delete(queue, f"_kombu.binding.{queue}")
+            connection.default_channel.client.delete(
+                queue, f"_kombu.binding.{queue}", f"_kombu.binding_permanent.{queue}"
+            )
     app.close()
