@@ -51,7 +51,7 @@ from jobs.repository.units import ClaimedUnit
 from jobs.repository.writer import JobWriter, PersonRows
 
 SOAK = os.environ.get("PORTRAITS_CHAOS") == "soak"
-TENANTS, PEOPLE, OWNERS = ("acme", "zen"), ("ada", "bob"), ("w1", "w2", "w3")
+TENANTS, PEOPLE, OWNERS = ("acme", "zen"), ("ada", "bob"), ("w1", "w2")
 ATTEMPTS, LOST = 4, 2
 TERMS: dict[str, Any] = {"lease_seconds": 600.0, "max_attempts": ATTEMPTS, "max_lost_workers": LOST}
 OPEN, ENDED = {"ready", "leased", "paused"}, {"done", "failed", "cancelled"}
@@ -90,7 +90,7 @@ class Queue(RuleBasedStateMachine):
                 if table.name != "controls":
                     tx.execute(delete(table))
             tx.execute(update(Control).values(paused_at=None))
-        self.enqueue("acme", ["ada", "bob"], [2, 1], 0)
+        self.enqueue("acme", ["ada", "bob"], [2, 1, 1], 0)
 
     # What people do: `ask` chooses, so that no order leaves a kind of step out altogether
 
@@ -289,7 +289,7 @@ class Queue(RuleBasedStateMachine):
 
     # What befalls them
 
-    @rule(what=st.sampled_from(["all", "all", "one", "hour", "reap", "reap", "grace"]), which=ANY)
+    @rule(what=st.sampled_from(["all", "all", "all", "one", "hour", "reap", "reap", "grace"]), which=ANY)
     def befall(self, what: str, which: int) -> None:
         if what == "all":
             self.all_leases_run_out()
