@@ -6,6 +6,7 @@ are there before the worker starts; seconds run from the first picture to the la
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -151,9 +152,18 @@ def _work(module: str, home: Path, environment: dict[str, str], is_done: Callabl
                 raise TimeoutError(f"{module} did not come to its end; it said:\n{log.read_text()[-4000:]}")
             pause.wait(0.2)
     finally:
-        # Nothing is in hand any more, and what would be lost is removed anyway.
+        _end(process, gently="redis" in f"{environment}")
+
+
+def _end(process: subprocess.Popen[bytes], *, gently: bool) -> None:
+    """Nothing is in hand any more; on a server the worker gives back what it holds there, a file is removed anyway."""
+    if gently and process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
 
 
 def _bytes(app: Celery, broker: str, queue: str, home: Path) -> int:
