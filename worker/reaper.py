@@ -10,6 +10,8 @@ import logging
 import os
 import threading
 
+from sqlalchemy import Connection
+
 from jobs.broker import Broker
 from jobs.database import Database
 from jobs.errors import JobsError
@@ -44,6 +46,27 @@ def turn(database: Database, broker: Broker, settings: Settings, owner: str) -> 
     return returned, given_up, sent
 
 
+def look_after_child(tx: Connection, worker_id: str) -> None:
+    """Where the process that draws was killed, say so in the row: it could not, and the next one says nothing before
+    the next message. So nobody waits for it to drain, and nobody takes it for unfit.
+    """
+    pid = fleet.process_of(tx, worker_id)
+    if pid is None or pid == os.getpid() or _lives(pid):
+        return
+    if fleet.child_died(tx, worker_id, pid=pid, parent_pid=os.getpid()):
+        log.warning("the process that drew is gone (pid %d)", pid)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's by now
+        return False
+    return True
+
+
 class Reaper:
     """Takes turns every `reap_seconds`, beginning at once, and shows that this worker lives while it idles."""
 
@@ -68,6 +91,7 @@ class Reaper:
             try:
                 with database.transaction() as tx:
                     fleet.seen(tx, self._owner, name=self._name, pid=os.getpid(), version=package_version())
+                    look_after_child(tx, self._owner)
                 returned, given_up, sent = turn(database, broker, self._settings, self._owner)
                 if returned or given_up or sent:
                     log.info("reaper: %d handed back, %d given up, %d messages sent", returned, given_up, sent)

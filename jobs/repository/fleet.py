@@ -30,6 +30,7 @@ def sign_of_life(
 ) -> None:
     """Note that this worker lives, what it holds and what it does: starting, idle, working,
     unfit (with the reason in `error`) or stopped. One that was asked to drain is drained when it is not `busy`.
+    `pid` is that of the process that says so: see `child_died`.
     """
     upsert = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
     changing: dict[str, Any] = {
@@ -38,11 +39,10 @@ def sign_of_life(
         "device": device,
         "error": error,
         "last_seen_at": epoch_now(),
+        "pid": pid,
+        "busy": busy,
     }
-    changing["busy"] = busy
-    statement = upsert(Worker).values(
-        id=worker_id, name=name, pid=pid, version=version, started_at=utcnow(), **changing
-    )
+    statement = upsert(Worker).values(id=worker_id, name=name, version=version, started_at=utcnow(), **changing)
     if not busy and state != "stopped":
         changing["state"] = case((Worker.drain_requested_at.is_not(None), DRAINED), else_=state)
     tx.execute(statement.on_conflict_do_update(index_elements=["id"], set_=changing))
@@ -62,6 +62,22 @@ def seen(tx: Connection, worker_id: str, *, name: str, pid: int, version: str) -
     row["busy"] = False
     statement = upsert(Worker).values(last_seen_at=epoch_now(), **row)
     tx.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"last_seen_at": epoch_now()}))
+
+
+def process_of(tx: Connection, worker_id: str) -> int | None:
+    """The process id of whoever said last what this worker does; None where nobody has."""
+    return tx.execute(select(Worker.pid).where(Worker.id == worker_id)).scalar_one_or_none()
+
+
+def child_died(tx: Connection, worker_id: str, *, pid: int, parent_pid: int) -> bool:
+    """Note that the process that drew was killed: what it said of itself, busy or unfit, is not so any more.
+
+    False when another one has said something since.
+    """
+    state = case((Worker.drain_requested_at.is_not(None), DRAINED), else_="idle")
+    gone = {"state": state, "busy": False, "error": None, "profile": None, "device": None, "pid": parent_pid}
+    mine = (Worker.id == worker_id, Worker.pid == pid, Worker.state != "stopped")
+    return tx.execute(update(Worker).where(*mine).values(**gone)).rowcount == 1
 
 
 def stopped(tx: Connection, worker_id: str) -> None:

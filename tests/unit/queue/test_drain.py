@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from jobs.database import Database
 from jobs.errors import UnknownWorker
 from jobs.models import Unit, Worker
 from jobs.repository import drain, fleet
-from worker import process
+from worker import process, reaper
 from worker.leases import Leases
 from worker.process import WORKER_ID, WorkerProcess
 from worker.testing import FakeRenderer
@@ -165,3 +168,30 @@ def test_a_worker_of_an_older_version_is_told_apart(world: World) -> None:
     # Then it is never said to be drained
     found = ask(world, "host:1")
     assert [(one.understands, one.is_over) for one in found] == [(False, False)]
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "after"), [("working", False, "idle"), ("working", True, "drained"), ("unfit", False, "idle")]
+)
+def test_a_killed_process_is_not_waited_for_and_not_unfit(world: World, said: str, asked: bool, after: str) -> None:
+    # Given a worker whose drawing process was killed after it said that it works, or that it is unfit
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    told = {"name": "host:1", "version": "0", "state": said, "error": "no space" if said == "unfit" else None}
+    with world.database.transaction() as tx:
+        fleet.sign_of_life(tx, "host:1:a", pid=child.pid, busy=said == "working", **told)  # type: ignore[arg-type]
+        if asked:
+            drain.ask(tx, ["host:1:a"])
+
+        # When its parent looks while it lives, then nothing changes
+        reaper.look_after_child(tx, "host:1:a")
+        assert tx.execute(select(Worker.state, Worker.pid)).one() == (said, child.pid)
+    child.kill()
+    child.communicate()
+
+    # When it looks after that, then the row says what is so, and the next process says what it likes
+    with world.database.transaction() as tx:
+        reaper.look_after_child(tx, "host:1:a")
+        assert tx.execute(select(Worker.state, Worker.busy, Worker.error)).one() == (after, False, None)
+        fleet.sign_of_life(tx, "host:1:a", pid=os.getpid() + 1, **told | {"state": "starting"}, busy=True)  # type: ignore[arg-type]
+        assert not fleet.child_died(tx, "host:1:a", pid=child.pid, parent_pid=os.getpid())
+        assert tx.execute(select(Worker.state)).scalar_one() == "starting"
