@@ -23,7 +23,8 @@ depends_on = None
 # In the order in which rows can be written: what others refer to comes first.
 TABLES = ("units", "renders", "candidates", "outputs", "events")
 LOCKED = "job_status, identity_status, render_metrics, render_outputs, jobs, units, renders"
-# A job has the sums of its archived units, so that its status does not go through them.
+# A job has the sums of its archived units, so that its status does not go through them; nor does it look whether live
+# ones are left, which its totals tell.
 JOB_STATUS = """
         SELECT j.tenant_id, j.id AS job_id, j.key, j.name, j.profile, j.priority,
                CASE
@@ -64,8 +65,7 @@ WHOLLY_ARCHIVED = """
                0, 0, j.archived_done, j.archived_failed, j.archived_cancelled, j.created_at,
                j.archived_finished_at, j.paused_at, j.archived_at
         FROM jobs j
-        WHERE j.archived_units > 0
-          AND NOT EXISTS (SELECT 1 FROM units u WHERE u.tenant_id = j.tenant_id AND u.job_id = j.id)"""
+        WHERE j.archived_units > 0 AND j.archived_units >= j.units_total"""
 # By created_at first: ordered by id alone, SQLite walks all of a tenant's units by their key, for each person.
 IDENTITY_STATUS = """
         SELECT u.tenant_id, u.job_id, u.identity_id, i.external_id,
