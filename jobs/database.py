@@ -37,9 +37,13 @@ POSTGRES_CONNECT: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
+# A transaction is a few statements with nothing long in between. Whoever is silent in the middle of one for so long was
+# stopped, or its machine is gone; the server ends it, since others wait for the rows that it has locked: the reaper's
+# office, a unit, a tenant's share.
+SILENT_SECONDS = 20.0
 # SQLSTATE classes that trying again may mend: connection lost, serialization or deadlock, no resources, shut-down or
-# start-up, and read-only (a standby that is not yet the primary).
-_AWAY = ("08", "40", "53", "57P", "25006")
+# start-up, read-only (a standby that is not yet the primary), and silent for too long.
+_AWAY = ("08", "40", "53", "57P", "25006", "25P03")
 
 
 class epoch_now(FunctionElement[float]):
@@ -132,6 +136,9 @@ class Database:
         Raises: DatabaseUnavailable (retryable) when the database does not answer or stays locked.
         """
         with self._translated(), self.engine.begin() as connection:
+            if not self.is_sqlite:
+                silent = f"SET LOCAL idle_in_transaction_session_timeout = {round(1000 * SILENT_SECONDS)}"
+                connection.exec_driver_sql(silent)
             self._enter(connection, tenant)
             yield connection
 
