@@ -198,7 +198,7 @@ class Queue(RuleBasedStateMachine):
 
     def say_of_what_came_last(self, said: list[Said]) -> None:
         for what, render, flags in said if self.holds else []:
-            self._say_one(what, 0, render, flags)
+            self._say_one(what, 1, render, flags)
 
     def _say_one(self, what: str, which: int, render: int, flags: tuple[bool, bool]) -> None:
         if what == "complete":
@@ -290,10 +290,13 @@ class Queue(RuleBasedStateMachine):
 
     # What befalls them
 
-    @rule(what=st.sampled_from(["all", "all", "all", "one", "hour", "reap", "reap", "grace"]), which=ANY)
+    @rule(what=st.sampled_from(["all", "crash", "crash", "one", "hour", "reap", "grace"]), which=ANY)
     def befall(self, what: str, which: int) -> None:
         if what == "all":
             self.all_leases_run_out()
+        elif what == "crash":
+            self.all_leases_run_out()
+            self.reap(0.0)
         elif what == "one" and self.holds:
             self.a_lease_runs_out(which)
         elif what == "hour":
@@ -393,8 +396,12 @@ class Queue(RuleBasedStateMachine):
         return self.jobs[which % len(self.jobs)]
 
     def _one(self, which: int) -> Hold:
-        """One of the last holds that were given out, held still or not."""
-        return self.holds[-1 - which % min(len(self.holds), 6)]
+        """One of the last holds that were given out, or, two times of three, of those that are held still."""
+        last = self.holds[-6:]
+        if which % 3:
+            with self.database.reading() as tx:
+                last = [hold for hold in self.holds[-12:] if self._is_held(tx, hold)] or last
+        return last[-1 - which // 3 % len(last)]
 
     def _hold(self, owner: str, claimed: list[ClaimedUnit], renders: dict[ClaimedUnit, list[WaitingRender]]) -> None:
         for unit in claimed:
