@@ -1,8 +1,8 @@
 """Archiving: jobs that are over leave the queue's tables, so that these stay small; their pictures stay where they are.
 
 `status`, `results` and everything else that reads finds archived jobs as before; what changes a job refuses them until
-they are restored. A job moves a few units at a time, each in one transaction, so nothing waits for long and a call
-that is interrupted is simply repeated.
+they are restored. A job moves a few units at a time, in one transaction each; one person's units are never parted, so
+only a person of very many pictures is waited for. A call that is interrupted is simply repeated.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 from jobs.database import Database
 from jobs.models import utcnow
@@ -24,10 +25,13 @@ UNITS_AT_ONCE = 16
 
 @dataclass
 class Archived:
-    """What was moved: whole jobs, and renders."""
+    """What was moved: whole jobs, and renders. `turned` jobs were brought back, since something of them is to be drawn
+    again: a process of a version before the archive has asked for it on the way, or their restoring was interrupted.
+    """
 
     jobs: int = 0
     renders: int = 0
+    turned: list[uuid.UUID] = field(default_factory=list)
 
 
 def archive(
@@ -37,18 +41,17 @@ def archive(
     limit: int | None = None,
     settings: Settings | None = None,
 ) -> Archived:
-    """Move the jobs of a tenant, or of all, into the archive that have been over for so long; `limit` of them at most.
+    """Move the jobs of a tenant, or of all, into the archive that have been over for so long; `limit` of them at most
+    are touched.
 
     Those that an earlier call has begun come first, whatever their age.
     """
     report, before = Archived(), utcnow() - dt.timedelta(seconds=older_than_seconds)
     with opened(settings) as (_, database):
-        for owner in _tenants(database, tenant):
-            for job_id in _begun(database, owner, before):
-                if limit is not None and report.jobs >= limit:
-                    return report
-                report.renders += _until_done(database, rows.move, owner, job_id)
-                report.jobs += 1
+        owners = _tenants(database, tenant)
+        begun = ((owner, job_id) for owner in owners for job_id in _begun(database, owner, before))
+        for owner, job_id in islice(begun, limit):  # which begins no job beyond the limit
+            _move(database, owner, job_id, report)
     return report
 
 
@@ -86,6 +89,19 @@ def _begun(database: Database, tenant: str, before: dt.datetime) -> Iterator[uui
         if not ids:
             return
         last = ids[-1]
+
+
+def _move(database: Database, tenant: str, job_id: uuid.UUID, report: Archived) -> None:
+    """Move a job that is held for the archive, or is on its way out of it."""
+    moved = _until_done(database, rows.move, tenant, job_id)
+    with database.reading() as tx:
+        turned = rows.is_turning(tx, tenant, job_id)
+    if turned:
+        _until_done(database, rows.move_back, tenant, job_id)
+        report.turned.append(job_id)
+    else:
+        report.jobs += 1
+        report.renders += moved
 
 
 def _until_done(database: Database, move: Callable[..., int | None], tenant: str, job_id: uuid.UUID) -> int:

@@ -1,16 +1,17 @@
-"""Moving jobs that are over into the archive's tables and back, a few units at a time.
+"""Moving jobs that are over into the archive's tables and back, a few people at a time.
 
-A person's units in a job go together with their renders, candidates and outputs in one transaction, and the job's sums
-with them: so every reader finds every row once, before, meanwhile and after, and whoever is interrupted goes on where
-it stopped. The job's
-`archive_state` says that it is not to be changed: `retry`, `rerun` and the like ask `refuse_archived` under its lock.
+All of a person's units in a job go together with their renders, candidates and outputs in one transaction, however
+many these are, and the job's sums with them: so every reader finds every row once, before, meanwhile and after, and
+whoever is interrupted goes on where it stopped. The job's `archive_state` says that it is not to be changed: `retry`,
+`rerun` and the like ask `refuse_archived` under its lock. A process of a version that knows no archive does not ask;
+what it has opened on the way turns the job round.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, delete, func, insert, or_, select, update
@@ -36,6 +37,7 @@ from jobs.repository.tenants import OPEN_STATES
 FINISHED = ("done", "failed", "partial", "cancelled")
 MOVING, ARCHIVED, RESTORING = "moving", "archived", "restoring"
 _EVENTS_AT_ONCE = 1_000
+_IDS_AT_ONCE = 500  # a statement has 65,535 parameters at most
 
 
 def refuse_archived(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
@@ -58,8 +60,8 @@ def refuse_archived_render(tx: Connection, tenant_id: str, render_id: uuid.UUID)
 
 
 def interrupted(tx: Connection, tenant_id: str) -> list[uuid.UUID]:
-    """The jobs whose way into the archive was begun and is not at its end, the oldest first."""
-    mine = (Job.tenant_id == tenant_id, Job.archive_state == MOVING)
+    """The jobs whose way into the archive or out of it was begun and is not at its end, the oldest first."""
+    mine = (Job.tenant_id == tenant_id, Job.archive_state.in_((MOVING, RESTORING)))
     return list(tx.execute(select(Job.id).where(*mine).order_by(Job.id)).scalars())
 
 
@@ -91,10 +93,11 @@ def begin(tx: Connection, tenant_id: str, job_id: uuid.UUID, before: dt.datetime
 
 
 def move(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, units: int) -> int | None:
-    """Move so many units of a job that is on its way into the archive; how many renders went with them.
+    """Move so many units of a job that is on its way into the archive, and the rest of the last person's; how many
+    renders went with them.
 
     None when nothing is left to move: the job lies in the archive now, or another process has ended this, or changed
-    its way.
+    its way, or one of these units is open again, and so its way leads back.
     """
     if _lock(tx, tenant_id, job_id) != MOVING:
         return None
@@ -104,9 +107,18 @@ def move(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, units: int) -> in
             return 0
         _set(tx, tenant_id, job_id, archive_state=ARCHIVED)
         return None
+    if _any_open(tx, tenant_id, ids):
+        _set(tx, tenant_id, job_id, archive_state=RESTORING)
+        return None
     renders = _move_units(tx, _INTO, tenant_id, ids)
     _count(tx, tenant_id, job_id, ids, sign=1)
     return renders
+
+
+def is_turning(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> bool:
+    """Whether a job is on its way out of the archive."""
+    mine = (Job.tenant_id == tenant_id, Job.id == job_id, Job.archive_state == RESTORING)
+    return tx.execute(select(Job.id).where(*mine)).one_or_none() is not None
 
 
 def begin_restore(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> bool:
@@ -151,8 +163,7 @@ def forget(
         _lock(tx, tenant_id, job_id)
         rows = tx.execute(select(units.id, units.identity_id).where(*of_person, units.job_id == job_id)).all()
         ids = [row.id for row in rows]
-        for start in range(0, len(ids), 500):
-            part = ids[start : start + 500]
+        for part in _parts(ids):
             keys += _keys_of(tx, tenant_id, part)
             _count(tx, tenant_id, job_id, part, sign=-1)
             _drop(tx, tenant_id, job_id, part)
@@ -213,6 +224,20 @@ def _first_units(tx: Connection, table: Table, tenant_id: str, job_id: uuid.UUID
     return list(tx.execute(select(table.c.id).where(*mine, table.c.identity_id.in_(people))).scalars())
 
 
+def _any_open(tx: Connection, tenant_id: str, ids: Sequence[uuid.UUID]) -> bool:
+    """Lock these units; whether one of them is to be drawn."""
+    found = False
+    for part in _parts(sorted(ids)):
+        mine = (Unit.tenant_id == tenant_id, Unit.id.in_(part))
+        states = tx.execute(select(Unit.state).where(*mine).order_by(Unit.id).with_for_update()).scalars()
+        found |= any(state in OPEN_STATES for state in states)
+    return found
+
+
+def _parts(ids: Sequence[uuid.UUID]) -> Iterator[Sequence[uuid.UUID]]:
+    return (ids[start : start + _IDS_AT_ONCE] for start in range(0, len(ids), _IDS_AT_ONCE))
+
+
 _LIVE: tuple[Any, ...] = (Unit.__table__, Render.__table__, Candidate.__table__, Output.__table__)
 _KEPT = (ARCHIVED_UNITS, ARCHIVED_RENDERS, ARCHIVED_CANDIDATES, ARCHIVED_OUTPUTS)
 _INTO, _OUT = (_LIVE, _KEPT), (_KEPT, _LIVE)
@@ -222,6 +247,12 @@ def _move_units(
     tx: Connection, way: tuple[Sequence[Table], Sequence[Table]], tenant_id: str, ids: Sequence[uuid.UUID]
 ) -> int:
     """Copy the rows of these units, those first that others refer to, then remove them in the other order."""
+    return sum(_move_part(tx, way, tenant_id, part) for part in _parts(ids))
+
+
+def _move_part(
+    tx: Connection, way: tuple[Sequence[Table], Sequence[Table]], tenant_id: str, ids: Sequence[uuid.UUID]
+) -> int:
     (units, renders, candidates, outputs), target = way
     of_units = (renders.c.tenant_id == tenant_id, renders.c.unit_id.in_(ids))
     drawn = select(renders.c.id).where(*of_units)
@@ -257,6 +288,11 @@ def _move_events(tx: Connection, source: Table, target: Table, tenant_id: str, j
 
 def _count(tx: Connection, tenant_id: str, job_id: uuid.UUID, ids: Sequence[uuid.UUID], *, sign: int) -> None:
     """Add what these archived units count to the job's sums, or take it off."""
+    for part in _parts(ids):
+        _count_part(tx, tenant_id, job_id, part, sign=sign)
+
+
+def _count_part(tx: Connection, tenant_id: str, job_id: uuid.UUID, ids: Sequence[uuid.UUID], *, sign: int) -> None:
     table = ARCHIVED_UNITS.c
     sums = (func.sum(table.renders_done), func.sum(table.renders_failed), func.sum(table.renders_cancelled))
     found = tx.execute(

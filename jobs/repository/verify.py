@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, case, func, or_, select, union_all, update
+from sqlalchemy import Connection, Select, and_, case, func, or_, select, true, union_all, update
 from sqlalchemy.sql import ColumnElement
 
 from jobs.models import (
@@ -74,12 +74,19 @@ def _units(tenant_id: str, job_id: uuid.UUID, place: int) -> Select[Any]:
 
 
 def states(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> Sequence[Any]:
-    """Units whose state does not go with what waits in them: `id`, `state`, `waiting`."""
-    waiting = Unit.renders_total - Unit.renders_done - Unit.renders_failed - Unit.renders_cancelled
-    is_open = Unit.state.in_(OPEN_STATES)
-    wrong = or_(and_(is_open, waiting <= 0), and_(~is_open, waiting != 0))
-    mine = (Unit.tenant_id == tenant_id, Unit.job_id == job_id)
-    return tx.execute(select(Unit.id, Unit.state, waiting.label("waiting")).where(*mine, wrong).limit(MOST)).all()
+    """Units whose state does not go with what waits in them, or that are open in the archive, where nobody draws them:
+    `id`, `state`, `waiting`.
+    """
+    return tx.execute(union_all(*(_states(tenant_id, job_id, place) for place in (0, 1))).limit(MOST)).all()
+
+
+def _states(tenant_id: str, job_id: uuid.UUID, place: int) -> Select[Any]:
+    unit = _UNITS[place].c
+    waiting = unit.renders_total - unit.renders_done - unit.renders_failed - unit.renders_cancelled
+    is_open = unit.state.in_(OPEN_STATES)
+    wrong = or_(and_(~is_open, waiting != 0), and_(is_open, true() if place else waiting <= 0))
+    mine = (unit.tenant_id == tenant_id, unit.job_id == job_id)
+    return select(unit.id, unit.state, waiting.label("waiting")).where(*mine, wrong)
 
 
 def chosen(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> Sequence[Any]:

@@ -1,7 +1,8 @@
 """The archive: tables beside those of the queue for jobs that are over, and views that read both.
 
 Expand only. A process of an earlier version reads jobs through the views, and so sees archived ones as before; its
-`retry` and `rerun` find nothing of them. The tables have the columns of those whose rows they take, as these are at
+`retry` and `rerun` find nothing of a job that lies in the archive, and what they open of one that is on its way there
+turns it round. The tables have the columns of those whose rows they take, as these are at
 this revision: whoever adds a column to `units`, `renders`, `candidates`, `outputs` or `events` adds it to both.
 Taking the schema back puts every archived row where it came from.
 

@@ -8,7 +8,7 @@ import typer
 
 from worker.cli.durations import seconds
 from worker.cli.options import AsJson, load_settings
-from worker.cli.output import print_json, say
+from worker.cli.output import print_json, say, warn
 
 
 def archive(
@@ -39,7 +39,9 @@ def archive(
         age = seconds(str(older_than))
         moved = jobs_archive.archive(older_than_seconds=age, tenant=tenant, limit=limit, settings=settings)
         told = f"{moved.jobs} jobs archived, {moved.renders} pictures"
+    for job_id in moved.turned:
+        warn(f"job {job_id} was brought back: something of it was to be drawn again, or its restoring was interrupted")
     if as_json:
-        print_json({"jobs": moved.jobs, "renders": moved.renders})
+        print_json({"jobs": moved.jobs, "renders": moved.renders, "turned": moved.turned})
     else:
         say(told)

@@ -19,7 +19,7 @@ def test_a_job_is_archived_fetched_and_restored(cli: CliWorld, tmp_path: Path) -
 
     # When it is archived
     assert "0 jobs" in cli.run("archive", "--older-than", "90d").stdout
-    assert cli.json("archive", "--older-than", "0s") == {"jobs": 1, "renders": 6}
+    assert cli.json("archive", "--older-than", "0s") == {"jobs": 1, "renders": 6, "turned": []}
 
     # Then status shows it, and its pictures, URLs and contact sheet can be had as before
     now = cli.json("status", job)
@@ -33,7 +33,7 @@ def test_a_job_is_archived_fetched_and_restored(cli: CliWorld, tmp_path: Path) -
 
     # And it is retried only when it is restored
     assert "archive --restore" in cli.run("retry", job, exit_code=1).output
-    assert cli.json("archive", "--restore", job) == {"jobs": 1, "renders": 6}
+    assert cli.json("archive", "--restore", job) == {"jobs": 1, "renders": 6, "turned": []}
     assert "is not archived" in cli.run("archive", "--restore", job).stdout
     cli.run("retry", job)
 

@@ -36,6 +36,7 @@ from jobs.models import (
 from jobs.repository import archive as rows
 from jobs.repository import late, queries, units
 from jobs.sweep import sweep
+from jobs.verify import differences
 from worker.testing import FakeRenderer
 
 LIVE = (Unit.__table__, Render.__table__, Candidate.__table__, Output.__table__, Event.__table__)
@@ -228,6 +229,64 @@ def test_whoever_reads_while_a_job_moves_sees_every_row_once(world: World, monke
     assert faults == [] and moves[0] >= 3 and reads >= 10
 
 
+def test_what_an_older_process_opens_on_the_way_turns_the_job_round_and_is_drawn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a job on its way into the archive, where its first person is already
+    job = finished_job(world)
+    last = max(world.renders(job), key=lambda row: (row["identity_id"], row["ordinal"]))
+    with world.database.transaction() as tx:
+        assert rows.begin(tx, TENANT, job, utcnow())
+        assert rows.move(tx, TENANT, job, units=1) == 4
+
+    # When a process that knows no archive asks for a picture of the last person again, and archiving goes on
+    with monkeypatch.context() as older:
+        older.setattr(rows, "refuse_archived", lambda *_: None)
+        reports.rerun(last["render_id"], settings=world.settings)
+    moved = archive(older_than_seconds=3600, settings=world.settings)
+
+    # Then the whole job is back and says so, and its picture is drawn
+    assert (moved.jobs, moved.renders, moved.turned) == (0, 0, [job])
+    assert counts(world, KEPT, job) == [0, 0, 0, 0, 0]
+    world.shift()
+    told = world.job(job)
+    assert (told["waiting"], told["done"], told["failed"]) == (0, 12, 1)
+    assert differences(world.database, TENANT, job) == []
+    assert archive(older_than_seconds=0, settings=world.settings).turned == []
+
+
+def test_a_person_of_more_units_than_a_statement_names_moves_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a drawn job of a person with five units, and statements that name two
+    monkeypatch.setattr(rows, "_IDS_AT_ONCE", 2)
+    job = add_job(world.database, [person("ada", [1, 2, 1, 1, 1], world.settings)])
+    while world.job(job)["waiting"]:
+        world.shift()
+    before = seen(world, job)
+
+    # When it goes into the archive and back, then all of it does, and every sum is right
+    assert archive(older_than_seconds=0, settings=world.settings).renders == 6
+    assert counts(world, LIVE, job)[:2] == [0, 0] and differences(world.database, TENANT, job) == []
+    assert seen(world, job) == before
+    assert restore(job, settings=world.settings).renders == 6
+    assert seen(world, job) == before and differences(world.database, TENANT, job) == []
+
+
+def test_an_open_unit_in_the_archive_is_told(world: World) -> None:
+    # Given an archived job of which a unit waits, as an older archive may have moved it
+    job = finished_job(world)
+    archive(older_than_seconds=0, settings=world.settings)
+    with world.database.transaction() as tx:
+        unit = tx.execute(select(ARCHIVED_UNITS.c.id).limit(1)).scalar_one()
+        tx.execute(update(ARCHIVED_UNITS).where(ARCHIVED_UNITS.c.id == unit).values(state="ready"))
+
+    # When it is verified, then that unit is told
+    assert [(one.kind, one.where) for one in differences(world.database, TENANT, job)] == [
+        ("unit_state", f"unit {unit}")
+    ]
+
+
 def test_what_is_not_over_long_enough_stays(world: World) -> None:
     # Given a finished job, and one of which a unit still waits
     finished_job(world)
@@ -249,6 +308,8 @@ def test_limit_and_tenant_bound_what_is_archived(world: World) -> None:
 
     # When two may be archived, and then those of another tenant, and then the rest
     assert archive(older_than_seconds=0, limit=2, settings=world.settings).jobs == 2
+    with world.database.reading() as tx:
+        assert rows.interrupted(tx, TENANT) == []  # the third was not even begun
     assert archive(older_than_seconds=0, tenant="other", settings=world.settings).jobs == 0
     assert archive(older_than_seconds=0, tenant=TENANT, settings=world.settings).jobs == 1
 

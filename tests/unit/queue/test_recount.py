@@ -132,13 +132,13 @@ def test_archived_jobs_are_verified_too(world: World, job: uuid.UUID) -> None:
     archive(older_than_seconds=0, settings=world.settings)
     assert kinds(world, job) == []
 
-    # When a unit of it counts wrong, then that and the job's sum are told
+    # When a unit of it counts wrong, then that, its state and the job's sum are told
     with world.database.transaction() as tx:
         one = tx.execute(select(func.min(ARCHIVED_UNITS.c.renders_done))).scalar_one()
         assert one == 3
         some = first(tx, ARCHIVED_UNITS.c.id)
         tx.execute(update(ARCHIVED_UNITS).where(ARCHIVED_UNITS.c.id == some).values(renders_done=2))
-    assert kinds(world, job) == ["job_counters", "unit_counters"]
+    assert kinds(world, job) == ["job_counters", "unit_counters", "unit_state"]
 
 
 def test_missing_objects_and_weight_sets_without_one_are_told(world: World, job: uuid.UUID) -> None:
