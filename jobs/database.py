@@ -182,13 +182,27 @@ class Database:
         return error
 
     def upgrade(self, revision: str = "head") -> None:
-        """Bring the schema to `revision`; safe to run twice and from several machines at once."""
+        """Bring the schema to `revision`; safe to run twice and from several machines at once.
+
+        Each step is a transaction of its own: no step waits for its locks while it holds those of the one before. A
+        call that ends half-way leaves a schema that every earlier version works on; the next goes on from there.
+        """
+        while self._upgrade_a_step(revision):
+            pass
+
+    def _upgrade_a_step(self, revision: str) -> bool:
+        """Take the first step that is missing, if one is; whether others are left."""
         with self.transaction() as connection:
             if not self.is_sqlite:
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7236001)")
-            command.upgrade(self._alembic(connection), revision)
+            config = self._alembic(connection)
+            found = MigrationContext.configure(connection).get_current_revision() or "base"
+            missing = [step.revision for step in ScriptDirectory.from_config(config).iterate_revisions(revision, found)]
+            if missing:
+                command.upgrade(config, missing[-1])
             if revision == "head":
                 security.keep_up(connection)
+        return len(missing) > 1
 
     def revisions(self) -> tuple[str | None, str | None]:
         """The schema revision found in the database, and the newest one this version knows."""

@@ -23,7 +23,8 @@ depends_on = None
 
 # In the order in which rows can be written: what others refer to comes first.
 TABLES = ("units", "renders", "candidates", "outputs", "events")
-LOCKED = "job_status, identity_status, render_metrics, render_outputs, jobs, units, renders"
+# With those that the new tables refer to, which a foreign key locks too.
+LOCKED = "job_status, identity_status, render_metrics, render_outputs, tenants, identities, jobs, units, renders"
 # A job has the sums of its archived units, so that its status does not go through them; nor does it look whether live
 # ones are left, which its totals tell.
 JOB_STATUS = """

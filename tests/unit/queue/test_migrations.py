@@ -19,6 +19,7 @@ from queue_world import only_postgres, wait_for_the_queue
 from sqlalchemy import JSON, Connection, DateTime, Uuid, bindparam, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
+from jobs import migrating
 from jobs.database import Database
 from jobs.errors import DatabaseOutdated, DatabaseUnavailable, JobsError
 from jobs.models import Base, PhotoSet, Render, WeightSet
@@ -459,6 +460,72 @@ def test_0004_says_that_the_tables_are_in_use(database_url: str) -> None:
             held = text("SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND pid = pg_backend_pid()")
             assert tx.execute(held).scalar_one() == 0
     database.dispose()
+
+
+@only_postgres
+def test_a_step_that_waits_holds_nothing_of_the_steps_before(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a fleet at 0004, and somebody who reads for longer than the upgrade has patience
+    monkeypatch.setattr(migrating, "LOCK_MILLISECONDS", 50)
+    database, failures = at_0003(database_url), []
+    database.upgrade("0004")
+    tried = threading.Event()
+    waits = migrating.random.uniform
+
+    def waiting(*bounds: float) -> float:
+        tried.set()
+        return waits(*bounds)
+
+    monkeypatch.setattr(migrating.random, "uniform", waiting)
+
+    def upgrade() -> None:
+        try:
+            database.upgrade()
+        except DatabaseUnavailable as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=upgrade)
+    with database.reading() as reader:
+        reader.execute(text("SELECT count(*) FROM render_metrics"))
+
+        # When 0005 is done and 0006 has given up a first time
+        thread.start()
+        assert tried.wait(30)
+
+        # Then a worker prolongs its lease meanwhile, between two tries, and 0005 is there to stay
+        with database.transaction() as tx:
+            tx.execute(text("UPDATE units SET lease_until = 3.0, lost_workers = 1"))
+        assert failures == [] and thread.is_alive()
+        assert database.revisions()[0] == "0005"
+    thread.join()
+    assert failures == []
+    database.require_current()
+    database.dispose()
+
+
+@only_postgres
+def test_0006_locks_all_that_it_touches_at_once(database_url: str) -> None:
+    # Given a database at 0005, and what its first statement locks: views with the tables that they read
+    database = at_0003(database_url)
+    database.upgrade("0005")
+    held = text(
+        "SELECT DISTINCT relname::text FROM pg_locks JOIN pg_class ON pg_class.oid = relation "
+        "WHERE pid = pg_backend_pid() AND relkind IN ('r', 'v') "
+        "AND mode IN ('AccessExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock')"
+    )
+    migration: Any = ScriptDirectory.from_config(database._alembic(None)).get_revision("0006")
+    with database.transaction() as tx:
+        there = {*inspect(tx).get_table_names(), *inspect(tx).get_view_names()}
+        migrating.lock_tables(tx, migration.module.LOCKED)
+        first = set(tx.execute(held).scalars())
+
+    # When it is run, then it locks nothing else that was there
+    with database.transaction() as tx:
+        command.upgrade(database._alembic(tx), "0006")
+        locked = set(tx.execute(held).scalars()) & there
+    database.dispose()
+    assert locked - first == set() and {"identities", "tenants", "units"} <= locked
 
 
 @pytest.mark.parametrize("weight", ["0", "-1", "1001", "'nan'", "'inf'"])
