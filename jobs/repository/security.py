@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Table, text
 from jobs.errors import SettingsInvalid
 from jobs.migrating import lock_tables
 from jobs.models import Base
+from jobs.repository import planner
 
 SETTING = "portraits.tenant"
 TENANT_ROLE, WORKER_ROLE = "portraits_tenant", "portraits_worker"
@@ -95,8 +96,12 @@ def _owner_column(table: Table) -> str | None:
 
 def role_statements(tenant_role: str = TENANT_ROLE, worker_role: str = WORKER_ROLE) -> list[str]:
     """The SQL that makes both roles, if they are missing, gives them their rights, and puts up the wall; to be run by
-    the owner of the tables, as often as one likes. Raises SettingsInvalid for a name that is none.
+    the owner of the tables, as often as one likes. Raises SettingsInvalid for a name that is none, or for one twice.
     """
+    if tenant_role == worker_role:
+        raise SettingsInvalid(
+            f"both roles are called {tenant_role!r}; wanted two, as workers see every tenant's rows and tenants must not"
+        )
     for role in (tenant_role, worker_role):
         if not _ROLE.fullmatch(role):
             raise SettingsInvalid(f"{role!r} is no name of a role; wanted lower case letters, digits and underscores")
@@ -108,6 +113,7 @@ def role_statements(tenant_role: str = TENANT_ROLE, worker_role: str = WORKER_RO
         told += [f"GRANT {right} ON {', '.join(sorted(tables))} TO {role}" for right, tables in rights.items()]
     for table in tenant_tables():
         told += wall_of(table, worker_role)
+    told += planner.function_statements(tenant_role)
     return [*told, *(f"ALTER VIEW {view} SET (security_invoker = true)" for view in TENANT_VIEWS)]
 
 
@@ -129,15 +135,42 @@ def _make_role(role: str) -> str:
 
 
 def apply(tx: Connection, tenant_role: str, worker_role: str) -> None:
-    """Run `role_statements`. Raises SettingsInvalid on a database that has no such wall."""
+    """Run `role_statements`. Raises SettingsInvalid on a database that has no such wall, and for a role that would see
+    over it.
+    """
     if tx.dialect.name != "postgresql":
         raise SettingsInvalid("roles and row-level security need PostgreSQL; an SQLite file has one user")
     found = int(tx.execute(text("SHOW server_version_num")).scalar_one())
     if found < LEAST_VERSION:
         raise SettingsInvalid(f"row-level security behind views needs PostgreSQL 15 or newer, found {found // 10_000}")
+    statements = role_statements(tenant_role, worker_role)
+    for role, others in ((tenant_role, worker_role), (worker_role, "")):
+        _require_bound(tx, role, others)
     lock_tables(tx, ", ".join((*TENANT_VIEWS, *tenant_tables())))
-    for statement in role_statements(tenant_role, worker_role):
+    for statement in statements:
         tx.exec_driver_sql(statement)
+
+
+def _require_bound(tx: Connection, role: str, others: str) -> None:
+    """Refuse a role that is, or may become, one that no wall holds: a superuser, one that bypasses row security, an
+    owner of the tables, or the role `others`. Raises SettingsInvalid.
+    """
+    owners = (
+        "SELECT relowner FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relname = ANY (:tables)"
+    )
+    statement = text(
+        "SELECT free.rolname::text FROM pg_roles AS mine CROSS JOIN pg_roles AS free WHERE mine.rolname = :role "
+        f"AND (free.rolsuper OR free.rolbypassrls OR free.rolname = :others OR free.oid IN ({owners})) "
+        "AND pg_has_role(mine.oid, free.oid, 'MEMBER') ORDER BY free.rolname <> mine.rolname, free.rolname LIMIT 1"
+    )
+    asked = {"role": role, "others": others, "tables": list(tenant_tables())}
+    found = tx.execute(statement, asked).scalar_one_or_none()
+    if found is not None:
+        is_or_may = "is" if found == role else f"may act as {found!r}, which is"
+        raise SettingsInvalid(
+            f"the role {role!r} {is_or_may} a superuser, the tables' owner, or one that row-level security does not "
+            "hold; wanted a role without such rights: name another, or one that does not exist yet"
+        )
 
 
 def keep_up(tx: Connection) -> None:

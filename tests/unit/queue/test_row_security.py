@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 from queue_world import World, only_postgres, settings
 from sqlalchemy import JSON, Connection, Engine, Table, event, func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
 
 from jobs import control, enqueue, reports
 from jobs.archive import archive
 from jobs.database import Database
 from jobs.errors import JobArchived, QuotaExceeded, SettingsInvalid, UnknownJob
 from jobs.models import Base, Unit, Utc
-from jobs.repository import security, tenants
+from jobs.repository import planner, security, tenants
 from jobs.settings import Settings
 from worker.testing import FakeRenderer
 
@@ -36,6 +37,7 @@ FIXED = {
     "weight_set_sources.photo_set_id": uuid.UUID(int=1),
     "tenants.weight": 1.0,
 }
+KNOWN = "SELECT reltuples FROM pg_class WHERE oid = 'public.identities'::regclass"
 
 
 @dataclass
@@ -157,6 +159,75 @@ def test_a_tenants_role_has_no_rights_that_it_does_not_need(database: Database, 
         with pytest.raises(SettingsInvalid, match="permission denied"), bound.transaction(A) as tx:
             tx.exec_driver_sql(statement)
     bound.dispose()
+
+
+@only_postgres
+def test_a_tenants_role_tells_the_planner_of_its_rows_and_of_no_other_table(database: Database, roles: Roles) -> None:
+    # Given a tenant that has written people whom the planner knows nothing of
+    bound = as_tenant(database, roles)
+    with database.transaction() as tx:
+        fill(tx)
+        assert tx.execute(text(KNOWN)).scalar_one() == -1
+
+    # When it tells the planner, then they are known
+    with bound.transaction(A) as tx:
+        assert planner.told(tx, "identities", planner.LEAST_ROWS)
+        assert tx.execute(text(KNOWN)).scalar_one() == 3
+
+    # And no temporary table of its own comes in the way of the function, which looks at nothing else
+    people = Base.metadata.tables["identities"]
+    with bound.transaction(A) as tx:
+        tx.execute(insert(people), row_of(people, A, "tenant_id"))
+        tx.exec_driver_sql("CREATE TEMPORARY TABLE identities (id int)")
+        tx.execute(text(f"SELECT {planner.FUNCTION}('identities')"))
+        assert tx.execute(text(KNOWN)).scalar_one() == 4
+    with pytest.raises(DBAPIError, match="case not found"), bound.transaction(A) as tx:
+        tx.execute(text(f"SELECT {planner.FUNCTION}('workers')"))
+    bound.dispose()
+
+
+@only_postgres
+def test_a_role_that_cannot_tell_the_planner_says_so_once(
+    database: Database, roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a wall of an earlier version, which made no function
+    bound = as_tenant(database, roles)
+    with database.transaction() as tx:
+        tx.exec_driver_sql(f"DROP FUNCTION {planner.FUNCTION}(text)")
+    planner._say_once.cache_clear()
+
+    # When the role wants to tell the planner twice, then nothing happens, which is said once
+    with bound.transaction(A) as tx:
+        assert not planner.told(tx, "units", planner.LEAST_ROWS)
+        assert not planner.told(tx, "renders", planner.LEAST_ROWS)
+    assert caplog.text.count("portraits db roles --apply") == 1
+    bound.dispose()
+
+
+@only_postgres
+def test_a_role_that_no_wall_would_hold_is_refused(database: Database, roles: Roles) -> None:
+    # Given a login that may act as the workers' role, and one that may act as the tables' owner
+    with database.transaction() as tx:
+        owner = tx.execute(text("SELECT current_user::text")).scalar_one()
+        for login, group in ((f"{roles.tenant}_a", roles.worker), (f"{roles.tenant}_b", owner)):
+            tx.exec_driver_sql(f"CREATE ROLE {login} IN ROLE {group}")
+    try:
+        for role, said in (
+            (f"{roles.tenant}_a", f"may act as '{roles.worker}'"),
+            (f"{roles.tenant}_b", f"may act as '{owner}'"),
+            (owner, f"'{owner}' is a superuser"),
+        ):
+            # When one of them, or the owner, is to be the tenants' role, then it is refused
+            with pytest.raises(SettingsInvalid, match=said), database.transaction() as tx:
+                security.apply(tx, role, roles.worker)
+        # And so is the owner as the workers' role, and one role for both
+        with pytest.raises(SettingsInvalid, match="a superuser"), database.transaction() as tx:
+            security.apply(tx, roles.tenant, owner)
+        with pytest.raises(SettingsInvalid, match="wanted two"), database.transaction() as tx:
+            security.apply(tx, roles.tenant, roles.tenant)
+    finally:
+        with database.transaction() as tx:
+            tx.exec_driver_sql(f"DROP ROLE {roles.tenant}_a, {roles.tenant}_b")
 
 
 @only_postgres
