@@ -19,6 +19,7 @@ from jobs.settings import Settings
 from jobs.storage import Storage, open_storage
 from worker.breaker import AWAY, REFUSALS
 from worker.errors import SpoolDamaged, SpoolUnusable, WorkerError
+from worker.forks import Turns
 from worker.spool import Spool, claim_in
 from worker.spooled import Spooled, SpooledObject
 
@@ -128,7 +129,7 @@ class Committer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._stop = threading.Event()
+        self._stop, self._turns = threading.Event(), Turns()
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
@@ -145,7 +146,8 @@ class Committer:
         storage, spool = open_storage(self._settings.storage_url, self._settings), Spool.from_settings(self._settings)
         while not self._stop.wait(wait):
             try:
-                commit_all(database, storage, spool)
+                with self._turns.turn():
+                    commit_all(database, storage, spool)
                 wait = LOOK_SECONDS
             except (JobsError, WorkerError) as error:
                 wait = min(LONGEST_WAIT_SECONDS, 2 * wait)

@@ -19,6 +19,7 @@ from jobs.repository import control, fleet, reaping
 from jobs.repository import units as unit_rows
 from jobs.settings import Settings
 from worker.committer import LONGEST_WAIT_SECONDS
+from worker.forks import Turns
 from worker.process import WORKER_ID, package_version
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Reaper:
     def __init__(self, settings: Settings) -> None:
         self._settings, self._owner = settings, WORKER_ID
         self._name = WORKER_ID.rsplit(":", 1)[0]
-        self._stop = threading.Event()
+        self._stop, self._turns = threading.Event(), Turns()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
     def start(self) -> None:
