@@ -10,7 +10,7 @@ TEST_PROCESSES ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint format coverage mini-pack gpu bench clean install
+.PHONY: demo test chaos lint format coverage mini-pack gpu bench clean install
 
 # From a fresh clone to pictures: install, then the main job on SQLite, a serverless broker, a folder and a tiny model,
 # whose face networks are an InsightFace pack.
@@ -20,6 +20,11 @@ demo: .venv/.worker
 # Every test that can run on this machine; servers that are not reachable are skipped (in CI they must be there).
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES)
+
+# The long soak: workers killed everywhere on every broker, then large chaos runs (docs/chaos.md); about an hour.
+CHAOS_OPTIONS ?= --renders 2000 --minutes 30
+chaos: .venv/.dev
+	$(BIN)/python tests/chaos/soak.py $(CHAOS_OPTIONS)
 
 # Style, types and import directions.
 lint: .venv/.dev
