@@ -18,6 +18,7 @@ from jobs.models import utcnow
 from jobs.reports import find_job, opened
 from jobs.repository import archive as rows
 from jobs.repository import sweep as tenant_rows
+from jobs.repository.sight import require_sight
 from jobs.settings import Settings
 
 UNITS_AT_ONCE = 16
@@ -44,10 +45,12 @@ def archive(
     """Move the jobs of a tenant, or of all, into the archive that have been over for so long; `limit` of them at most
     are touched.
 
-    Those that an earlier call has begun come first, whatever their age.
+    Those that an earlier call has begun come first, whatever their age. Raises SettingsInvalid for a login that does
+    not see every tenant.
     """
     report, before = Archived(), utcnow() - dt.timedelta(seconds=older_than_seconds)
     with opened(settings) as (_, database):
+        _require_sight(database)
         owners = _tenants(database, tenant)
         begun = ((owner, job_id) for owner in owners for job_id in _begun(database, owner, before))
         for owner, job_id in islice(begun, limit):  # which begins no job beyond the limit
@@ -56,13 +59,19 @@ def archive(
 
 
 def restore(job: str | uuid.UUID, *, tenant: str | None = None, settings: Settings | None = None) -> Archived:
-    """Bring a job back out of the archive. Raises UnknownJob."""
+    """Bring a job back out of the archive. Raises UnknownJob, SettingsInvalid as `archive`."""
     with opened(settings) as (chosen, database):
+        _require_sight(database)
         row = find_job(database, tenant or chosen.tenant, job)
         with database.transaction() as tx:
             if not rows.begin_restore(tx, row.tenant_id, row.id):
                 return Archived()
         return Archived(1, _until_done(database, rows.move_back, row.tenant_id, row.id))
+
+
+def _require_sight(database: Database) -> None:
+    with database.reading() as tx:
+        require_sight(tx)
 
 
 def _tenants(database: Database, tenant: str | None) -> list[str]:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 
 from jobs.database import Database
 from jobs.repository import sweep as rows
+from jobs.repository.sight import require_sight
 from jobs.settings import Settings, get_settings
 from jobs.storage import Entry, Storage, open_storage
 
@@ -77,13 +78,15 @@ def sweep(
     """Find the orphans of a tenant, or of all; `delete` removes them. Memory does not grow with the store.
 
     `older_than_seconds` counts from an object's last write and must be more than storing a job's photos takes.
-    Raises: StorageError, DatabaseUnavailable; what was removed before stays removed, and the next call goes on.
+    Raises: SettingsInvalid for a login that does not see every tenant, StorageError, DatabaseUnavailable; what was
+    removed before stays removed, and the next call goes on.
     """
     chosen = settings or get_settings()
     storage, database = open_storage(chosen.storage_url, chosen), Database.from_settings(chosen)
     report = Swept()
     try:
         with database.reading() as tx:
+            require_sight(tx)  # whoever sees no row would take every object for an orphan
             known = rows.tenants(tx)
         for name in known if tenant is None else [tenant] if tenant in known else []:
             _sweep_tenant(database, storage, name, report, older_than_seconds, delete=delete)

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 from sqlalchemy import Connection
 
@@ -15,10 +14,13 @@ from jobs.reports import find_job, opened
 from jobs.repository import queries
 from jobs.repository import sweep as tenant_rows
 from jobs.repository import verify as rows
+from jobs.repository.sight import require_sight
 from jobs.settings import Settings
 from jobs.storage import Storage, open_storage
 
 THREADS = 8
+PAGE = 500
+"""Pictures whose objects are looked for at a time."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,17 @@ def weight_set_differences(tx: Connection | Database, tenant: str) -> list[Diffe
     ]
 
 
-def missing_objects(tx: Connection, storage: Storage, tenant: str, job_id: uuid.UUID) -> Iterator[Difference]:
-    """Objects of a job's finished pictures, and of their further files, that are not in the store."""
+def missing_objects(database: Database, storage: Storage, tenant: str, job_id: uuid.UUID) -> Iterator[Difference]:
+    """Objects of a job's finished pictures, and of their further files, that are not in the store.
+
+    No transaction is open while the store is asked.
+    """
 
     def is_missing(found: tuple[uuid.UUID, str]) -> bool:
         return not storage.exists(found[1])
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="verify") as pool:
-        for page in _pages(_objects(tx, tenant, job_id)):
+        for page in _objects(database, tenant, job_id):
             for (render_id, key), missing in zip(page, pool.map(is_missing, page), strict=True):
                 if missing:
                     told = f"its object {key} is not in the store; `portraits rerun {render_id}` draws it again"
@@ -95,10 +100,13 @@ def verify(
 ) -> Verified:
     """Verify one job (None: the newest), or `every` job of a tenant, or of all when no tenant is given.
 
-    `fix` sets the counters of settled units to what their renders say, and looks again. Raises UnknownJob.
+    `fix` sets the counters of settled units to what their renders say, and looks again. Raises UnknownJob, and
+    SettingsInvalid for a login that does not see every tenant.
     """
     report = Verified(0, [])
     with opened(settings) as (chosen, database):
+        with database.reading() as tx:
+            require_sight(tx)
         storage = open_storage(chosen.storage_url, chosen) if objects else None
         for owner, job_id in _chosen(database, chosen, job, tenant, every=every):
             report.jobs += 1
@@ -106,8 +114,7 @@ def verify(
                 report.corrected += _correct(database, owner, job_id)
             report.differences += differences(database, owner, job_id)
             if storage is not None:
-                with database.reading() as tx:
-                    report.differences += missing_objects(tx, storage, owner, job_id)
+                report.differences += missing_objects(database, storage, owner, job_id)
         for owner in _owners(database, tenant) if every else [tenant or chosen.tenant]:
             report.differences += weight_set_differences(database, owner)
     return report
@@ -167,13 +174,14 @@ def _correct(database: Database, tenant: str, job_id: uuid.UUID) -> int:
         return sum(rows.correct(tx, tenant, unit.id) for unit in rows.units(tx, tenant, job_id))
 
 
-def _objects(tx: Connection, tenant: str, job_id: uuid.UUID) -> Iterator[tuple[uuid.UUID, str]]:
-    for render in queries.renders(tx, tenant, job_id, state="done"):
-        yield render["render_id"], str(render["storage_key"])
-    for output in queries.outputs(tx, tenant, job_id):
-        yield output["render_id"], output["storage_key"]
-
-
-def _pages(found: Iterator[tuple[uuid.UUID, str]], size: int = 500) -> Iterator[list[tuple[uuid.UUID, str]]]:
-    while page := list(islice(found, size)):
-        yield page
+def _objects(database: Database, tenant: str, job_id: uuid.UUID) -> Iterator[list[tuple[uuid.UUID, str]]]:
+    """A job's finished pictures and their further files as (render id, key), a page at a time."""
+    last = -1
+    while True:
+        with database.reading() as tx:
+            page = list(queries.renders(tx, tenant, job_id, state="done", after=last, limit=PAGE))
+            further = tx.execute(queries.outputs_of(tenant, [row["render_id"] for row in page])).mappings().all()
+        yield [(row["render_id"], str(row["storage_key"])) for row in (*page, *further)]
+        if len(page) < PAGE:
+            return
+        last = page[-1]["ordinal"]

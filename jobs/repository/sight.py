@@ -1,0 +1,27 @@
+"""Whether a login sees the rows of every tenant, or, behind row-level security, of none."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, text
+
+from jobs.errors import SettingsInvalid
+
+# The policies of `jobs.repository.security`: the workers' hides nothing, the tenants' all but the tenant that is named.
+_HIDDEN = """
+    SELECT row_security_active('tenants') AND NOT EXISTS (
+      SELECT FROM pg_policies, unnest(roles) AS role
+      WHERE schemaname = current_schema() AND tablename = 'tenants' AND policyname = 'portraits_worker'
+        AND pg_has_role(role, 'USAGE'))
+"""
+
+
+def require_sight(tx: Connection) -> None:
+    """Raises SettingsInvalid for a login to which row-level security shows no tenant: it would find nothing wrong,
+    nothing old and no object that a row names.
+    """
+    if tx.dialect.name == "postgresql" and tx.execute(text(_HIDDEN)).scalar_one():
+        login = tx.execute(text("SELECT current_user::text")).scalar_one()
+        raise SettingsInvalid(
+            f"no tenant is visible to the login {login!r}: wanted one that sees every tenant's rows, found row-level "
+            "security; log in as the owner of the tables or as a member of the workers' role (`portraits db roles`)"
+        )
