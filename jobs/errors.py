@@ -10,6 +10,7 @@ JobsError
 ├── UnknownWorker        no such worker runs
 ├── UnknownWeightSet     no such weight set for this tenant
 ├── SourceMissing        no such photo set for this tenant
+│   └── PersonErased     erased while a job of that person was enqueued     (retryable)
 ├── OptionsInvalid       the options of a stored render are not known to this version
 ├── SettingsInvalid      a setting cannot be used
 │   ├── ProfileInvalid   the profiles file has a fault
@@ -122,6 +123,13 @@ class SourceMissing(JobsError):
     """The photos or people that something is made of are no longer there."""
 
     code = "source_missing"
+
+
+class PersonErased(SourceMissing):
+    """A person was erased while a job of that person was enqueued; enqueue it again."""
+
+    code = "person_erased"
+    retryable = True
 
 
 class OptionsInvalid(JobsError):

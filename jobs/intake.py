@@ -1,9 +1,10 @@
 """Enqueueing: a manifest becomes rows, photos in storage, and messages.
 
 The order is what makes it safe: everything is checked before anything is written; photos and given pictures lie in
-storage before a row names them; people are registered, those with photos before those that are made of them and the
-sliders; then job, units and renders come in one transaction; messages follow the commit. If the broker is away the rows
-stay, and the reaper of any worker sends the messages later.
+storage before a row names them, and those whose rows are new are looked for once more behind them; people are
+registered, those with photos before those that are made of them and the sliders; then job, units and renders come in
+one transaction; messages follow the commit. If the broker is away the rows stay, and the reaper of any worker sends the
+messages later.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 from jobs import quotas
 from jobs.broker import Broker
 from jobs.database import Database
-from jobs.errors import BrokerUnavailable, KeyConflict, ManifestInvalid
+from jobs.errors import BrokerUnavailable, KeyConflict, ManifestInvalid, PersonErased
 from jobs.manifest import Manifest, open_manifest, parse_manifest
 from jobs.manifest_options import bind
 from jobs.photo_sets import PhotoSets, photo_key, photo_row
@@ -72,7 +73,7 @@ def enqueue(
     `base` is the folder that relative photo paths of a mapping start from (default: the working folder); `again`
     makes a new job although the same content was enqueued before; `overrides` are tenant, key, profile, priority.
 
-    Raises: ManifestInvalid with every fault; KeyConflict; QuotaExceeded, RateLimited; StorageError,
+    Raises: ManifestInvalid with every fault; KeyConflict; QuotaExceeded, RateLimited; PersonErased; StorageError,
     DatabaseUnavailable. A broker that is away is not an error: the result carries a warning and the messages are sent
     later.
     """
@@ -98,18 +99,19 @@ def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
             _check_weight_sets(database, manifest)
             quotas.check_before_writing(database, manifest, checked)
         # Also for a known job: a photo that was lost from storage is put back, and `retry` then finds it.
-        _store_photos(database, manifest, open_storage(settings.storage_url, settings))
+        storage = open_storage(settings.storage_url, settings)
+        _store_photos(database, manifest, storage)
         if known is not None:
             return known
-        sliders = _register_people(database, manifest)
         try:
-            job_id, writer = _write_rows(database, manifest, checked, settings, sliders)
-        except IntegrityError:
+            job_id, writer = _register_and_write(database, manifest, checked, settings, storage)
+        except (IntegrityError, PersonErased):
             # Somebody enqueued the same key between the look and the write; theirs is the job, if it is the same.
             known = _known(database, manifest, checked)
-            if known is None:
-                raise
-            return known
+            if known is not None:
+                return known
+            # Or somebody was erased, whose rows are made anew.
+            job_id, writer = _write_again(database, manifest, checked, settings, storage)
         sent, warnings = send_messages(database, broker, manifest.job.tenant, job_id)
         warnings += _profile_warnings(settings, manifest)
         return Enqueued(
@@ -203,7 +205,46 @@ def _photos_of(chunk: Iterable[PlannedIdentity]) -> Iterator[CheckedPhoto]:
         yield from person.photos
 
 
-def _register_people(database: Database, manifest: Manifest) -> dict[str, uuid.UUID]:
+def _put_missing(manifest: Manifest, storage: Storage, photos: Iterable[CheckedPhoto], new: set[str]) -> None:
+    """Put those of these photos whose rows are new that are no longer there: stored long ago, they may have been swept,
+    or belonged to somebody who was erased. From now on their rows keep them.
+    """
+
+    def put(photo: CheckedPhoto) -> None:
+        key = photo_key(manifest.job.tenant, photo.sha256, photo.media_type)
+        if not storage.exists(key):
+            storage.put(key, manifest.read_photo(photo), content_type=photo.media_type)
+
+    wanted = list({photo.sha256: photo for photo in photos if photo.sha256 in new}.values())
+    if wanted:
+        with ThreadPoolExecutor(max_workers=8, thread_name_prefix="photos") as pool:
+            for _ in pool.map(put, wanted):
+                continue
+
+
+def _register_and_write(
+    database: Database, manifest: Manifest, checked: Checked, settings: Settings, storage: Storage
+) -> tuple[uuid.UUID, JobWriter]:
+    sliders = _register_people(database, manifest, storage)
+    return _write_rows(database, manifest, checked, settings, sliders)
+
+
+def _write_again(
+    database: Database, manifest: Manifest, checked: Checked, settings: Settings, storage: Storage
+) -> tuple[uuid.UUID, JobWriter]:
+    """Register and write once more. Raises PersonErased when somebody is erased once more."""
+    try:
+        return _register_and_write(database, manifest, checked, settings, storage)
+    except IntegrityError as error:
+        if "foreign key" not in str(error.orig).lower():
+            raise
+        raise PersonErased(
+            f"people of tenant {manifest.job.tenant!r} were erased twice while the job {manifest.key!r} was enqueued; "
+            "enqueue it again"
+        ) from error
+
+
+def _register_people(database: Database, manifest: Manifest, storage: Storage) -> dict[str, uuid.UUID]:
     """Make the rows of people who are new, a chunk at a time; the same people of another job may be made meanwhile.
 
     Returns the photo set of each of the job's sliders.
@@ -212,16 +253,24 @@ def _register_people(database: Database, manifest: Manifest) -> dict[str, uuid.U
     registered = 0
     for composed in (False, True):
         for chunk in _chunks(manifest.people(composed=composed)):
+            photos = list(_photos_of(chunk))
             with database.transaction(tenant) as tx:
+                files = {photo.sha256: photo.bytes_size for photo in photos}
+                quotas.check_while_registering(tx, tenant, (person.external_id for person in chunk), files)
                 members = people.find(tx, tenant, sets.members_of(chunk)) if composed else None
-                people.register(tx, tenant, [sets.rows(person, members=members) for person in chunk])
+                new = people.register(tx, tenant, [sets.rows(person, members=members) for person in chunk])
                 registered += len(chunk)
                 planner.told(tx, "identities", registered)
                 planner.told(tx, "photo_sets", registered)
+            _put_missing(manifest, storage, photos, new)
+    pictures = list(manifest.pictures())
     with database.transaction(tenant) as tx:
-        people.register_pictures(tx, tenant, [photo_row(tenant, picture) for picture in manifest.pictures()])
-        if not manifest.sliders:
-            return {}
+        quotas.check_while_registering(tx, tenant, (), {picture.sha256: picture.bytes_size for picture in pictures})
+        new = people.register_pictures(tx, tenant, [photo_row(tenant, picture) for picture in pictures])
+    _put_missing(manifest, storage, pictures, new)
+    if not manifest.sliders:
+        return {}
+    with database.transaction(tenant) as tx:
         sliders = sets.sliders(people.find(tx, tenant, sets.slider_people()))
         people.register(tx, tenant, list(sliders.values()))
         # One at a time: several sliders may belong to the same person.

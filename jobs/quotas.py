@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from sqlalchemy import Connection
 
@@ -33,6 +33,21 @@ def _files(manifest: Manifest) -> Iterator[tuple[str, int]]:
     for person in manifest.people():
         yield from ((photo.sha256, photo.bytes_size) for photo in person.photos)
     yield from ((picture.sha256, picture.bytes_size) for picture in manifest.pictures())
+
+
+def check_while_registering(tx: Connection, tenant_id: str, names: Iterable[str], files: Mapping[str, int]) -> None:
+    """The same for people and bytes (by SHA-256), in the transaction that registers these: two that enqueue at once for
+    one tenant wait for each other here. Raises QuotaExceeded.
+    """
+    tenant = tenants.find(tx, tenant_id)
+    if tenant.max_people is None and tenant.max_stored_bytes is None:
+        return
+    tenant = tenants.find(tx, tenant_id, lock=True)
+    if tenant.max_people is not None and (new := tenants.unknown_people(tx, tenant_id, names)):
+        _require("people", tenant_id, tenant.max_people, tenants.people(tx, tenant_id), new, "forget some")
+    if tenant.max_stored_bytes is not None and (new := tenants.unknown_bytes(tx, tenant_id, files.items())):
+        found = tenants.stored_bytes(tx, tenant_id)
+        _require("stored bytes", tenant_id, tenant.max_stored_bytes, found, new, "remove pictures")
 
 
 def check_while_writing(tx: Connection, tenant_id: str, renders: int) -> None:

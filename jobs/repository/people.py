@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from jobs.errors import PersonErased
 from jobs.models import (
     Base,
     Identity,
@@ -31,10 +32,11 @@ from jobs.repository.writer import PersonRows
 SetKey = tuple[uuid.UUID, str]
 
 
-def register(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> None:
+def register(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> set[str]:
     """Insert what is new of some hundreds of people; what a person's consent says is brought up to date.
 
-    Those that others are made of come in a call before them.
+    Those that others are made of come in a call before them. Returns the SHA-256 of each photo whose row is new. Raises
+    PersonErased, IntegrityError when one of them is erased at this moment.
     """
     _add_missing(tx, Tenant, [{"id": tenant_id, "created_at": utcnow()}], ["id"])
     # By fingerprint too: somebody may come with several sets at once, such as sliders, and another call may name those
@@ -50,28 +52,38 @@ def register(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> No
             mine = (Identity.tenant_id == tenant_id, Identity.external_id == person.external_id)
             tx.execute(update(Identity).where(*mine).values(**told))
     photos = {photo["sha256"]: photo for person in people for photo in person.photos}
-    register_pictures(tx, tenant_id, photos.values())
+    new = register_pictures(tx, tenant_id, photos.values())
     _add_photo_sets(tx, tenant_id, in_order, sorted(photos))
+    return new
 
 
-def register_pictures(tx: Connection, tenant_id: str, pictures: Iterable[Mapping[str, Any]]) -> None:
-    """Insert the rows of photos, or of other given pictures, that are new; the tenant is registered."""
+def register_pictures(tx: Connection, tenant_id: str, pictures: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Insert the rows of photos, or of other given pictures, that are new; the tenant is registered. Returns the
+    SHA-256 of those.
+    """
     own = {"tenant_id": tenant_id, "created_at": utcnow()}
     rows = [{**own, "id": new_id(), **one} for one in sorted(pictures, key=lambda one: str(one["sha256"]))]
     _add_missing(tx, Photo, rows, ["tenant_id", "sha256"])
+    made = {row["id"] for row in rows}
+    found = _photo_ids(tx, tenant_id, [row["sha256"] for row in rows])
+    return {sha256 for sha256, photo_id in found.items() if photo_id in made}
 
 
 def name_pictures(tx: Connection, tenant_id: str, job_id: uuid.UUID, sha256s: Sequence[str]) -> None:
-    """Note which registered pictures a job was given."""
-    own = {"tenant_id": tenant_id, "job_id": job_id}
-    rows = [{**own, "photo_id": photo_id} for photo_id in _photo_ids(tx, tenant_id, sha256s).values()]
+    """Note which registered pictures a job was given. Raises PersonErased when one is there no longer."""
+    own, found = {"tenant_id": tenant_id, "job_id": job_id}, _photo_ids(tx, tenant_id, sha256s)
+    _require_all(tenant_id, sha256s, found)
+    rows = [{**own, "photo_id": photo_id} for photo_id in found.values()]
     _add_missing(tx, JobPicture, rows, ["tenant_id", "job_id", "photo_id"])
 
 
 def find(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> dict[str, tuple[uuid.UUID, uuid.UUID]]:
-    """For each external id of registered people: (identity id, photo set id)."""
+    """For each external id of registered people: (identity id, photo set id). Raises PersonErased when one of them is
+    there no longer.
+    """
     identities = _identity_ids(tx, tenant_id, people)
     sets = _photo_set_ids(tx, tenant_id, people, identities)
+    _require_all(tenant_id, ((identities[one.external_id], one.photo_set_fingerprint) for one in people), sets)
     return {
         person.external_id: (
             identities[person.external_id],
@@ -79,6 +91,11 @@ def find(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> dict[s
         )
         for person in people
     }
+
+
+def _require_all(tenant_id: str, wanted: Iterable[Any], found: Mapping[Any, Any]) -> None:
+    if any(one not in found for one in wanted):
+        raise PersonErased(f"somebody of tenant {tenant_id!r} was erased while a job was enqueued; enqueue it again")
 
 
 def _add_missing(tx: Connection, table: type[Base], rows: Sequence[dict[str, Any]], key: Sequence[str]) -> None:
@@ -105,6 +122,8 @@ def _add_photo_sets(tx: Connection, tenant_id: str, people: Sequence[PersonRows]
     _add_missing(tx, PhotoSet, rows, ["tenant_id", "identity_id", "fingerprint"])
     sets = _photo_set_ids(tx, tenant_id, people, identities)
     photo_ids = _photo_ids(tx, tenant_id, sha256s)
+    _require_all(tenant_id, ((identities[one.external_id], one.photo_set_fingerprint) for one in people), sets)
+    _require_all(tenant_id, sha256s, photo_ids)
     places, members = [], []
     for person in people:
         set_id = sets[identities[person.external_id], person.photo_set_fingerprint]
@@ -130,7 +149,9 @@ def _photo_ids(tx: Connection, tenant_id: str, sha256s: Sequence[str]) -> dict[s
 def _identity_ids(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> dict[str, uuid.UUID]:
     named = Identity.external_id.in_([person.external_id for person in people])
     statement = select(Identity.external_id, Identity.id).where(Identity.tenant_id == tenant_id, named)
-    return {row.external_id: row.id for row in tx.execute(statement)}
+    found = {row.external_id: row.id for row in tx.execute(statement)}
+    _require_all(tenant_id, (person.external_id for person in people), found)
+    return found
 
 
 def _photo_set_ids(

@@ -100,7 +100,7 @@ def role_statements(tenant_role: str = TENANT_ROLE, worker_role: str = WORKER_RO
     """
     if tenant_role == worker_role:
         raise SettingsInvalid(
-            f"both roles are called {tenant_role!r}; wanted two, as workers see every tenant's rows and tenants must not"
+            f"both roles are called {tenant_role!r}; wanted two, as workers see the rows of every tenant"
         )
     for role in (tenant_role, worker_role):
         if not _ROLE.fullmatch(role):
