@@ -41,6 +41,9 @@ POSTGRES_CONNECT: dict[str, Any] = {
 # stopped, or its machine is gone; the server ends it, since others wait for the rows that it has locked: the reaper's
 # office, a unit, a tenant's share.
 SILENT_SECONDS = 20.0
+# What a statement says that names a table or column which is not there: by SQLSTATE, and by SQLite's words.
+_LACKS = ("42P01", "42703")
+_LACKS_TOLD = ("no such table", "no such column", "has no column named")
 # SQLSTATE classes that trying again may mend: connection lost, serialization or deadlock, no resources, shut-down or
 # start-up, read-only (a standby that is not yet the primary), and silent for too long.
 _AWAY = ("08", "40", "53", "57P", "25006", "25P03")
@@ -169,8 +172,8 @@ class Database:
     def _translate(self, error: DBAPIError) -> Exception:
         """Our error for a driver's error; the driver's own where it is a fault of a statement."""
         text, state = _first_line(error.orig), str(getattr(error.orig, "sqlstate", None) or "")
-        if state == "42P01" or "no such table" in text or "no such column" in text:
-            return DatabaseOutdated(f"{self} lacks a table; run `portraits db upgrade`")
+        if state in _LACKS or any(told in text for told in _LACKS_TOLD):
+            return DatabaseOutdated(f"{self} lacks a table or column ({text}); run `portraits db upgrade`")
         if "file is not a database" in text or "malformed" in text:
             return SettingsInvalid(f"{self} is not an SQLite database or is damaged; name another file")
         if state == "42501" or (state == "22023" and "role" in text):

@@ -326,6 +326,19 @@ def test_the_last_shifts_of_each_worker_are_found_and_old_ones_go(database: Data
         assert tx.execute(text("SELECT count(*) FROM shifts")).scalar_one() == 4
 
 
+def test_a_statement_that_misses_a_column_says_that_the_schema_is_older(database_url: str) -> None:
+    # Given a schema that is older than the code
+    database = Database(database_url)
+    database.upgrade("0004")
+
+    # When a column that came later is read or written, then the error says what to do
+    for missing in (text("SELECT lost_workers FROM units"), text("INSERT INTO units (lost_workers) VALUES (1)")):
+        with pytest.raises(DatabaseOutdated, match="column.*lost_workers.*portraits db upgrade"):
+            with database.transaction() as tx:
+                tx.execute(missing)
+    database.dispose()
+
+
 def test_a_newer_schema_is_not_outdated(database: Database) -> None:
     with database.transaction() as tx:
         tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
