@@ -25,7 +25,7 @@ PLACES = ("before_claim", "after_claim", "weights_generated", "denoising", "afte
 CASES = [(harm, place) for place in PLACES for harm in HARMS]
 FULL_BROKER = "redis"
 SEED = int(os.environ.get("PORTRAITS_CHAOS_SEED") or dt.date.today().toordinal())
-# Of a worker that is told to stop. On Redis it takes half a minute, seldom, where a message arrives in that very moment.
+# Of a worker that is told to stop. On Redis it seldom takes half a minute, where a message comes in that very moment.
 GRACE_SECONDS = 60.0
 ENDS_WITH = {"SIGTERM": 0, "SIGINT": 1}  # Celery's codes for a warm shutdown; an orchestrator sends SIGTERM
 PEOPLE, RENDERS = 3, 6
