@@ -23,7 +23,8 @@ def test_orphans_are_counted_and_removed_on_demand(cli: CliWorld) -> None:
     assert len(list(storage.list(""))) == before
 
     # When it is removed, then it alone is gone
-    told = cli.json("sweep", "--older-than", "0", "--delete")
+    assert "wanted a minute" in cli.run("sweep", "--older-than", "0", "--delete", exit_code=2).output
+    told = cli.json("sweep", "--older-than", "0", "--delete", "--force")
     assert (told["removed"], told["deleted"]) == (1, True)
     assert len(list(storage.list(""))) == before - 1
 

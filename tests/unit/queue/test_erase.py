@@ -16,6 +16,7 @@ from test_quarantine import claim, drawn
 from jobs import verify
 from jobs.archive import archive
 from jobs.database import Database
+from jobs.errors import BadKey
 from jobs.models import Base, Event, Identity, Job, Photo, Render, Share, Unit, WeightSet
 from jobs.options import ControlOption, GateOption, OutputOption, Picture, RenderOptions, StartOption
 from jobs.repository import erasure, late, units
@@ -24,7 +25,7 @@ from jobs.repository import people as people_rows
 from jobs.repository import renders as render_rows
 from jobs.repository import weight_sets as weight_rows
 from jobs.repository.writer import PersonRows
-from jobs.sweep import sweep
+from jobs.sweep import remove_erased, sweep
 from worker.testing import FakeRenderer
 
 FILES = RenderOptions(
@@ -302,3 +303,29 @@ def test_erasing_and_recording_do_not_lock_each_other_out(world: World) -> None:
         assert not thread.is_alive() and failures == [] and names(world) == set()
         with world.database.reading() as tx:
             assert tx.execute(select(Unit.id)).all() == tx.execute(select(Render.id)).all() == []
+
+
+def test_objects_of_somebody_who_was_erased_go_but_for_those_that_are_named_again(world: World) -> None:
+    # Given two people who were drawn and erased, of whom one was enqueued and drawn again before the objects go
+    add_job(world.database, [person(name, [1], world.settings) for name in ("ada", "alan")])
+    world.shift()
+    world.shift()
+    told = [key for name in ("ada", "alan") for key in erase(world, name).keys]
+    assert set(world.storage.list(f"{TENANT}/")) <= set(told)
+    again = add_job(world.database, [person("ada", [1], world.settings)])
+    world.shift()
+    with world.database.reading() as tx:
+        named = keys(tx)
+
+    for key in told:
+        world.storage.put(key, b"x", content_type="image/png")
+
+    # When they are removed, then a photo that a row names again stays
+    assert len(named & set(told)) == 1
+    assert remove_erased(told, tenant=TENANT, settings=world.settings) == len(set(told) - named)
+    assert set(world.storage.list(f"{TENANT}/")) == named
+    assert [row["state"] for row in world.renders(again)] == ["done"]
+
+    # And a key that no tenant's row can have told is refused
+    with pytest.raises(BadKey, match="no key of tenant"):
+        remove_erased(["else/photos/x"], tenant=TENANT, settings=world.settings)
