@@ -150,11 +150,14 @@ def rerun(
 
     Returns the ids of the new render and its unit; None if the render is unknown.
     """
-    asked = tx.execute(select(Render).where(Render.tenant_id == tenant_id, Render.id == render_id)).one_or_none()
+    mine = select(Render).where(Render.tenant_id == tenant_id, Render.id == render_id)
+    asked = tx.execute(mine).one_or_none()
+    if asked is not None:
+        lock(tx, tenant_id, asked.job_id)
+        asked = tx.execute(mine).one_or_none()  # somebody who held the lock may have erased it
     if asked is None:
         archive.refuse_archived_render(tx, tenant_id, render_id)
         return None
-    lock(tx, tenant_id, asked.job_id)
     old = tx.execute(select(Unit).where(Unit.tenant_id == tenant_id, Unit.id == asked.unit_id)).one()
     now = tx.execute(select(epoch_now())).scalar_one()
     unit_id, new_render_id = new_id(), new_id()

@@ -12,11 +12,11 @@ from queue_world import TENANT, only_postgres, settings
 from sqlalchemy import select
 from test_intake import base, counts, manifest  # noqa: F401
 
-from jobs import enqueue, intake
+from jobs import enqueue, intake, rerun, results
 from jobs.database import Database
-from jobs.errors import JobsError, PersonErased
+from jobs.errors import JobsError, PersonErased, UnknownJob
 from jobs.models import Identity, Photo
-from jobs.repository import erasure, tenants
+from jobs.repository import again, erasure, tenants
 from jobs.settings import Settings
 from jobs.storage import open_storage
 
@@ -176,3 +176,21 @@ def test_of_four_who_enqueue_somebody_new_at_once_as_many_pass_as_there_is_room_
     assert refused == ["quota_exceeded"] * 3
     with database.reading() as tx:
         assert tenants.people(tx, TENANT) == 1
+
+
+@only_postgres
+def test_a_render_that_is_erased_while_it_is_asked_for_again_is_unknown(
+    database: Database,
+    chosen: Settings,
+    base: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given a render that was found, of somebody who is erased before its job is locked
+    job = enqueue(manifest(tenant=TENANT), settings=chosen, base=base)
+    render = next(iter(results(job.job_id, tenant=TENANT, settings=chosen)))["render_id"]
+    before(monkeypatch, again, "lock", lambda: erase_all(database, chosen))
+
+    # When it is asked for once more, then there is no such render, and nothing is written
+    with pytest.raises(UnknownJob, match="has no render"):
+        rerun(render, tenant=TENANT, settings=chosen)
+    assert counts(database) == [0] * 7
