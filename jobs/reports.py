@@ -34,6 +34,8 @@ class JobStatus:
     job: dict[str, Any]
     people: list[dict[str, Any]]
     failures: list[dict[str, Any]]
+    next: uuid.UUID | None = None
+    """The `after` of the next page of people; None where these are the last."""
 
     @property
     def finished(self) -> bool:
@@ -94,11 +96,13 @@ def status(
         row = find_job(database, tenant or chosen.tenant, job)
         with database.reading(row.tenant_id) as tx:
             found = queries.job(tx, row.tenant_id, row.id)
-            page = queries.people(tx, row.tenant_id, row.id, limit=people, after=after)
+            page = queries.people(tx, row.tenant_id, row.id, limit=people + 1, after=after)
             failures = queries.failures(tx, row.tenant_id, row.id)
     if found is None:
         raise UnknownJob(f"job {row.id} has no units; it asks for nothing")
-    return JobStatus(dict(found), [dict(person) for person in page], [dict(failure) for failure in failures])
+    shown = [dict(person) for person in page[:people]]
+    further = shown[-1]["identity_id"] if len(page) > people else None
+    return JobStatus(dict(found), shown, [dict(failure) for failure in failures], further)
 
 
 def list_jobs(

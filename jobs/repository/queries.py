@@ -33,6 +33,7 @@ from jobs.models import (
 
 PAGE = 1_000
 _IDS_AT_ONCE = 500
+_LAST_ORDINAL = 2**31 - 1  # more than the column can hold is an error on PostgreSQL
 
 _TYPES: dict[str, TypeEngine[Any]] = {
     "job_id": UuidType(),
@@ -117,12 +118,15 @@ def people(
 
     `after` is the `identity_id` of the last one seen.
     """
-    ids = tx.execute(people_page(tenant_id, job_id, limit=limit, after=after)).scalars().all()
-    view = IDENTITY_STATUS
-    found: list[RowMapping] = []
-    for part in _parts(ids):
-        statement = select(view).where(view.c.tenant_id == tenant_id, view.c.job_id == job_id)
-        found += tx.execute(statement.where(view.c.identity_id.in_(part))).mappings().all()
+    view, found, last = IDENTITY_STATUS, list[RowMapping](), after
+    while (size := limit - len(found)) > 0:  # a second time where somebody was erased between the two statements
+        ids = tx.execute(people_page(tenant_id, job_id, limit=size, after=last)).scalars().all()
+        for part in _parts(ids):
+            statement = select(view).where(view.c.tenant_id == tenant_id, view.c.job_id == job_id)
+            found += tx.execute(statement.where(view.c.identity_id.in_(part))).mappings().all()
+        if len(ids) < size:
+            break
+        last = ids[-1]
     return sorted(found, key=lambda row: row["identity_id"].bytes)
 
 
@@ -150,9 +154,9 @@ def renders(
 ) -> Iterator[RowMapping]:
     """The pictures of a job in the order they were asked for, from the view `render_metrics`; a page at a time.
 
-    `after` is the `ordinal` of the last one seen; `limit` of them at most.
+    `after` is the `ordinal` of the last one seen; `limit` of them, and fewer only where there are no more.
     """
-    last, left = after, limit
+    last, left = min(after, _LAST_ORDINAL), limit
     while left is None or left > 0:
         size = PAGE if left is None else min(PAGE, left)
         page = tx.execute(renders_page(tenant_id, job_id, state=state, after=last, limit=size)).all()
@@ -162,7 +166,7 @@ def renders(
         yield from sorted(found, key=lambda row: (row["ordinal"], row["render_id"].bytes))
         if len(page) < size:
             return
-        last, left = page[-1].ordinal, None if left is None else left - size
+        last, left = page[-1].ordinal, None if left is None else left - len(found)
 
 
 def renders_page(tenant_id: str, job_id: uuid.UUID, *, after: int, limit: int, state: str | None = None) -> Select[Any]:

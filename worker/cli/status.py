@@ -206,6 +206,8 @@ def _show_people(found: JobStatus) -> None:
         for one in people[:SHOWN_PEOPLE]
     ]
     out().print(table(None, ("person", "state", "drawn", "failed", "reason"), rows, right="drawn failed"))
-    rest = found.job["identities"] - len(rows)
+    rest = len(people) - len(rows)
     if rest > 0:
-        hint(f"and {rest} more people; --json has the first {len(found.people)}")
+        hint(f"and {rest} more people; --json has all {len(people)}")
+    if found.next is not None:
+        hint(f"portraits status {found.job['job_id']} --after {found.next} shows those who became known later")

@@ -92,7 +92,7 @@ def test_status_of_a_job_by_id_and_by_key(cli: CliWorld) -> None:
     cli.draw()
     for name in (job["job_id"], "party"):
         answer = cli.json("status", name)
-        assert set(answer) == {"job", "people", "failures"}
+        assert set(answer) == {"job", "people", "failures", "next"}
         assert answer["job"]["state"] == "done"
         assert [one["external_id"] for one in answer["people"]] == ["ada", "alan"]
 
@@ -241,7 +241,7 @@ def test_retry_draws_failed_and_cancelled_ones_again(cli: CliWorld) -> None:
     assert cli.json("status", "party")["job"]["done"] == 6
     # And nothing more is to be tried
     assert cli.json("retry", "party")["retried"] == 0
-    assert "nothing of party failed" in cli.run("retry", "party").stdout
+    assert "nothing of party that failed may be tried now" in cli.run("retry", "party").stdout
 
 
 def test_retry_of_cancelled_ones_must_be_asked_for(cli: CliWorld) -> None:
@@ -289,9 +289,13 @@ def test_jobs_people_and_results_come_in_pages(cli: CliWorld) -> None:
 
     # And so do the people of a job, and its pictures
     people = [one["external_id"] for one in cli.json("status", jobs[0])["people"]]
-    page = cli.json("status", jobs[0], "--limit", 1)["people"]
-    rest = cli.json("status", jobs[0], "--after", page[0]["identity_id"])["people"]
-    assert [one["external_id"] for one in (*page, *rest)] == people
+    page = cli.json("status", jobs[0], "--limit", 1)
+    rest = cli.json("status", jobs[0], "--limit", 1, "--after", page["next"])
+    assert [one["external_id"] for one in (*page["people"], *rest["people"])] == people
+    assert rest["next"] is None and cli.json("status", jobs[0])["next"] is None
+    assert f"--after {page['next']}" in cli.run("status", jobs[0], "--limit", 1).output
+    last = cli.run("status", jobs[0], "--limit", 1, "--after", page["next"]).output
+    assert "more people" not in last and "--after" not in last
     some = cli.json("results", jobs[0], "--limit", 4)
     more = cli.json("results", jobs[0], "--limit", 4, "--after", some["next"])
     assert [one["ordinal"] for one in (*some["renders"], *more["renders"])] == list(range(6))

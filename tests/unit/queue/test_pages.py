@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +177,36 @@ def _all(page: Callable[[Any], list[dict[str, Any]]], key: str) -> list[dict[str
     while rows := page(found[-1][key] if found else None):
         found += rows
     return found
+
+
+def test_a_page_is_full_although_rows_leave_its_state_while_it_is_read(
+    database: Database, large: tuple[uuid.UUID, uuid.UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given readers for whom the first render has left the state since its id was read
+    whole, left = queries.renders_of, iter([1])
+
+    def without_first(tenant: str, ids: Sequence[uuid.UUID], **named: Any) -> Select[Any]:
+        return whole(tenant, ids[next(left, 0) :], **named)
+
+    monkeypatch.setattr(queries, "renders_of", without_first)
+
+    # When three are wanted, then three come, so that a shorter page is the last one
+    with database.reading() as tx:
+        found = [row["ordinal"] for row in queries.renders(tx, TENANT, large[0], state="done", limit=3)]
+        after_all = list(queries.renders(tx, TENANT, large[0], after=2**63 - 1, limit=3))
+    assert found == [1, 2, 3] and after_all == []
+
+
+def test_a_page_of_people_is_full_although_one_is_erased_while_it_is_read(
+    database: Database, large: tuple[uuid.UUID, uuid.UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given readers for whom one person is gone when the rows are read
+    with database.reading() as tx:
+        people = [row["identity_id"] for row in queries.people(tx, TENANT, large[0], limit=4)]
+    parts = queries._parts
+    monkeypatch.setattr(queries, "_parts", lambda ids: parts([one for one in ids if one != people[1]]))
+
+    # When three are wanted, then three come, in their order
+    with database.reading() as tx:
+        found = [row["identity_id"] for row in queries.people(tx, TENANT, large[0], limit=3)]
+    assert found == [people[0], *people[2:]]
