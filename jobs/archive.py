@@ -22,6 +22,7 @@ from jobs.repository.sight import require_sight
 from jobs.settings import Settings
 
 UNITS_AT_ONCE = 16
+MOST_SECONDS = 100 * 365.25 * 86_400  # no job is that old, and calendars go back no further than to the year 1
 
 
 @dataclass
@@ -48,7 +49,7 @@ def archive(
     Those that an earlier call has begun come first, whatever their age. Raises SettingsInvalid for a login that does
     not see every tenant.
     """
-    report, before = Archived(), utcnow() - dt.timedelta(seconds=older_than_seconds)
+    report, before = Archived(), utcnow() - dt.timedelta(seconds=min(older_than_seconds, MOST_SECONDS))
     with opened(settings) as (_, database):
         _require_sight(database)
         owners = _tenants(database, tenant)

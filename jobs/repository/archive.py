@@ -72,7 +72,7 @@ def old(
 
     Found by their ids, which begin with their time.
     """
-    until = uuid.UUID(int=int(before.timestamp() * 1000) << 80)
+    until = uuid.UUID(int=max(int(before.timestamp() * 1000), 0) << 80)
     mine = (Job.tenant_id == tenant_id, Job.archive_state.is_(None), Job.id < until)
     statement = select(Job.id).where(*mine).order_by(Job.id).limit(limit)
     return list(tx.execute(statement if after is None else statement.where(Job.id > after)).scalars())

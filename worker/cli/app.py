@@ -56,10 +56,18 @@ class Portraits(TyperGroup):
         asked = list(sys.argv[1:] if args is None else args)
         own = asked[: asked.index("--")] if "--" in asked else asked
         try:
+            _require_text(asked)
             code = super().main(asked, prog_name, complete_var, False, windows_expand_args, **extra)
         except Exception as error:  # noqa: BLE001 - the last door: everything becomes a message and a code
             code = _report(error, as_json="--json" in own, all_faults="--all-faults" in own)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Raises BadParameter for bytes that are no text: neither a database nor JSON can hold them."""
+    for argument in arguments:
+        if not argument.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise typer.BadParameter(f"{argument!a} is no text in UTF-8; name it otherwise")
 
 
 def _report(error: Exception, *, as_json: bool, all_faults: bool) -> int:

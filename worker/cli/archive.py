@@ -19,7 +19,7 @@ def archive(
     tenant: Annotated[
         str | None, typer.Option("--tenant", help="Only this tenant's; to restore: whose, default PORTRAITS_TENANT.")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Jobs at most.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, max=2**31 - 1, help="Jobs at most.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Move jobs that are over into the archive, or one back.

@@ -41,7 +41,8 @@ def retry(
         print_json({"job": job, "retried": count, "warnings": warnings})
         return
     _warn(warnings)
-    missed = f"nothing of {job} failed" + " or was cancelled" * cancelled
+    kinds = "failed" + f" with the code {code}" * (code is not None) + " or was cancelled" * cancelled
+    missed = f"nothing of {job} that {kinds} may be tried now; `portraits status {job}` shows what there is"
     say(f"{count} pictures of {job} wait again" if count else missed)
     if count:
         hint(f"portraits watch {job}")

@@ -56,7 +56,10 @@ def results(
     sheet: Annotated[bool, typer.Option("--sheet", help="Also draw a contact sheet, contact-sheet.png.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows at most (without --out).")] = None,
     after: Annotated[
-        int, typer.Option("--after", min=-1, help="The next page: `ordinal` of the last row (without --out).")
+        int,
+        typer.Option(
+            "--after", min=-1, max=2**63 - 1, help="The next page: `ordinal` of the last row (without --out)."
+        ),
     ] = -1,
     tenant: Tenant = None,
     as_json: AsJson = False,

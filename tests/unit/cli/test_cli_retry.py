@@ -41,5 +41,13 @@ def test_the_flags_choose_what_waits_again(half_quarantined: CliWorld, flags: tu
     assert left is ("--quarantined" not in flags)
 
 
+def test_what_is_not_tried_is_not_said_to_be_well(half_quarantined: CliWorld) -> None:
+    # Given failed pictures, when none has the code or is left to be tried, then nobody says that none failed
+    told = half_quarantined.run("retry", "party", "--code", "none").stdout
+    assert "nothing of party that failed with the code none may be tried now" in told
+    half_quarantined.run("retry", "party", "--failed")
+    assert "nothing of party that failed may be tried now" in half_quarantined.run("retry", "party").stdout
+
+
 def test_the_warning_names_the_command_that_tries_them(half_quarantined: CliWorld) -> None:
     assert "portraits retry party --quarantined" in half_quarantined.run("retry", "party").output

@@ -297,6 +297,7 @@ def test_what_is_not_over_long_enough_stays(world: World) -> None:
 
     # When what is over for an hour is archived, then nothing is; when what is over at all, then only the first
     assert archive(older_than_seconds=3600, settings=world.settings).jobs == 0
+    assert archive(older_than_seconds=1e15, settings=world.settings).jobs == 0
     assert archive(older_than_seconds=0, settings=world.settings).jobs == 1
     assert counts(world, LIVE, open_job)[0] == 6
 

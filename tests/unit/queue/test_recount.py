@@ -11,9 +11,11 @@ import pytest
 from queue_world import TENANT, World, add_job, person, settings
 from sqlalchemy import Connection, delete, func, select, update
 
+from jobs import verify as verify_module
 from jobs.archive import archive
 from jobs.database import Database
 from jobs.models import ARCHIVED_UNITS, Candidate, Job, Render, Unit, WeightSet
+from jobs.storage_folder import FolderStorage
 from jobs.verify import differences, verify, weight_set_differences
 from worker.testing import FakeRenderer
 
@@ -158,3 +160,23 @@ def test_missing_objects_and_weight_sets_without_one_are_told(world: World, job:
     assert sorted(one.kind for one in found) == ["object", "weight_set"]
     assert any(key in str(one) for one in found)
     assert len(weight_set_differences(world.database, TENANT)) == 1
+
+
+def test_no_transaction_is_open_while_the_store_is_asked(
+    world: World, job: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a job of six pictures, pages of two, and a store that looks at who holds a connection
+    monkeypatch.setattr(verify_module, "PAGE", 2)
+    asked, held = [], []
+
+    class Store(FolderStorage):
+        def exists(self, key: str) -> bool:
+            asked.append(key)
+            held.append(world.database.engine.pool.checkedout())  # type: ignore[attr-defined]
+            return True
+
+    # When its objects are looked for, then each is asked for once, and no connection is in use meanwhile
+    store = Store(world.settings.home)
+    assert list(verify_module.missing_objects(world.database, store, TENANT, job)) == []
+    assert sorted(asked) == sorted(row["storage_key"] for row in world.renders(job)) and len(asked) == 6
+    assert held == [0] * 6
