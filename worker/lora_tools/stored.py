@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hyperlora.lora import LoRA
 from jobs.database import Database
-from jobs.errors import ObjectExists, UnknownWeightSet
+from jobs.errors import UnknownWeightSet
 from jobs.repository import weight_sets
 from jobs.repository.weight_sets import WeightSetRow
 from jobs.settings import Settings
@@ -64,13 +64,9 @@ class WeightSetShelf:
         parts = ("weight-set-refined-1", self._tenant, source.row.fingerprint, sha256)
         fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         key = f"{self._tenant}/weights/{fingerprint}-refined.safetensors"
-        try:
-            self._storage.put(key, data, content_type="application/octet-stream", if_absent=True)
-        except ObjectExists:  # the same bytes, by the fingerprint; an earlier call may have ended before its row
-            if hashlib.sha256(self._storage.get(key)).hexdigest() != sha256:
-                self._storage.put(key, data, content_type="application/octet-stream")
         database = Database.from_settings(self._settings)
         try:
+            self._put(database, fingerprint, key, data)
             with database.transaction(self._tenant) as tx:
                 added = weight_sets.add_refined(
                     tx,
@@ -88,3 +84,12 @@ class WeightSetShelf:
         finally:
             database.dispose()
         return fingerprint, added
+
+    def _put(self, database: Database, fingerprint: str, key: str, data: bytes) -> None:
+        """Store a refined set. What no row names yet is written even if it is there, as an earlier call may have ended
+        before its row: so it is young, and no sweep takes it before its row.
+        """
+        with database.reading(self._tenant) as tx:
+            is_named = weight_sets.find(tx, self._tenant, fingerprint) is not None
+        if not is_named or not self._storage.exists(key) or self._storage.get(key) != data:
+            self._storage.put(key, data, content_type="application/octet-stream")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from cli_world import CliWorld
+from sqlalchemy import delete
 
 from hyperlora.lora import LoRA
 from jobs.database import Database
-from jobs.models import WeightSet
+from jobs.models import WeightSet, WeightSetSource
 from jobs.repository import people, weight_sets
 from jobs.storage import open_storage
 from worker.cli import lora_refine
 from worker.lora_tools.provenance import Source, sources_of, stamped
+from worker.lora_tools.stored import WeightSetShelf
 
 PHOTOS = Path(__file__).resolve().parents[3] / "examples" / "photos"
 ADA = [PHOTOS / f"ada-{number}.jpg" for number in (1, 2)]
@@ -105,6 +108,32 @@ def test_a_stored_weight_set_becomes_another_one(cli: CliWorld, ada: Path) -> No
     data = open_storage(settings.storage_url, settings).get(str(refined.storage_key))
     assert hashlib.sha256(data).hexdigest() == refined.sha256
     assert LoRA.from_bytes(data).metadata["hyperlora_kind"] == "refined"
+
+
+def test_a_refined_set_that_no_row_names_yet_is_written_anew_for_the_sweep(cli: CliWorld, ada: Path) -> None:
+    # Given a refined set that lies in the store since long ago, of a call that was killed before its row
+    keep(cli, ada)
+    settings, lora = cli.settings, LoRA.load(ada)
+    storage, shelf = open_storage(settings.storage_url, settings), WeightSetShelf(settings, settings.tenant)
+    source = shelf.get(FINGERPRINT)
+    fingerprint, _ = shelf.add_refined(source, lora, seconds=1.0)
+    key = f"{settings.tenant}/weights/{fingerprint}-refined.safetensors"
+    os.utime(storage.root / key, (1.0, 1.0))  # type: ignore[attr-defined]
+    database = Database.from_settings(settings)
+    with database.transaction() as tx:
+        tx.execute(delete(WeightSetSource))
+        tx.execute(delete(WeightSet).where(WeightSet.kind == "refined"))
+    database.dispose()
+
+    # When it is stored again, then it is young
+    assert shelf.add_refined(source, lora, seconds=1.0) == (fingerprint, True)
+    (found,) = storage.entries(key)
+    assert found.modified_at > 1_000.0
+
+    # And once a row names it, it is left alone
+    os.utime(storage.root / key, (1.0, 1.0))  # type: ignore[attr-defined]
+    assert shelf.add_refined(source, lora, seconds=1.0) == (fingerprint, False)
+    assert [entry.modified_at for entry in storage.entries(key)] == [1.0]
 
 
 def test_a_damaged_or_unknown_set_is_refused(cli: CliWorld, ada: Path) -> None:
