@@ -50,15 +50,17 @@ class Leases:
         also: Sequence[Callable[[Connection], None]] = (),
         watch: Sequence[Callable[[Connection], None]] = (),
         overdue: Callable[[], str | None] = lambda: None,
+        tell: Callable[[str], None] = lambda reason: None,
         give_up: Callable[[], None] = end_this_process,
     ) -> None:
         """`also` are what each heartbeat does besides: the sign of life, the claim of a weight set in the making.
 
         `watch` are what each look and each heartbeat reads besides: whether this worker was asked to drain.
-        `overdue` tells what stands still, and `give_up` ends the process that does.
+        `overdue` says what stands still, `tell` is told when that is first seen, and `give_up` ends the process.
         """
         self._database, self._owner, self._lease_seconds = database, owner, lease_seconds
-        self._also, self._watch, self._overdue, self._give_up = also, watch, overdue, give_up
+        self._also, self._watch = also, watch
+        self._overdue, self._tell, self._give_up = overdue, tell, give_up
         self._stands_since: float | None = None
         self._lock = threading.Lock()
         self._tokens: dict[uuid.UUID, int] = {}
@@ -159,6 +161,7 @@ class Leases:
         if self._stands_since is None:
             self._stands_since = time.monotonic()
             log.error("%s; its units go to others when their leases run out", reason)
+            self._tell(reason)
         elif time.monotonic() - self._stands_since > self._lease_seconds:
             log.critical("%s; this process is ended", reason)
             self._give_up()

@@ -222,6 +222,7 @@ class WorkerProcess:
             also=(self._sign_of_life, weight_sets.heartbeat),
             watch=(self._look_for_drain,),
             overdue=self._watchdog.overdue,
+            tell=lambda reason: self.tell("unfit", reason),
         )
         recorder = Recorder(
             self._database,

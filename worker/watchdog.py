@@ -4,6 +4,9 @@ Whatever may hang in a driver (drawing, weights, a look at a finished picture) i
 sign of progress. How long a stage may go without one follows from what it took before: twenty times the longest pause
 seen with the same shape, at least `LEAST_SECONDS`; before anything was measured, and never more than,
 `PORTRAITS_STALL_SECONDS`. Who stands still longer is not waited for: see `worker.leases`.
+
+One device does one thing at a time, so a stage may wait for another: as long as any goes on, none stands still. What
+hangs while others go on is noticed when they are done: drawing waits for the looks at its pictures before long.
 """
 
 from __future__ import annotations
@@ -18,20 +21,10 @@ from worker.renderer import Batch, GeneratedWeights, Order, Renderer, Sample, Se
 
 PATIENCE = 20.0
 LEAST_SECONDS = 60.0
-# What the renderer does in one go, without telling of steps, on a device or on a long way through a native library.
-STAGES = (
-    "generate",
-    "apply",
-    "load",
-    "faces",
-    "small_faces",
-    "similarity",
-    "most_alike",
-    "refusal",
-    "upscale",
-    "keypoints",
-    "face_mask",
-)
+# What the renderer does in one go, without telling of steps, on a device or on a long way through a native library; of
+# those that look at a picture, its size decides how long they take, and for `upscale` the upscaler.
+STAGES = ("generate", "apply", "load", "keypoints")
+LOOKS = ("faces", "small_faces", "similarity", "most_alike", "refusal", "upscale", "face_mask")
 
 
 class Stage:
@@ -58,6 +51,7 @@ class Watchdog:
         self._most, self._least, self._clock = stall_seconds, min(least_seconds, stall_seconds), clock
         self._lock = threading.Lock()
         self._stages: set[Stage] = set()
+        self._progress = clock()
         self._longest: dict[tuple[str, Hashable], float] = {}
 
     @contextmanager
@@ -71,16 +65,18 @@ class Watchdog:
             self._stages.add(stage)
         try:
             yield lambda: self._step(stage)
+            self._step(stage)
             with self._lock:
-                stage.step(self._clock())
                 self._longest[what, kind] = max(self._longest.get((what, kind), 0.0), stage.longest)
         finally:
             with self._lock:
                 self._stages.discard(stage)
+                self._progress = self._clock()
 
     def _step(self, stage: Stage) -> None:
         with self._lock:
-            stage.step(self._clock())
+            self._progress = self._clock()
+            stage.step(self._progress)
 
     def limit(self, what: str, kind: Hashable = None) -> float:
         """How long a stage of this kind may stand still now, in seconds."""
@@ -92,7 +88,7 @@ class Watchdog:
         now = self._clock()
         with self._lock:
             for stage in self._stages:
-                stands, limit = now - stage.since, self.limit(stage.what, stage.kind)
+                stands, limit = now - max(stage.since, self._progress), self.limit(stage.what, stage.kind)
                 if stands > limit:
                     return f"{stage.what!r} stands still for {stands:.0f} s, at most {limit:.0f} s"
         return None
@@ -111,18 +107,20 @@ class Watched:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._renderer, name)
-        if name not in STAGES:
+        if name not in STAGES and name not in LOOKS:
             return found
 
         def watched(*args: Any, **named: Any) -> Any:
-            with self._watchdog.stage(name):
+            kind = (args[0].size, *(args[1:] if name == "upscale" else ())) if name in LOOKS else None
+            with self._watchdog.stage(name, kind):
                 return found(*args, **named)
 
         return watched
 
     def generate_many(self, orders: Sequence[Order]) -> Sequence[GeneratedWeights | Exception]:
-        """As the renderer does; how long it takes depends on the number of people."""
-        with self._watchdog.stage("generate", len(orders)):
+        """As the renderer does; how long it takes depends on the number of photos."""
+        photos = sum(len(person.photos) for order in orders for person in order.people)
+        with self._watchdog.stage("generate", photos):
             return self._renderer.generate_many(orders)
 
     def draw(
@@ -134,7 +132,9 @@ class Watched:
         on_step: Callable[[int, int], None] | None = None,
     ) -> Batch:
         """As the renderer does; every step counts as progress, and so do both ends."""
-        kind = (len(samples), setting.width, setting.height, len(setting.controls), stacks is not None)
+        controls = tuple(name for name, *_ in setting.controls)
+        is_guided = any(sample.guidance > 1 for sample in samples)
+        kind = (len(samples), setting.width, setting.height, controls, is_guided, stacks is not None)
         with self._watchdog.stage("draw", kind) as tell:
 
             def step(number: int, steps: int) -> None:

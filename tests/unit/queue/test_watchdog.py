@@ -61,10 +61,10 @@ def test_the_limit_follows_from_the_longest_pause_between_two_steps(pauses: list
 
     Watched.of(FakeRenderer(at_step=wait), watchdog).draw(SAMPLES, SETTING)
     # When the limit for the same shape is asked
-    kind = (1, 64, 64, 0, False)
+    kind = (1, 64, 64, (), True, False)
     # Then it is that many times the longest of them, within its bounds; another shape is not known yet
     assert watchdog.limit("draw", kind) == limit
-    assert watchdog.limit("draw", (2, 64, 64, 0, False)) == 900.0
+    assert watchdog.limit("draw", (2, 64, 64, (), True, False)) == 900.0
     assert PATIENCE * max(pauses) >= limit or limit == 60.0
 
 
@@ -94,6 +94,23 @@ def test_a_stage_that_fails_teaches_nothing() -> None:
     assert watchdog.limit("generate", 1) == 900.0
     clock.now += 10_000.0
     assert watchdog.overdue() is None
+
+
+def test_who_waits_for_another_stage_does_not_stand_still_while_that_goes_on() -> None:
+    # Given weights that wait until a batch is drawn, as the device has room for one thing at a time
+    clock = Clock()
+    watchdog = Watchdog(5.0, clock=clock)
+    with watchdog.stage("generate", 1), watchdog.stage("draw", 1) as tell:
+        # When the batch goes on for much longer than weights may stand still
+        for _ in range(10):
+            clock.now += 4.0
+            assert watchdog.overdue() is None
+            tell()
+        # Then only what comes after its last step counts
+        clock.now += 5.0
+        assert watchdog.overdue() is None
+        clock.now += 1.0
+        assert watchdog.overdue() is not None
 
 
 def test_everything_of_the_renderer_that_takes_long_is_watched() -> None:
