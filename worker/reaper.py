@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
+from collections.abc import Callable
 
 from sqlalchemy import Connection
 
 from jobs.broker import Broker
 from jobs.database import Database
-from jobs.errors import JobsError
+from jobs.errors import DatabaseUnavailable, JobsError
 from jobs.repository import control, fleet, reaping
 from jobs.repository import units as unit_rows
 from jobs.settings import Settings
@@ -26,10 +28,13 @@ log = logging.getLogger(__name__)
 OFFICE = "reaper"
 
 
-def turn(database: Database, broker: Broker, settings: Settings, owner: str) -> tuple[int, int, int]:
+def turn(
+    database: Database, broker: Broker, settings: Settings, owner: str, *, may_reap: bool = True
+) -> tuple[int, int, int]:
     """One turn: units handed back, units given up, messages sent. All zero when another worker is the reaper.
 
-    A message only wakes a worker, which then claims whatever is ready: so a few suffice, whatever the backlog.
+    A message only wakes a worker, which then claims whatever is ready: so a few suffice, whatever the backlog. Without
+    `may_reap` nothing is handed back or given up.
     """
     with database.transaction() as tx:
         if not fleet.elect(tx, OFFICE, owner, seconds=settings.reap_seconds * 2):
@@ -37,7 +42,7 @@ def turn(database: Database, broker: Broker, settings: Settings, owner: str) -> 
         # Until every committer has looked once more, and whoever lives has prolonged its leases.
         grace = LONGEST_WAIT_SECONDS + settings.lease_seconds
         caps = {"max_attempts": settings.max_attempts, "max_lost_workers": settings.max_lost_workers}
-        returned, given_up = reaping.reap(tx, grace_seconds=grace, **caps)
+        returned, given_up = reaping.reap(tx, grace_seconds=grace, **caps) if may_reap else (0, 0)
         limit = max(8, 2 * fleet.alive(tx, within_seconds=settings.lease_seconds))
         paused = control.fleet_paused_at(tx) is not None
         ids = [] if paused else unit_rows.unsent(tx, resend_seconds=settings.resend_seconds, limit=limit)
@@ -68,6 +73,26 @@ def _lives(pid: int) -> bool:
     return True
 
 
+class Patience:
+    """After the database was away nobody is taken for lost until whoever lives has had a lease's life to say so: while
+    it was away, leases ran out that no worker could prolong.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._is_away, self._until = False, clock()
+
+    def begin(self) -> None:
+        """The database does not answer."""
+        self._is_away = True
+
+    def is_over(self) -> bool:
+        """Whether leases may be taken for lost; asked when the database has answered."""
+        if self._is_away:
+            self._is_away, self._until = False, self._clock() + self._seconds
+        return self._clock() >= self._until
+
+
 class Reaper:
     """Takes turns every `reap_seconds`, beginning at once, and shows that this worker lives while it idles."""
 
@@ -75,6 +100,7 @@ class Reaper:
         self._settings, self._owner = settings, WORKER_ID
         self._name = WORKER_ID.rsplit(":", 1)[0]
         self._stop, self._turns = threading.Event(), Turns()
+        self._patience = Patience(settings.lease_seconds)
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
     def start(self) -> None:
@@ -93,10 +119,13 @@ class Reaper:
                 with database.transaction() as tx:
                     fleet.seen(tx, self._owner, name=self._name, pid=os.getpid(), version=package_version())
                     look_after_child(tx, self._owner)
-                returned, given_up, sent = turn(database, broker, self._settings, self._owner)
+                may_reap = self._patience.is_over()
+                returned, given_up, sent = turn(database, broker, self._settings, self._owner, may_reap=may_reap)
                 if returned or given_up or sent:
                     log.info("reaper: %d handed back, %d given up, %d messages sent", returned, given_up, sent)
             except JobsError as error:
+                if isinstance(error, DatabaseUnavailable):
+                    self._patience.begin()
                 log.warning("the reaper tries again in %g s: %s", self._settings.reap_seconds, error)
             except Exception:
                 # A reaper that died would leave the whole fleet without healing.
