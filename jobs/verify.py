@@ -171,7 +171,9 @@ def _owners(database: Database, tenant: str | None) -> list[str]:
 
 def _correct(database: Database, tenant: str, job_id: uuid.UUID) -> int:
     with database.transaction() as tx:
-        return sum(rows.correct(tx, tenant, unit.id) for unit in rows.units(tx, tenant, job_id))
+        rows.lock_job(tx, tenant, job_id)  # first, and units by their ids, as everybody locks them
+        ids = sorted(unit.id for unit in rows.units(tx, tenant, job_id))
+        return sum(rows.correct(tx, tenant, unit_id) for unit_id in ids)
 
 
 def _objects(database: Database, tenant: str, job_id: uuid.UUID) -> Iterator[list[tuple[uuid.UUID, str]]]:

@@ -91,9 +91,13 @@ def erase(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> Erased | No
 
 
 def _locked(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> tuple[Made, list[uuid.UUID]]:
-    """What was made from a person and the jobs that have units of it, when nobody else can change them any more."""
+    """What was made from a person and the jobs that have units of it, when nobody else can change them any more.
+
+    Each round begins with no lock: one that finds more has let go of its own, so that jobs come first again.
+    """
     made = _made_from(tx, tenant_id, identity_id)
     while True:
+        round_ = tx.begin_nested()
         jobs = _jobs_of(tx, tenant_id, made.photo_sets)
         for job_id in jobs:  # archived ones too
             tx.execute(select(Job.id).where(Job.tenant_id == tenant_id, Job.id == job_id).with_for_update())
@@ -106,7 +110,9 @@ def _locked(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> tuple[Mad
             tx.execute(rows.with_for_update())
         again = _made_from(tx, tenant_id, identity_id)
         if again == made and _jobs_of(tx, tenant_id, made.photo_sets) == jobs:
+            round_.commit()
             return made, jobs
+        round_.rollback()
         made = again
 
 

@@ -165,6 +165,11 @@ def weight_sets(tx: Connection, tenant_id: str) -> Sequence[Any]:
     return tx.execute(select(*columns).where(*mine).limit(MOST)).all()
 
 
+def lock_job(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
+    """Hold off every other change of this job, archived or not, until the transaction ends."""
+    tx.execute(select(Job.id).where(Job.tenant_id == tenant_id, Job.id == job_id).with_for_update())
+
+
 def correct(tx: Connection, tenant_id: str, unit_id: uuid.UUID) -> bool:
     """Set a settled unit's counters to what its renders say; False when it is not settled, or a render of it waits."""
     mine = (Unit.tenant_id == tenant_id, Unit.id == unit_id, Unit.state.not_in(OPEN_STATES))

@@ -329,3 +329,28 @@ def test_objects_of_somebody_who_was_erased_go_but_for_those_that_are_named_agai
     # And a key that no tenant's row can have told is refused
     with pytest.raises(BadKey, match="no key of tenant"):
         remove_erased(["else/photos/x"], tenant=TENANT, settings=world.settings)
+
+
+@only_postgres
+def test_a_second_look_at_what_is_to_go_begins_without_locks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a person of whom more is found when the first has been locked
+    add_job(world.database, [person("ada", [1], world.settings)])
+    ada, looks = identity_of(world, "ada"), iter(range(9))
+    made_from, jobs_of, free = erasure._made_from, erasure._jobs_of, []
+
+    def more(tx: Connection, tenant: str, identity: uuid.UUID) -> erasure.Made:
+        found = made_from(tx, tenant, identity)
+        return erasure.Made([], []) if next(looks) == 0 else found
+
+    def look(tx: Connection, tenant: str, sets: list[uuid.UUID]) -> list[uuid.UUID]:
+        with world.database.transaction() as other:
+            skipped = select(Identity.id).where(Identity.id == ada).with_for_update(skip_locked=True)
+            free.append(other.execute(skipped).one_or_none() is not None)
+        return jobs_of(tx, tenant, sets)
+
+    monkeypatch.setattr(erasure, "_made_from", more)
+    monkeypatch.setattr(erasure, "_jobs_of", look)
+
+    # When it is erased, then the second round has let go of the person before it takes the job, and nothing is left
+    erase(world, "ada")
+    assert free == [True, True, False] and names(world) == set()

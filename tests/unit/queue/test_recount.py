@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from queue_world import TENANT, World, add_job, person, settings
-from sqlalchemy import Connection, delete, func, select, update
+from queue_world import TENANT, World, add_job, only_postgres, person, settings
+from sqlalchemy import Connection, Engine, delete, event, func, select, update
 
 from jobs import verify as verify_module
 from jobs.archive import archive
@@ -127,6 +127,27 @@ def test_settled_units_are_set_right_and_others_are_left_alone(world: World, job
     assert (found.jobs, found.corrected) == (2, 2)
     assert kinds(world, job) == []
     assert [one.job_id for one in found.differences] == [open_job]
+
+
+@only_postgres
+def test_setting_right_locks_the_job_and_then_units_by_their_ids(world: World, job: uuid.UUID) -> None:
+    # Given a job whose units all count wrongly, and whoever hears which rows are locked
+    with world.database.transaction() as tx:
+        tx.execute(update(Unit).where(Unit.job_id == job).values(renders_done=1, renders_cancelled=2))
+        ids = sorted(tx.execute(select(Unit.id)).scalars())
+    heard: list[Any] = []
+
+    def hear(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        if "FOR UPDATE" in statement:
+            heard.append(next(one for one in parameters.values() if isinstance(one, uuid.UUID)))
+
+    event.listen(Engine, "before_cursor_execute", hear)
+    try:
+        # When they are set right, then the job comes first, as for everybody who locks both
+        assert verify(job, fix=True, settings=world.settings).corrected == 2
+    finally:
+        event.remove(Engine, "before_cursor_execute", hear)
+    assert heard == [job, *ids]
 
 
 def test_archived_jobs_are_verified_too(world: World, job: uuid.UUID) -> None:
