@@ -99,6 +99,10 @@ class ChaosWorker:
         """Whether it has begun to take messages; before that, signals mean to it what they mean to any process."""
         return self.log.exists() and f"{self.name}@" in self.log.read_text() and " ready." in self.log.read_text()
 
+    def was_told_to_stop(self) -> bool:
+        """Whether it has heard a signal that ends it."""
+        return "Warm shutdown" in self.log.read_text()
+
     def ended_with(self) -> int | None:
         """The exit code; None while the parent runs."""
         if self._code is None:

@@ -311,6 +311,8 @@ def leave(fleet: Fleet) -> None:
     running = [one for one in fleet.workers if one.ended_with() is None]
     for worker in running:
         until(worker.is_ready, f"the start of {worker.name}")
-        worker.signal(signal.SIGTERM)
+        # One that was told before may be in its last moments, when Python has given signals back their own meaning.
+        if not worker.was_told_to_stop():
+            worker.signal(signal.SIGTERM)
     codes = {worker.name: worker.wait() for worker in running}
     assert set(codes.values()) == {0}, f"{codes}\n{fleet.logs()}"
