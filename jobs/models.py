@@ -176,6 +176,7 @@ class PhotoSet(Owned, Base):
     __table_args__ = (
         _own("identities", "identity_id"),
         UniqueConstraint("tenant_id", "identity_id", "fingerprint"),
+        Index("ix_photo_sets_weight_set", "tenant_id", "weight_set_fingerprint"),
     )
     identity_id: Mapped[uuid.UUID]
     fingerprint: Mapped[str] = mapped_column(String(64))
@@ -260,6 +261,7 @@ class WeightSetSource(Base):
         _own("photo_sets", "photo_set_id"),
         _own("weight_sets", "source_weight_set_id"),
         Index("ix_weight_set_sources_photo_set", "tenant_id", "photo_set_id"),
+        Index("ix_weight_set_sources_source", "tenant_id", "source_weight_set_id"),
         CheckConstraint("(photo_set_id IS NULL) <> (source_weight_set_id IS NULL)", name="one_source"),
     )
     tenant_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -303,7 +305,11 @@ class JobPicture(Base):
     """A picture that a job was given beside photos (a pose, a start picture, a mask), so that erasure reaches it."""
 
     __tablename__ = "job_pictures"
-    __table_args__ = (_own("jobs", "job_id"), _own("photos", "photo_id"))
+    __table_args__ = (
+        _own("jobs", "job_id"),
+        _own("photos", "photo_id"),
+        Index("ix_job_pictures_photo", "tenant_id", "photo_id"),
+    )
     tenant_id: Mapped[str] = mapped_column(String(64), primary_key=True)
     job_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     photo_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -363,6 +369,7 @@ class Render(Owned, Base):
         _one_of("state", RENDER_STATES),
         Index("ix_renders_unit", "tenant_id", "unit_id", "state"),
         Index("ix_renders_job", "tenant_id", "job_id", "ordinal"),
+        Index("ix_renders_identity", "tenant_id", "identity_id"),
     )
     job_id: Mapped[uuid.UUID]
     unit_id: Mapped[uuid.UUID]

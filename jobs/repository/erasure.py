@@ -11,12 +11,14 @@ prolongs a lease and the claim of a weight set, or begins one, takes its locks i
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Select, Text, cast, delete, func, or_, select, update
+from sqlalchemy import Connection, Select, Text, and_, cast, delete, func, or_, select, update
 
 from jobs.models import (
     ARCHIVED_EVENTS,
@@ -41,6 +43,7 @@ from jobs.repository import archive, shares
 from jobs.repository.jobs import lock_units, record_event
 
 ERASED = "identity.erased"
+CHUNK = 500
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def erase(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> Erased | No
     before = _totals(tx, tenant_id, jobs)
     pictures = _pictures_of(tx, tenant_id, made.photo_sets)
     keys, _ = archive.forget(tx, tenant_id, identity_id, made.photo_sets)
-    keys += _erase_units(tx, tenant_id, made.photo_sets)
+    keys += _erase_units(tx, tenant_id, jobs, made.photo_sets)
     keys += _erase_weight_sets(tx, tenant_id, made.weight_sets)
     photos = _erase_photo_sets(tx, tenant_id, made.photo_sets)
     photos |= _let_go_of_pictures(tx, tenant_id, jobs, pictures)
@@ -161,8 +164,10 @@ def _totals(tx: Connection, tenant_id: str, jobs: Sequence[uuid.UUID]) -> dict[u
     return {row.id: (row.units_total, row.renders_total) for row in tx.execute(statement)}
 
 
-def _erase_units(tx: Connection, tenant_id: str, sets: Sequence[uuid.UUID]) -> list[str]:
-    """Remove the units of these photo sets with all that refers to them; returns the keys that their rows named."""
+def _erase_units(tx: Connection, tenant_id: str, jobs: Sequence[uuid.UUID], sets: Sequence[uuid.UUID]) -> list[str]:
+    """Remove the units of these photo sets, which are of these jobs, with all that refers to them; returns the keys
+    that their rows named.
+    """
     mine = (Unit.tenant_id == tenant_id, Unit.photo_set_id.in_(sets))
     held = tx.execute(select(Unit.tenant_id, Unit.id, Unit.profile).where(*mine, Unit.state == "leased")).all()
     charges = shares.charged(tx, [(row.tenant_id, row.id, row.profile) for row in held])
@@ -172,7 +177,8 @@ def _erase_units(tx: Connection, tenant_id: str, sets: Sequence[uuid.UUID]) -> l
     those: tuple[tuple[Any, Any], ...] = (
         (Output, Output.render_id.in_(renders)),
         (Candidate, Candidate.render_id.in_(renders)),
-        (Event, or_(Event.unit_id.in_(ids), Event.render_id.in_(renders))),
+        # Of these jobs: events have no index over units. Whoever notes a unit notes its job.
+        (Event, and_(Event.job_id.in_(jobs), or_(Event.unit_id.in_(ids), Event.render_id.in_(renders)))),
         (Render, Render.unit_id.in_(ids)),
     )
     for table, which in those:
@@ -257,29 +263,42 @@ def _let_go_of_pictures(
     tx: Connection, tenant_id: str, jobs: Sequence[uuid.UUID], pictures: Iterable[str]
 ) -> set[uuid.UUID]:
     """Take given pictures from these jobs that no other render of them names; returns their photos."""
+    ids = _ids_of(tx, tenant_id, pictures)
     gone: set[uuid.UUID] = set()
-    for sha256 in sorted(pictures):
-        row = select(Photo.id).where(Photo.tenant_id == tenant_id, Photo.sha256 == sha256)
-        photo_id = tx.execute(row).scalar_one_or_none()
-        for job_id in jobs if photo_id is not None else ():
-            if not _is_named(tx, tenant_id, job_id, sha256):
-                mine = (JobPicture.tenant_id == tenant_id, JobPicture.job_id == job_id, JobPicture.photo_id == photo_id)
-                gone |= {photo_id} if tx.execute(delete(JobPicture).where(*mine)).rowcount and photo_id else set()
+    for job_id in jobs if ids else ():
+        left = set(ids) - _still_named(tx, tenant_id, job_id, set(ids))
+        for photo_id in sorted(ids[sha256] for sha256 in left):
+            mine = (JobPicture.tenant_id == tenant_id, JobPicture.job_id == job_id, JobPicture.photo_id == photo_id)
+            gone |= {photo_id} if tx.execute(delete(JobPicture).where(*mine)).rowcount else set()
     return gone
 
 
-def _is_named(tx: Connection, tenant_id: str, job_id: uuid.UUID, sha256: str) -> bool:
-    """Whether a render of a job, or a photo set that it draws, names this picture; archived or not."""
+def _ids_of(tx: Connection, tenant_id: str, pictures: Iterable[str]) -> dict[str, uuid.UUID]:
+    """The photos' ids by their SHA-256."""
+    found, rest = dict[str, uuid.UUID](), iter(sorted(pictures))
+    while chunk := list(islice(rest, CHUNK)):
+        mine = (Photo.tenant_id == tenant_id, Photo.sha256.in_(chunk))
+        found |= {row.sha256: row.id for row in tx.execute(select(Photo.sha256, Photo.id).where(*mine))}
+    return found
+
+
+def _still_named(tx: Connection, tenant_id: str, job_id: uuid.UUID, pictures: set[str]) -> set[str]:
+    """Those of these pictures that a render of a job, or a photo set that it draws, names; archived or not.
+
+    Each table is read once for all of them: these are whole jobs, whose lock is held.
+    """
+    found: set[str] = set()
     for units, renders in ((Unit.__table__, Render.__table__), (ARCHIVED_UNITS, ARCHIVED_RENDERS)):
-        asked = select(renders.c.id).where(renders.c.tenant_id == tenant_id, renders.c.job_id == job_id)
-        named = asked.where(renders.c.options.is_not(None), cast(renders.c.options, Text).like(f"%{sha256}%"))
+        options, region = cast(renders.c.options, Text), cast(PhotoSetMember.region, Text)
+        of_job = (renders.c.tenant_id == tenant_id, renders.c.job_id == job_id)
         drawn = select(units.c.photo_set_id).where(units.c.tenant_id == tenant_id, units.c.job_id == job_id)
-        member = PhotoSetMember
-        masks = select(member.photo_set_id).where(member.tenant_id == tenant_id, member.photo_set_id.in_(drawn))
-        masked = masks.where(member.region.is_not(None), cast(member.region, Text).like(f"%{sha256}%"))
-        if any(tx.execute(one.limit(1)).first() is not None for one in (named, masked)):
-            return True
-    return False
+        of_sets = (PhotoSetMember.tenant_id == tenant_id, PhotoSetMember.photo_set_id.in_(drawn))
+        for told, mine in ((options, of_job), (region, of_sets)):
+            # Many renders share their options, which the database tells once.
+            asked = select(told).where(*mine, told.like('%"sha256"%')).distinct()
+            for text in tx.execute(asked.execution_options(yield_per=CHUNK)).scalars():
+                found.update(pictures.intersection(_named(json.loads(text))))
+    return found
 
 
 def _erase_jobs(tx: Connection, tenant_id: str, jobs: Sequence[uuid.UUID]) -> set[uuid.UUID]:

@@ -24,7 +24,18 @@ depends_on = None
 # In the order in which rows can be written: what others refer to comes first.
 TABLES = ("units", "renders", "candidates", "outputs", "events")
 # With those that the new tables refer to, which a foreign key locks too.
-LOCKED = "job_status, identity_status, render_metrics, render_outputs, tenants, identities, jobs, units, renders"
+LOCKED = (
+    "job_status, identity_status, render_metrics, render_outputs, tenants, identities, photo_sets, weight_set_sources, "
+    "jobs, job_pictures, units, renders"
+)
+# Erasing reads by them, and PostgreSQL looks by them for what still refers to a row that is deleted: more than 0005
+# knew, of tables that are locked here anyway.
+ERASING = (
+    ("ix_photo_sets_weight_set", "photo_sets", ["tenant_id", "weight_set_fingerprint"]),
+    ("ix_weight_set_sources_source", "weight_set_sources", ["tenant_id", "source_weight_set_id"]),
+    ("ix_job_pictures_photo", "job_pictures", ["tenant_id", "photo_id"]),
+    ("ix_renders_identity", "renders", ["tenant_id", "identity_id"]),
+)
 # A job has the sums of its archived units, so that its status does not go through them; nor does it look whether live
 # ones are left, which its totals tell.
 JOB_STATUS = """
@@ -132,6 +143,8 @@ def upgrade() -> None:
     for column in _columns():
         op.add_column("jobs", column)
     op.create_index("ix_jobs_archive", "jobs", ["tenant_id", "archive_state", "id"], unique=False)
+    for name, table, of in ERASING:
+        op.create_index(name, table, of, unique=False)
     _create("units", _refers("jobs", "job_id", "units"), _goes_with("identities", "identity_id", "units"))
     _create("renders", _goes_with("archived_units", "unit_id", "renders"))
     _create("candidates", _goes_with("archived_renders", "render_id", "candidates"))
@@ -169,6 +182,8 @@ def downgrade() -> None:
         op.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM archived_{table}")
     for table in reversed(TABLES):
         op.drop_table(f"archived_{table}")
+    for name, table, _ in reversed(ERASING):
+        op.drop_index(name, table_name=table)
     op.drop_index("ix_jobs_archive", table_name="jobs")
     for column in _columns():
         op.drop_column("jobs", column.name)

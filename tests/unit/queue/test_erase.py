@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from queue_world import TENANT, World, add_job, only_postgres, person, settings
-from sqlalchemy import Connection, Uuid, select, text, update
+from sqlalchemy import Connection, Uuid, event, select, text, update
 from test_cast import compose, photo_set_of
 from test_quarantine import claim, drawn
 
@@ -227,6 +227,32 @@ def test_given_pictures_that_only_this_person_was_drawn_with_go(world: World) ->
     assert pose.key in erased.keys and erased.jobs == [job]
     with world.database.reading() as tx:
         assert tx.execute(select(Photo.id)).all() == [] and tx.execute(select(Job.id)).all() == []
+
+
+def test_a_jobs_pictures_are_looked_for_in_one_pass_however_many_there_are(world: World) -> None:
+    # Given somebody drawn with four start pictures of whom a job keeps one
+    photo_set_of(world, "ada")
+    starts = [given(world, f"start{number}") for number in range(4)]
+    options = [RenderOptions(start=StartOption(image=one, strength=0.5)).dump() for one in starts]
+    people = [person(f"p{number}", [1], world.settings, options=one) for number, one in enumerate(options)]
+    shared = person("bob", [1], world.settings, options=options[0])
+    job = add_job(world.database, [*people, shared])
+    with world.database.transaction() as tx:
+        people_rows.name_pictures(tx, TENANT, job, [one.sha256 for one in starts])
+        heard: list[str] = []
+        listener = lambda conn, cursor, sql, *_: heard.append(sql)  # noqa: E731
+
+        # When it is asked which of them the job still names
+        event.listen(world.database.engine, "before_cursor_execute", listener)
+        found = erasure._still_named(tx, TENANT, job, {one.sha256 for one in starts})
+        event.remove(world.database.engine, "before_cursor_execute", listener)
+
+    # Then all are found, and live and archived renders and masks were read once each
+    assert found == {one.sha256 for one in starts} and len(heard) == 4
+
+    # And when one goes, then what nobody else is drawn with goes too
+    assert starts[0].key not in erase(world, "p0").keys
+    assert starts[1].key in erase(world, "p1").keys
 
 
 def test_a_worker_that_holds_a_unit_is_fenced_out(world: World) -> None:
