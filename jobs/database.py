@@ -188,7 +188,8 @@ class Database:
         """Bring the schema to `revision`; safe to run twice and from several machines at once.
 
         Each step is a transaction of its own: no step waits for its locks while it holds those of the one before. A
-        call that ends half-way leaves a schema that every earlier version works on; the next goes on from there.
+        call that ends half-way leaves a schema that every earlier version works on; the next goes on from there. A
+        schema that is newer than this version knows is left as it is.
         """
         while self._upgrade_a_step(revision):
             pass
@@ -200,6 +201,8 @@ class Database:
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7236001)")
             config = self._alembic(connection)
             found = MigrationContext.configure(connection).get_current_revision() or "base"
+            if self.is_newer(found):
+                return False
             missing = [step.revision for step in ScriptDirectory.from_config(config).iterate_revisions(revision, found)]
             if missing:
                 command.upgrade(config, missing[-1])
@@ -213,14 +216,18 @@ class Database:
             found = MigrationContext.configure(connection).get_current_revision()
         return found, ScriptDirectory.from_config(self._alembic(None)).get_current_head()
 
+    def is_newer(self, revision: str | None) -> bool:
+        """Whether a revision found in a database is one of a later version."""
+        known = {script.revision for script in ScriptDirectory.from_config(self._alembic(None)).walk_revisions()}
+        return revision is not None and revision != "base" and revision not in known
+
     def require_current(self) -> None:
         """Raise DatabaseOutdated unless the schema is the newest this version knows, or newer.
 
         A later version only adds to the schema, so this one goes on working while a fleet is upgraded.
         """
         found, wanted = self.revisions()
-        known = {script.revision for script in ScriptDirectory.from_config(self._alembic(None)).walk_revisions()}
-        if found is None or (found != wanted and found in known):
+        if found is None or (found != wanted and not self.is_newer(found)):
             raise DatabaseOutdated(
                 f"{self} is at schema {found or 'none'}, wanted {wanted}; run `portraits db upgrade`"
             )

@@ -21,7 +21,9 @@ def upgrade(as_json: AsJson = False) -> None:
     database = Database.from_settings(load_settings())
     try:
         before, wanted = database.revisions()
-        if before != wanted:
+        if database.is_newer(before):
+            wanted = before
+        elif before != wanted:
             database.upgrade()
     finally:
         database.dispose()
