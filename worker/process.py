@@ -376,7 +376,12 @@ class WorkerProcess:
             self._seconds_warming,
         )
         self._weight_sets = WeightSets(
-            self._database, self._storage, self._renderer, self.owner, lease_seconds=self._settings.lease_seconds
+            self._database,
+            self._storage,
+            self._renderer,
+            self.owner,
+            lease_seconds=self._settings.lease_seconds,
+            max_lost_workers=self._settings.max_lost_workers,
         )
         self.tell("idle")
         return self._renderer, self._weight_sets

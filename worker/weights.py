@@ -28,6 +28,7 @@ from sqlalchemy import Connection
 from jobs.database import Database
 from jobs.errors import ObjectMissing, StorageError
 from jobs.repository import weight_sets
+from jobs.repository.units import MOST_LOST_WORKERS
 from jobs.repository.weight_sets import Source, WeightSetRow
 from jobs.storage import Storage
 from worker.errors import WeightSetDamaged
@@ -81,9 +82,10 @@ class WeightSets:
         *,
         lease_seconds: float,
         keep: int = 16,
+        max_lost_workers: int = MOST_LOST_WORKERS,
     ) -> None:
         self._database, self._storage, self._renderer, self._owner = database, storage, renderer, owner
-        self._lease_seconds, self._keep = lease_seconds, keep
+        self._lease_seconds, self._keep, self._max_lost_workers = lease_seconds, keep, max_lost_workers
         self._memory: OrderedDict[tuple[str, str], Weights] = OrderedDict()
         self._idle = threading.Event()
         self._remembering = threading.Lock()
@@ -245,7 +247,7 @@ class WeightSets:
             with self._making:
                 together = self._maker.most_together
                 some, left = left[:together], left[together:]
-                held = [(each, row) for each in some if (row := self._claimed(each, lost_key)) is not None]
+                held = [(each, row) for each in some if (row := self._claimed(each, lost_key, len(asked) > 1))]
                 self._in_hand = tuple(row for _, row in held)
                 try:
                     answers = self._maker.make([Claimed(row, each.recipe) for each, row in held])
@@ -257,11 +259,12 @@ class WeightSets:
                     self._remember(each.request.tenant, answer)
         return made
 
-    def _claimed(self, asked: _Asked, lost_key: str | None) -> WeightSetRow | None:
+    def _claimed(self, asked: _Asked, lost_key: str | None, beside_others: bool) -> WeightSetRow | None:
         if not asked.request.still_wanted():
             return None
         with self._database.transaction() as tx:
             terms: dict[str, Any] = {"lease_seconds": self._lease_seconds, "lost_key": lost_key}
+            terms |= {"beside_others": beside_others, "max_lost_workers": self._max_lost_workers}
             return weight_sets.claim(tx, *asked.key, self._owner, **terms)
 
     def _remember(self, tenant: str, weights: Weights) -> Weights:

@@ -12,7 +12,7 @@ from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
 from jobs.models import Job, PhotoSetMember, Render, Unit, WeightSet, WeightSetSource, new_id, utcnow
-from jobs.repository import archive
+from jobs.repository import archive, weight_sets
 from jobs.repository.jobs import lock, record_event
 from jobs.repository.reaping import QUARANTINED
 
@@ -64,7 +64,7 @@ def retry(tx: Connection, tenant_id: str, job_id: uuid.UUID, which: Which | None
         reopened += settled
     if not reopened:
         return 0, []
-    _reopen_weight_sets(tx, tenant_id, job_id)
+    _reopen_weight_sets(tx, tenant_id, job_id, which)
     if which.cancelled:
         tx.execute(update(Job).where(Job.tenant_id == tenant_id, Job.id == job_id).values(cancelled_at=None))
     record_event(tx, tenant_id, "job.retried", job_id=job_id, data={"renders": count})
@@ -116,8 +116,10 @@ def _state_of_new_units(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> st
     return "ready" if tx.execute(select(Job.paused_at).where(*job)).scalar_one() is None else "paused"
 
 
-def _reopen_weight_sets(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> None:
-    """Let the failed weight sets of a job's people and sliders be generated anew."""
+def _reopen_weight_sets(tx: Connection, tenant_id: str, job_id: uuid.UUID, which: Which) -> None:
+    """Let the failed weight sets of a job's people and sliders be generated anew: quarantined ones, and those that
+    were left by lost workers, with a clean slate where quarantined renders are asked for, else not.
+    """
     people = select(Unit.photo_set_id).where(Unit.tenant_id == tenant_id, Unit.job_id == job_id)
     named = _slider_sets(tx, tenant_id, job_id)
     members = select(PhotoSetMember.member_photo_set_id).where(
@@ -128,8 +130,13 @@ def _reopen_weight_sets(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> No
         WeightSetSource.tenant_id == tenant_id,
         or_(WeightSetSource.photo_set_id.in_(people), WeightSetSource.photo_set_id.in_(members)),
     )
-    failed = (WeightSet.tenant_id == tenant_id, WeightSet.state == "failed", WeightSet.id.in_(sources))
-    tx.execute(update(WeightSet).where(*failed).values(state="pending", error_code=None, error=None))
+    failed, code = WeightSet.state == "failed", WeightSet.error_code
+    again = and_(failed, or_(code.is_(None), code != QUARANTINED))
+    if which.quarantined or which.code == QUARANTINED:
+        again = or_(failed, weight_sets.is_expired())
+    fresh = {"state": "pending", "attempts": 0, "error_code": None, "error": None}
+    mine = (WeightSet.tenant_id == tenant_id, WeightSet.id.in_(sources))
+    tx.execute(update(WeightSet).where(*mine, again).values(**fresh))
 
 
 def _slider_sets(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> list[uuid.UUID]:

@@ -1,4 +1,9 @@
-"""Weight sets: claimed like units, so that two workers never generate the same one."""
+"""Weight sets: claimed like units, so that two workers never generate the same one.
+
+`attempts` counts the workers that were lost while they made a set, and the one that makes it: a fault that was told
+gives its attempt back. A set that has lost too many is quarantined: `failed`, and all units of its person with it. Who
+was lost with it once makes it alone, so no innocent set ends so.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, insert, or_, select, update
+from sqlalchemy import Connection, and_, case, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql import ColumnElement
 
@@ -22,6 +27,13 @@ from jobs.models import (
     WeightSetSource,
     new_id,
     utcnow,
+)
+from jobs.repository.reaping import QUARANTINED
+from jobs.repository.units import MOST_LOST_WORKERS
+
+QUARANTINED_MESSAGE = (
+    "{lost} workers were lost while they made this weight set, all but the first with no other set in hand, so it is "
+    "made no more; look into the workers' logs and at its photos, then `portraits retry JOB --quarantined`"
 )
 
 
@@ -234,35 +246,65 @@ def add_refined(
 
 
 def claim(
-    tx: Connection, tenant_id: str, fingerprint: str, owner: str, *, lease_seconds: float, lost_key: str | None = None
+    tx: Connection,
+    tenant_id: str,
+    fingerprint: str,
+    owner: str,
+    *,
+    lease_seconds: float,
+    lost_key: str | None = None,
+    beside_others: bool = False,
+    max_lost_workers: int = MOST_LOST_WORKERS,
 ) -> WeightSetRow | None:
     """Take the right to generate this weight set; None when it is ready, failed or in another worker's hands.
 
     `lost_key` names a stored object that was found missing or damaged: a ready row that still points to it is
-    taken again.
+    taken again. `beside_others`: only if no worker was lost with it. A set that is found to have lost
+    `max_lost_workers` is quarantined here.
     """
-    open_now: list[ColumnElement[bool]] = [
-        WeightSet.state == "pending",
-        # An owner generates one set at a time: a claim of its own that it meets here is one it lost hold of.
-        and_(WeightSet.state == "generating", WeightSet.lease_owner == owner),
-        and_(WeightSet.state == "generating", WeightSet.lease_until < epoch_now()),
-    ]
+    is_mine = and_(WeightSet.state == "generating", WeightSet.lease_owner == owner)
+    mine = (WeightSet.tenant_id == tenant_id, WeightSet.fingerprint == fingerprint)
+    if beside_others:
+        open_now = [and_(WeightSet.state == "pending", WeightSet.attempts == 0)]
+    else:
+        open_now = [
+            WeightSet.state == "pending",
+            # An owner generates one set at a time: a claim of its own that it meets here is one it lost hold of.
+            is_mine,
+            and_(is_expired(), WeightSet.attempts < max_lost_workers),
+        ]
     if lost_key is not None:
         open_now.append(and_(WeightSet.state == "ready", WeightSet.storage_key == lost_key))
+    counted = case((WeightSet.state == "ready", 1), (is_mine, WeightSet.attempts), else_=WeightSet.attempts + 1)
     statement = (
         update(WeightSet)
-        .where(WeightSet.tenant_id == tenant_id, WeightSet.fingerprint == fingerprint, or_(*open_now))
+        .where(*mine, or_(*open_now))
         .values(
             state="generating",
             lease_owner=owner,
             lease_token=WeightSet.lease_token + 1,
             lease_until=epoch_now() + lease_seconds,
-            attempts=WeightSet.attempts + 1,
+            attempts=counted,
         )
         .returning(*_ROW)
     )
     row = tx.execute(statement).one_or_none()
+    if row is None:
+        _quarantine(tx, and_(*mine, is_expired(), ~is_mine, WeightSet.attempts >= max_lost_workers))
     return WeightSetRow(*row) if row else None
+
+
+def is_expired() -> ColumnElement[bool]:
+    """The condition that a set meets whose maker has gone silent."""
+    return and_(WeightSet.state == "generating", WeightSet.lease_until < epoch_now())
+
+
+def _quarantine(tx: Connection, which: ColumnElement[bool]) -> None:
+    """Make no more a set that ends its workers."""
+    lost = tx.execute(select(WeightSet.attempts).where(which)).scalar_one_or_none()
+    if lost is not None:
+        reason = {"error_code": QUARANTINED, "error": QUARANTINED_MESSAGE.format(lost=lost), "finished_at": utcnow()}
+        tx.execute(update(WeightSet).where(which).values(state="failed", **reason))
 
 
 def heartbeat(tx: Connection, row: WeightSetRow, owner: str, *, lease_seconds: float) -> None:
@@ -325,7 +367,8 @@ def fail(tx: Connection, row: WeightSetRow, owner: str, *, error_code: str, erro
 
 def give_back(tx: Connection, row: WeightSetRow, owner: str) -> bool:
     """Let somebody else generate it, after a fault that was not the photos'."""
-    statement = update(WeightSet).where(_held(row, owner)).values(state="pending", lease_owner=None, lease_until=None)
+    back: dict[str, Any] = {"state": "pending", "lease_owner": None, "lease_until": None}
+    statement = update(WeightSet).where(_held(row, owner)).values(attempts=WeightSet.attempts - 1, **back)
     return tx.execute(statement).rowcount == 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from test_mixed import CHEAP
 
 from jobs.database import Database, epoch_now
 from jobs.errors import DatabaseUnavailable, JobsError
-from jobs.models import Event, Render, Unit
-from jobs.repository import control, late, queries, reaping, units
+from jobs.models import Event, Render, Unit, WeightSet
+from jobs.repository import again, control, late, queries, reaping, units
 from jobs.repository import renders as render_rows
 from jobs.repository.units import ClaimedUnit
+from worker.renderer import GeneratedWeights, Order
 from worker.testing import FakeRenderer
 
 TERMS: dict[str, Any] = {"lease_seconds": 30.0, "max_attempts": 5}
@@ -29,14 +30,24 @@ def expire(database: Database) -> None:
     """Every lease has run out, without a wait."""
     with database.transaction() as tx:
         tx.execute(update(Unit).where(Unit.state == "leased").values(lease_until=epoch_now() - 1.0, ready_at=0.0))
+        tx.execute(update(WeightSet).where(WeightSet.state == "generating").values(lease_until=epoch_now() - 1.0))
 
 
 class Deadly(FakeRenderer):
-    """Ends its process when it draws the prompt `poison`: from then on the process writes nothing."""
+    """Ends its process when it draws the prompt `poison`, or looks at the photo `deadly`: from then on the process
+    writes nothing.
+    """
 
-    def __init__(self, dead: threading.Event, **options: Any) -> None:
+    def __init__(self, dead: threading.Event, deadly: bytes = b"", **options: Any) -> None:
         super().__init__(**options)
-        self.dead = dead
+        self.dead, self.deadly = dead, deadly
+
+    def generate_many(self, orders: Sequence[Order]) -> Sequence[GeneratedWeights | Exception]:
+        if any(self.deadly in person.photos for order in orders for person in order.people):
+            self.dead.set()
+        if self.dead.is_set():
+            raise DatabaseUnavailable("killed")
+        return super().generate_many(orders)
 
     def draw(self, samples: Any, setting: Any, **options: Any) -> Any:
         if any(sample.prompt == POISON for sample in samples):
@@ -52,6 +63,7 @@ class Fleet:
     def __init__(self, database: Database, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.database, self.dead, self.deaths = database, threading.Event(), 0
         self.settings = settings(tmp_path, url, max_attempts=5)
+        self.deadly = b""
         real = database.transaction
 
         @contextmanager
@@ -67,7 +79,9 @@ class Fleet:
     def work(self, *, together: bool) -> None:
         """Until nothing waits; every lease of a killed worker runs out, and a reaper comes."""
         for number in range(20):
-            world = World(self.database, self.settings, Deadly(self.dead, batch_size=4), f"worker-{number}")
+            world = World(
+                self.database, self.settings, Deadly(self.dead, self.deadly, batch_size=4), f"worker-{number}"
+            )
             world.costs = CHEAP if together else None
             try:
                 world.shift()
@@ -110,6 +124,49 @@ def test_one_poison_unit_ends_alone_and_all_others_are_done(
     # And everybody else is done, and was lost with it once at most
     assert {row.state for row in rows.values()} == {"done"}
     assert max(row.lost_workers for row in rows.values()) == 1
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("units_of_ada", [1, 6])
+def test_photos_that_end_their_workers_cost_three_however_many_units_their_person_has(
+    database: Database,
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    together: bool,
+    units_of_ada: int,
+) -> None:
+    # Given a person whose photo ends every process that looks at it, and other people
+    fleet = Fleet(database, tmp_path, database_url, monkeypatch)
+    fleet.deadly = b"ada"
+    count = {"ada": units_of_ada}
+    job = add_job(database, [person(name, [1] * count.get(name, 2), fleet.settings) for name in PEOPLE])
+
+    # When workers come and go until nothing waits
+    fleet.work(together=together)
+
+    # Then three were lost, each picture of the person has the reason, and everybody else's are done
+    assert fleet.deaths == 3
+    found = select(Render.state, Render.error_code, func.count()).group_by(Render.state, Render.error_code)
+    ended = {("failed", "quarantined", units_of_ada), ("done", None, 6)}
+    with database.reading() as tx:
+        assert {tuple(row) for row in tx.execute(found)} == ended
+
+    # When somebody asks for the quarantined ones, with the photos still as they are, then it is the same once more
+    with database.transaction() as tx:
+        assert again.retry(tx, TENANT, job, again.Which(failed=False, quarantined=True))[0] == units_of_ada
+    fleet.work(together=together)
+    with database.reading() as tx:
+        assert {tuple(row) for row in tx.execute(found)} == ended
+    assert 3 < fleet.deaths <= 6
+
+    # And when the fault is mended, they are done
+    fleet.deadly = b""
+    with database.transaction() as tx:
+        again.retry(tx, TENANT, job, again.Which(failed=False, quarantined=True))
+    fleet.work(together=together)
+    with database.reading() as tx:
+        assert [tuple(row) for row in tx.execute(found)] == [("done", None, units_of_ada + 6)]
 
 
 PEOPLE = ("ada", "bob", "cleo", "dora")
@@ -242,6 +299,35 @@ def test_late_pictures_of_a_unit_about_to_be_quarantined_still_count(
         assert render_rows.complete(tx, render, "w", drawn(key))
     with database.reading() as tx:
         assert tx.execute(select(Unit.state, Unit.lost_workers)).one() == ("done", 2)
+
+
+def test_a_worker_whose_unit_the_reaper_has_ended_writes_nothing_even_after_a_retry(
+    database: Database, tmp_path: Path, database_url: str
+) -> None:
+    # Given a unit that the reaper ended while its third worker was silent, and that somebody asked for again
+    job = add_job(database, [person("ada", [1], settings(tmp_path, database_url))])
+    with database.transaction() as tx:
+        tx.execute(update(Unit).values(lost_workers=2))
+    (held,) = claim(database)
+    with database.transaction() as tx:
+        (render,) = render_rows.waiting(tx, [held])
+    expire(database)
+    with database.transaction() as tx:
+        assert reaping.reap(tx, max_attempts=5) == (0, 1)
+        assert again.retry(tx, TENANT, job, again.Which(failed=False, quarantined=True)) == (1, [held.id])
+
+    # When the worker wakes with the picture, then it is nobody's
+    key = f"{TENANT}/{job}/{render.id}/1.png"
+    with database.transaction() as tx:
+        assert not render_rows.complete(tx, render, "w", drawn(key))
+        assert late.standing(tx, held, "w", render.id, key) == "too late"
+        assert late.take_back(tx, held, "w") is None
+
+    # And the render waits for whoever claims it next
+    with database.reading() as tx:
+        assert tx.execute(select(Render.state, Render.storage_key)).one() == ("waiting", None)
+    (next_one,) = claim(database)
+    assert next_one.lease_token > held.lease_token
 
 
 def test_a_cap_that_was_lowered_ends_what_waits(database: Database, tmp_path: Path, database_url: str) -> None:

@@ -10,15 +10,16 @@ import pytest
 from queue_world import TENANT, add_job, person, settings
 from sqlalchemy import select, update
 
-from jobs.database import Database
+from jobs.database import Database, epoch_now
 from jobs.errors import SourceMissing, UnknownWeightSet
-from jobs.models import Candidate, Output, Render, WeightSet, WeightSetSource
+from jobs.models import Candidate, Output, Render, Unit, WeightSet, WeightSetSource
 from jobs.planned import candidate_seed
 from jobs.reports import outputs
-from jobs.repository import queries, units, weight_sets
+from jobs.repository import again, queries, units, weight_sets
 from jobs.repository import renders as render_rows
 from jobs.repository.renders import CandidateRow, Drawn, OutputRow, WaitingRender
 from jobs.repository.summaries import pace
+from jobs.repository.weight_sets import WeightSetRow
 from jobs.settings import Settings
 
 DRAWN = Drawn(
@@ -240,3 +241,112 @@ def test_a_source_that_is_not_there_is_told(world: Settings, database: Database)
 
             # Then the error has a name, and trying again would not help
             assert (caught.value.code, caught.value.retryable) == ("source_missing", False)
+
+
+FINGERPRINT = "f" * 64
+
+
+def claimed(database: Database, owner: str, **terms: bool) -> WeightSetRow | None:
+    with database.transaction() as tx:
+        return weight_sets.claim(tx, TENANT, FINGERPRINT, owner, lease_seconds=30.0, **terms)  # type: ignore[arg-type]
+
+
+def expire(database: Database) -> None:
+    with database.transaction() as tx:
+        tx.execute(update(WeightSet).values(lease_until=epoch_now() - 1.0))
+
+
+@pytest.fixture
+def begun(world: Settings, database: Database) -> uuid.UUID:
+    """The job of a person whose weight set nobody makes yet."""
+    ada, _ = photo_sets(database)
+    with database.transaction() as tx:
+        weight_sets.begin(tx, TENANT, FINGERPRINT, hyperlora_fingerprint="h", sources=[(ada, 1.0)])
+        return tx.execute(select(Render.job_id).limit(1)).scalar_one()
+
+
+def test_a_set_is_in_one_workers_hands_while_its_lease_runs(begun: uuid.UUID, database: Database) -> None:
+    # Given a set that a worker makes
+    first = claimed(database, "first")
+    assert first is not None
+
+    # Then a second one gets nothing, until the first has gone silent
+    assert claimed(database, "second") is None
+    expire(database)
+    second = claimed(database, "second")
+    assert second is not None and second.lease_token == first.lease_token + 1
+    assert claimed(database, "third") is None
+
+    # And what the first has to say after that changes nothing
+    with database.transaction() as tx:
+        assert not weight_sets.fail(tx, first, "first", error_code="no_face", error="no face")
+        assert not weight_sets.give_back(tx, first, "first")
+        assert weight_sets.states(tx, TENANT, [FINGERPRINT]) == {FINGERPRINT: "generating"}
+
+
+def test_a_set_that_lost_a_worker_is_made_alone_and_a_told_fault_is_no_loss(
+    begun: uuid.UUID, database: Database
+) -> None:
+    # Given a set that was claimed beside others, and handed back with a fault that was told, several times
+    for _ in range(4):
+        row = claimed(database, "first", beside_others=True)
+        assert row is not None
+        with database.transaction() as tx:
+            assert weight_sets.give_back(tx, row, "first")
+
+    # When its next worker is lost
+    assert claimed(database, "first", beside_others=True) is not None
+    expire(database)
+
+    # Then it is claimed beside nobody, even when it was handed back once more
+    assert claimed(database, "second", beside_others=True) is None
+    row = claimed(database, "second")
+    assert row is not None
+    with database.transaction() as tx:
+        assert weight_sets.give_back(tx, row, "second")
+    assert claimed(database, "third", beside_others=True) is None
+    assert claimed(database, "third") is not None
+
+
+def test_a_worker_that_finds_its_own_claim_again_has_not_been_lost(begun: uuid.UUID, database: Database) -> None:
+    # Given a worker that lost hold of its claim, many times, as the database was away
+    for _ in range(5):
+        assert claimed(database, "first") is not None
+        expire(database)
+
+    # Then nobody has been lost but, now, this one
+    assert claimed(database, "second") is not None
+    with database.reading() as tx:
+        assert tx.execute(select(WeightSet.attempts)).scalar_one() == 2
+
+
+def test_a_set_found_silent_for_the_third_time_is_quarantined_until_somebody_asks_for_it(
+    begun: uuid.UUID, database: Database
+) -> None:
+    # Given a set that ended three workers
+    for owner in ("first", "second", "third"):
+        assert claimed(database, owner) is not None
+        expire(database)
+
+    # Then the fourth does not try, and the row has the reason in words
+    assert claimed(database, "fourth") is None
+    with database.transaction() as tx:
+        row = weight_sets.find(tx, TENANT, FINGERPRINT)
+        assert row is not None and (row.state, row.error_code) == ("failed", "quarantined")
+        assert "3 workers were lost" in str(row.error) and "portraits retry JOB --quarantined" in str(row.error)
+
+        # When its job's ordinary failures are tried again, and then its quarantined ones
+        for reason, asked, state in (
+            ("no_face", again.Which(), "failed"),
+            ("quarantined", again.Which(failed=False, quarantined=True), "pending"),
+        ):
+            tx.execute(update(Render).values(state="failed", error_code=reason))
+            tx.execute(update(Unit).values(state="failed"))
+            assert again.retry(tx, TENANT, begun, asked)[0] == 4
+
+            # Then only the latter reopens it
+            assert weight_sets.states(tx, TENANT, [FINGERPRINT]) == {FINGERPRINT: state}
+    for owner in ("fifth", "sixth", "seventh"):
+        assert claimed(database, owner) is not None
+        expire(database)
+    assert claimed(database, "eighth") is None
