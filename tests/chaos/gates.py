@@ -41,10 +41,13 @@ def is_at_rest(stack: Stack) -> bool:
     return open_units == 0 and waiting == 0
 
 
-def check(stack: Stack, *, renders: int, people: int, may_regenerate: int = 0) -> Counts:
+def check(
+    stack: Stack, *, renders: int, people: int, may_regenerate: int = 0, lost_makers: int | None = None
+) -> Counts:
     """Hold a finished stack against every gate; returns what was counted. Raises AssertionError.
 
-    `may_regenerate` is how many weight sets may have been made once more, as whoever made them was killed meanwhile.
+    `may_regenerate` is how many weight sets may have been made once more, as whoever made them was killed meanwhile;
+    `lost_makers` how many workers may have been lost with one set in their hands, None where nobody can know.
     """
     storage = open_storage(stack.settings.storage_url, stack.settings)
     with stack.database.reading() as tx:
@@ -56,6 +59,7 @@ def check(stack: Stack, *, renders: int, people: int, may_regenerate: int = 0) -
         _units_hold(tx, stack)
         _counters_hold(tx)
         generations = _generations_hold(tx, people, may_regenerate)
+        _makers_hold(tx, lost_makers)
         lost = tx.execute(select(func.sum(Unit.lost_workers))).scalar_one()
         orphans = _orphans_are_old(tx, storage, {row.storage_key for row in rows})
     _swept_is_named(stack, storage, rows)
@@ -104,6 +108,12 @@ def _generations_hold(tx: Connection, people: int, may_regenerate: int) -> dict[
     extra = sum((times - 1) * count for times, count in generations.items())
     assert 0 <= extra <= may_regenerate, generations
     return dict(generations)
+
+
+def _makers_hold(tx: Connection, lost_makers: int | None) -> None:
+    """Nobody began to make a set that another worker had in hand: each was begun once, and once for each lost maker."""
+    most = tx.execute(select(func.max(WeightSet.attempts))).scalar_one()
+    assert lost_makers is None or 1 <= most <= 1 + lost_makers, f"a weight set was begun {most} times"
 
 
 def _orphans_are_old(tx: Connection, storage: Storage, named: set[str | None]) -> int:

@@ -122,4 +122,5 @@ def go_through(harm: str, place: str, stack: Stack, fleet: Fleet) -> gates.Count
         until(lambda: not is_running(met["pid"]), "the end of the child")
 
     # Every render is recorded once, and nothing is left behind
-    return gates.check(stack, renders=RENDERS, people=PEOPLE)
+    lost_makers = int(place == "weights_generated" and harm not in ENDS_WITH)  # who is told to stop hands over
+    return gates.check(stack, renders=RENDERS, people=PEOPLE, lost_makers=lost_makers)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,20 +41,41 @@ QUICKLY = ("--without-mingle", "--without-gossip")
 
 
 def main() -> None:
-    """Serve until the standard input ends."""
+    """Serve until the standard input ends; then end whoever still runs."""
     for name in NEEDED:
         importlib.import_module(name)
     _say(ready=True)
+    groups: set[int] = set()
     for line in sys.stdin:
         order = json.loads(line)
         if "poll" in order:
-            _say(code=_code_of(order["poll"]))
+            code = _code_of(order["poll"])
+            if code is not None and not _is_there(order["poll"]):
+                groups.discard(order["poll"])
+            _say(code=code)
             continue
         pid = os.fork()
         if pid == 0:
             _be_a_worker(**order)
             return  # never: Celery ends the process
+        groups.add(pid)
         _say(pid=pid)
+    _end(groups)
+
+
+def _end(groups: set[int]) -> None:
+    """SIGKILL for these workers and their children, stopped or not: their test was killed before it did so."""
+    for group in filter(_is_there, groups):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _is_there(group: int) -> bool:
+    """Whether anybody is left of a process group; its number is nobody else's until then."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _say(**told: Any) -> None:

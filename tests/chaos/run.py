@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import json
 import os
 import random
 import signal
@@ -23,6 +24,7 @@ from typing import Any
 
 import gates
 import kombu
+import redis
 from cluster import Cluster, own_cluster
 from fleet import ChaosWorker, Fleet, Nursery, until
 from proxy import Proxy, Weather
@@ -107,8 +109,18 @@ def fragile_stack(home: Path, server: S3Server) -> Iterator[tuple[Stack, Cluster
         proxy.close()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-        with kombu.Connection(f"{REDIS_URL}/14") as connection, connection.channel() as channel:
-            kombu.Queue(queue, channel=channel).delete()
+        forget_queue(queue)
+
+
+def forget_queue(queue: str) -> None:
+    """Remove from Redis whatever bears the name of a run's own queue: messages waiting and taken, bindings, keys."""
+    with redis.Redis.from_url(f"{REDIS_URL}/14") as server:
+        for key in list(server.scan_iter(match=f"*{queue}*", count=1000)):
+            server.delete(key)
+        for tag, taken in list(server.hscan_iter("unacked", count=1000)):
+            if json.loads(taken)[2] == queue:  # message, exchange, routing key
+                server.hdel("unacked", tag)
+                server.zrem("unacked_index", tag)
 
 
 def enqueue_renders(stack: Stack, renders: int) -> int:
