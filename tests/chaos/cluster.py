@@ -24,11 +24,13 @@ class Cluster:
 
     def __init__(self, programs: Path, folder: Path, user: str | None) -> None:
         self._programs, self._folder, self._user = programs, folder, user
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self._port = listener.getsockname()[1]
         self._run("initdb", "-D", self._data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
-        self._control("start")
+        self._port = _free_port()
+        try:
+            self._start()
+        except (OSError, RuntimeError):  # somebody may have taken the port meanwhile
+            self._port = _free_port()
+            self._start()
 
     @property
     def url(self) -> str:
@@ -42,6 +44,15 @@ class Cluster:
     def stop(self) -> None:
         """End it."""
         self._control("stop", "-m", "immediate")
+
+    def _start(self) -> None:
+        """Start it; what does not answer in time is stopped. Raises RuntimeError, OSError, TimeoutExpired."""
+        try:
+            self._control("start")
+        except BaseException:
+            if Path(self._data, "postmaster.pid").exists():
+                self.stop()
+            raise
 
     @property
     def _data(self) -> str:
@@ -64,6 +75,13 @@ class Cluster:
         )
         if done.returncode:
             raise RuntimeError(f"{program} has failed: {done.stderr.decode()[-2000:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
 
 
 @contextmanager
