@@ -16,11 +16,12 @@ from test_mixed import CHEAP
 from jobs.database import Database, epoch_now
 from jobs.errors import DatabaseUnavailable, JobsError
 from jobs.models import Event, Render, Unit, WeightSet
-from jobs.repository import again, control, late, queries, reaping, units
+from jobs.repository import again, control, late, queries, reaping, units, weight_sets
 from jobs.repository import renders as render_rows
 from jobs.repository.units import ClaimedUnit
 from worker.renderer import GeneratedWeights, Order
 from worker.testing import FakeRenderer
+from worker.weights import Request, weight_set_fingerprint
 
 TERMS: dict[str, Any] = {"lease_seconds": 30.0, "max_attempts": 5}
 CLEAN, POISON = "a portrait", "poison"
@@ -167,6 +168,25 @@ def test_photos_that_end_their_workers_cost_three_however_many_units_their_perso
     fleet.work(together=together)
     with database.reading() as tx:
         assert [tuple(row) for row in tx.execute(found)] == [("done", None, units_of_ada + 6)]
+
+
+def test_a_set_that_lost_a_worker_is_made_with_no_other_set_in_hand(
+    database: Database, tmp_path: Path, database_url: str
+) -> None:
+    # Given three people, and a worker that was lost while it made the set of the first
+    world = World(database, settings(tmp_path, database_url), FakeRenderer())
+    add_job(database, [person(name, [1], world.settings) for name in ("ada", "bob", "cleo")])
+    sources = [world.weight_sets.source(TENANT, unit.photo_set_id) for unit in claim(database)]
+    first = weight_set_fingerprint(TENANT, sources[0].fingerprint, world.renderer)
+    with database.transaction() as tx:
+        weight_sets.begin(tx, TENANT, first, hyperlora_fingerprint="h")
+        assert weight_sets.claim(tx, TENANT, first, "lost", lease_seconds=30.0)
+    expire(database)
+
+    # When all three are wanted at once, then the two others are made together, and it alone
+    found = world.weight_sets.obtain_many([Request(TENANT, source, lambda: True) for source in sources])
+    assert not any(one is None or isinstance(one, Exception) for one in found)
+    assert world.renderer.together == [2, 1]
 
 
 PEOPLE = ("ada", "bob", "cleo", "dora")
