@@ -21,8 +21,8 @@ from jobs.settings import Settings, get_settings
 from jobs.storage import open_storage
 
 QUARANTINED_LEFT = (
-    "{left} quarantined pictures were left: three workers were lost with them; look into the workers' logs, then "
-    "`portraits retry {job} --quarantined`"
+    "{left} quarantined pictures were left: too many workers were lost with them; look into the workers' logs, then "
+    "`portraits retry {job}{tenant} --quarantined`"
 )
 FINISHED_STATES = frozenset({"done", "failed", "partial", "cancelled"})
 
@@ -181,7 +181,7 @@ def retry(
 ) -> tuple[int, list[str]]:
     """Wait again for a job's failed renders. Returns how many, and warnings, such as of what was left.
 
-    Those that are quarantined, because three workers were lost with them, are left unless `quarantined` says so; then
+    Those that are quarantined, as too many workers were lost with them, are left unless `quarantined` says so; then
     others are only tried where `failed` does too. `cancelled`: those too. `code`: of the failed, quarantined or not,
     only those with this code. Raises UnknownJob, JobArchived, QuotaExceeded.
     """
@@ -193,7 +193,8 @@ def retry(
             count, reopened = again.retry(tx, row.tenant_id, row.id, which)
             check_waiting_again(tx, row.tenant_id, count)
             left = 0 if quarantined else again.quarantined(tx, row.tenant_id, row.id)
-        told = [QUARANTINED_LEFT.format(left=left, job=job)] if left else []
+        named = "" if row.tenant_id == chosen.tenant else f" --tenant {row.tenant_id}"
+        told = [QUARANTINED_LEFT.format(left=left, job=job, tenant=named)] if left else []
         return count, [*told, *wake(database, chosen, reopened, row.tenant_id)]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from worker.cli.options import AsJson, Job, Tenant, load_settings, render_id
+from worker.cli.options import AsJson, Job, Tenant, load_settings, of_tenant, render_id
 from worker.cli.output import hint, print_json, say, warn
 
 
@@ -25,7 +25,7 @@ def retry(
     job: Job,
     failed: Annotated[bool, typer.Option("--failed", help="What failed; the default without --quarantined.")] = False,
     quarantined: Annotated[
-        bool, typer.Option("--quarantined", help="What three workers were lost with; not tried otherwise.")
+        bool, typer.Option("--quarantined", help="What too many workers were lost with; else only by its --code.")
     ] = False,
     cancelled: Annotated[bool, typer.Option("--cancelled", help="Also what was cancelled.")] = False,
     code: Annotated[str | None, typer.Option("--code", help="Of what failed, only with this code.")] = None,
@@ -36,16 +36,18 @@ def retry(
     from jobs.reports import retry as retry_job
 
     asked: dict[str, Any] = {"failed": failed or None, "quarantined": quarantined, "cancelled": cancelled, "code": code}
-    count, warnings = retry_job(job, tenant=tenant, settings=load_settings(), **asked)
+    settings = load_settings()
+    count, warnings = retry_job(job, tenant=tenant, settings=settings, **asked)
     if as_json:
         print_json({"job": job, "retried": count, "warnings": warnings})
         return
     _warn(warnings)
     kinds = "failed" + f" with the code {code}" * (code is not None) + " or was cancelled" * cancelled
-    missed = f"nothing of {job} that {kinds} may be tried now; `portraits status {job}` shows what there is"
+    named = f"{job}{of_tenant(tenant or settings.tenant, settings)}"
+    missed = f"nothing of {job} that {kinds} may be tried now; `portraits status {named}` shows what there is"
     say(f"{count} pictures of {job} wait again" if count else missed)
     if count:
-        hint(f"portraits watch {job}")
+        hint(f"portraits watch {named}")
 
 
 def rerun(

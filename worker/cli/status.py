@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli.fleet import fleet, fleet_line, fleet_shifts
-from worker.cli.options import AsJson, Tenant, load_settings, page_key
+from worker.cli.options import AsJson, Tenant, load_settings, of_tenant, page_key
 from worker.cli.output import ago, facts, hint, out, print_json, say, short, table
 
 if TYPE_CHECKING:
@@ -85,7 +85,11 @@ def _jobs(settings: Settings, tenant: str | None, limit: int, after: uuid.UUID |
         columns = ("job", "name or key", "profile", "state", "drawn", "failed", "age")
         out().print(table(None, columns, rows, right="drawn failed age"))
         if further is not None:
-            hint(f"portraits status --after {further} shows older ones, if there are any")
+            more = (
+                f" --limit {limit}" * (limit != JOBS)
+                + f" --after {further}{of_tenant(tenant or settings.tenant, settings)}"
+            )
+            hint(f"portraits status{more} shows older ones, if there are any")
     elif after is not None:
         say("no job is older than that one")
     else:
@@ -188,7 +192,12 @@ def show_job(found: JobStatus) -> None:
     if found.failures:
         rows = [(one["error_code"], one["renders"], short(one["example"] or "", 300)) for one in found.failures]
         out().print(table("Why pictures failed", ("code", "pictures", "for example"), rows, right="pictures"))
-        hint(f"portraits retry {job['job_id']}")
+        hint(f"portraits retry {_named(found)}")
+
+
+def _named(found: JobStatus) -> str:
+    """The job as a suggested command names it."""
+    return f"{found.job['job_id']}{of_tenant(found.job['tenant_id'], load_settings())}"
 
 
 def _show_people(found: JobStatus) -> None:
@@ -210,4 +219,4 @@ def _show_people(found: JobStatus) -> None:
     if rest > 0:
         hint(f"and {rest} more people; --json has all {len(people)}")
     if found.next is not None:
-        hint(f"portraits status {found.job['job_id']} --after {found.next} shows those who became known later")
+        hint(f"portraits status {_named(found)} --after {found.next} shows those who became known later")

@@ -21,7 +21,10 @@ LIMITS = {
     "bytes": "max_stored_bytes",
     "per_minute": "max_renders_per_minute",
 }
-Limit = Annotated[int | None, typer.Option(min=0, help="A whole number; --unlimited takes all limits away first.")]
+MOST, LONGEST_NAME = 2**63 - 1, 64
+Limit = Annotated[
+    int | None, typer.Option(min=0, max=MOST, help="A whole number; --unlimited takes all limits away first.")
+]
 
 
 @commands.command("list")
@@ -52,7 +55,7 @@ def set_(
     ] = None,
     people: Limit = None,
     waiting: Limit = None,
-    bytes_: Annotated[int | None, typer.Option("--bytes", min=0, help="Bytes that may be stored.")] = None,
+    bytes_: Annotated[int | None, typer.Option("--bytes", min=0, max=MOST, help="Bytes that may be stored.")] = None,
     per_minute: Limit = None,
     unlimited: Annotated[bool, typer.Option("--unlimited", help="Take all limits away first.")] = False,
     as_json: AsJson = False,
@@ -61,6 +64,7 @@ def set_(
     from jobs.database import Database
     from jobs.repository import tenants
 
+    _check_name(tenant)
     given = {"people": people, "waiting": waiting, "bytes": bytes_, "per_minute": per_minute}
     changes: dict[str, float | int | None] = dict.fromkeys(LIMITS.values()) if unlimited else {}
     changes |= {LIMITS[name]: value for name, value in given.items() if value is not None}
@@ -79,6 +83,20 @@ def set_(
         print_json(asdict(row))
     else:
         _show([row])
+
+
+def _check_name(tenant: str) -> None:
+    """Raise BadParameter for a name under which nobody could enqueue."""
+    from jobs.options import slug
+
+    try:
+        fits = len(slug(tenant)) <= LONGEST_NAME
+    except ValueError:
+        fits = False
+    if not fits:
+        raise typer.BadParameter(
+            f"a tenant's name has 1 to {LONGEST_NAME} lower-case letters a to z, digits, - and _; found {tenant[:80]!r}"
+        )
 
 
 def _show(rows: list[TenantRow]) -> None:

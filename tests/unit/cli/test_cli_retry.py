@@ -51,3 +51,22 @@ def test_what_is_not_tried_is_not_said_to_be_well(half_quarantined: CliWorld) ->
 
 def test_the_warning_names_the_command_that_tries_them(half_quarantined: CliWorld) -> None:
     assert "portraits retry party --quarantined" in half_quarantined.run("retry", "party").output
+
+
+def test_suggested_commands_name_the_tenant_that_was_asked_about(cli: CliWorld) -> None:
+    # Given a job of another tenant than that of the settings, under a key that both use
+    cli.enqueue(key="party", name="ours")
+    theirs = cli.enqueue(key="party", name="theirs", tenant="acme")
+
+    # When its pictures are cancelled and tried again, and its people are looked at a page at a time
+    cli.run("cancel", "party", "--tenant", "acme")
+    tried = cli.run("retry", "party", "--cancelled", "--tenant", "acme").output
+    page = cli.run("status", "party", "--limit", 1, "--tenant", "acme").output
+    jobs = cli.run("status", "--limit", 1, "--tenant", "acme").output
+    none = cli.run("retry", "party", "--code", "oom", "--tenant", "acme").output
+
+    # Then what is suggested looks at the same job, and pages are as long
+    assert "portraits watch party --tenant acme" in tried
+    assert f"portraits status {theirs['job_id']} --tenant acme --after" in " ".join(page.split())
+    assert "portraits status --limit 1 --after" in jobs and "--tenant acme" in jobs
+    assert "portraits status party --tenant acme" in " ".join(none.split())

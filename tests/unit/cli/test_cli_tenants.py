@@ -85,3 +85,24 @@ def test_pictures_of_the_last_minute_count_although_they_are_drawn(cli: CliWorld
     assert refused["code"] == "rate_limited" and "try again in a minute" in refused["message"]
     cli.run("tenants", "set", "default", "--per-minute", 5)
     assert "split the job" in cli.json("enqueue", manifest, "--again", exit_code=7)["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["", "A B", "../x", "a/b", "n\nl", "x" * 65, "Acme"])
+def test_a_name_under_which_nobody_could_enqueue_is_refused(cli: CliWorld, name: str) -> None:
+    # Given an empty database
+    cli.migrate()
+
+    # When such a name is to be given a weight, then it is refused with what a name is, and nothing is made
+    told = cli.run("tenants", "set", name, "--weight", 1, exit_code=2).stderr
+    assert "lower-case letters a to z" in " ".join(told.replace("│", " ").split())
+    assert cli.json("tenants", "list") == {"tenants": []}
+
+
+@pytest.mark.parametrize("limit", ["--people", "--waiting", "--bytes", "--per-minute"])
+def test_a_limit_beyond_what_a_row_can_hold_is_refused(cli: CliWorld, limit: str) -> None:
+    # Given an empty database
+    cli.migrate()
+
+    # When a limit has 64 bits, then it is refused as an argument, and nothing is made
+    cli.run("tenants", "set", "acme", limit, 2**63, exit_code=2)
+    assert cli.json("tenants", "list") == {"tenants": []}
