@@ -45,6 +45,9 @@ class Storage(Protocol):
     def exists(self, key: str) -> bool:
         """Whether an object lies under the key."""
 
+    def size(self, key: str) -> int | None:
+        """How many bytes lie under the key; None if there is no object."""
+
     def delete(self, key: str) -> None:
         """Remove the object; not an error if there is none."""
 

@@ -74,12 +74,17 @@ class FolderStorage:
 
     def exists(self, key: str) -> bool:
         """See `Storage.exists`."""
+        return self.size(key) is not None
+
+    def size(self, key: str) -> int | None:
+        """See `Storage.size`. What is no file is no object."""
         *folders, name = check_key(key).split("/")
         try:
             with self._errors(key), self._folder(folders) as folder:
-                return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         except ObjectMissing:
-            return False
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def delete(self, key: str) -> None:
         """See `Storage.delete`. Empty folders stay: another writer may be about to use them."""

@@ -64,14 +64,17 @@ class S3Storage:
 
     def exists(self, key: str) -> bool:
         """See `Storage.exists`."""
+        return self.size(key) is not None
+
+    def size(self, key: str) -> int | None:
+        """See `Storage.size`."""
         name = self._name(key)
         try:
             with self.server.errors(self.bucket, name):
-                self.server.client.head_object(Bucket=self.bucket, Key=name)
+                return self.server.client.head_object(Bucket=self.bucket, Key=name)["ContentLength"]
         except ObjectMissing:
             self._check_bucket()
-            return False
-        return True
+            return None
 
     def delete(self, key: str) -> None:
         """See `Storage.delete`."""

@@ -1,4 +1,4 @@
-"""Checking that what counters and states say is what the rows say, and, if asked, that the objects are there."""
+"""Checking that what counters and states say is what the rows say, and, if asked, that no object is lost or cut."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from jobs.storage import Storage, open_storage
 THREADS = 8
 PAGE = 500
 """Pictures whose objects are looked for at a time."""
+NO_COPY = "bring it back from a backup; `portraits rerun {render_id}` draws another picture, under a seed of its own"
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,24 @@ def weight_set_differences(tx: Connection | Database, tenant: str) -> list[Diffe
     ]
 
 
-def missing_objects(database: Database, storage: Storage, tenant: str, job_id: uuid.UUID) -> Iterator[Difference]:
-    """Objects of a job's finished pictures, and of their further files, that are not in the store.
+def object_differences(database: Database, storage: Storage, tenant: str, job_id: uuid.UUID) -> Iterator[Difference]:
+    """Objects of a job's finished pictures, and of their further files, that are not in the store (`object`) or have
+    another size there than their rows say (`object_size`).
 
     No transaction is open while the store is asked.
     """
-
-    def is_missing(found: tuple[uuid.UUID, str]) -> bool:
-        return not storage.exists(found[1])
-
     with ThreadPoolExecutor(THREADS, thread_name_prefix="verify") as pool:
         for page in _objects(database, tenant, job_id):
-            for (render_id, key), missing in zip(page, pool.map(is_missing, page), strict=True):
-                if missing:
-                    told = f"its object {key} is not in the store; `portraits rerun {render_id}` draws it again"
-                    yield Difference("object", tenant, job_id, f"render {render_id}", told)
+            sizes = pool.map(storage.size, [key for _, key, _ in page])
+            for (render_id, key, wanted), found in zip(page, sizes, strict=True):
+                if found == wanted:
+                    continue
+                kind = "object" if found is None else "object_size"
+                told = (
+                    "is not in the store" if found is None else f"has {found} bytes in the store, recorded are {wanted}"
+                )
+                message = f"its object {key} {told}; {NO_COPY.format(render_id=render_id)}"
+                yield Difference(kind, tenant, job_id, f"render {render_id}", message)
 
 
 def verify(
@@ -114,7 +118,7 @@ def verify(
                 report.corrected += _correct(database, owner, job_id)
             report.differences += differences(database, owner, job_id)
             if storage is not None:
-                report.differences += missing_objects(database, storage, owner, job_id)
+                report.differences += object_differences(database, storage, owner, job_id)
         for owner in _owners(database, tenant) if every else [tenant or chosen.tenant]:
             report.differences += weight_set_differences(database, owner)
     return report
@@ -176,14 +180,14 @@ def _correct(database: Database, tenant: str, job_id: uuid.UUID) -> int:
         return sum(rows.correct(tx, tenant, unit_id) for unit_id in ids)
 
 
-def _objects(database: Database, tenant: str, job_id: uuid.UUID) -> Iterator[list[tuple[uuid.UUID, str]]]:
-    """A job's finished pictures and their further files as (render id, key), a page at a time."""
+def _objects(database: Database, tenant: str, job_id: uuid.UUID) -> Iterator[list[tuple[uuid.UUID, str, int]]]:
+    """A job's finished pictures and their further files as (render id, key, bytes), a page at a time."""
     last = -1
     while True:
         with database.reading() as tx:
             page = list(queries.renders(tx, tenant, job_id, state="done", after=last, limit=PAGE))
             further = tx.execute(queries.outputs_of(tenant, [row["render_id"] for row in page])).mappings().all()
-        yield [(row["render_id"], str(row["storage_key"])) for row in (*page, *further)]
+        yield [(row["render_id"], str(row["storage_key"]), row["size_bytes"]) for row in (*page, *further)]
         if len(page) < PAGE:
             return
         last = page[-1]["ordinal"]

@@ -244,7 +244,7 @@ def _picture(storage: Storage, file: PictureRow) -> bytes:
     if found != file.sha256:
         raise PictureDamaged(
             f"{file.storage_key} has SHA-256 {found[:12]}..., recorded is {file.sha256[:12]}...; "
-            "draw it again with `portraits rerun`"
+            "bring it back from a backup, or draw another picture with `portraits rerun`"
         )
     return data
 

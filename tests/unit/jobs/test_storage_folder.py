@@ -43,6 +43,7 @@ def test_put_get_list_delete(storage: FolderStorage) -> None:
     storage.delete("acme/a.png")
     assert not storage.exists("acme/a.png")
     assert storage.exists("acme/b/c.png")
+    assert (storage.size("acme/a.png"), storage.size("acme/b/c.png")) == (None, len(storage.get("acme/b/c.png")))
     with pytest.raises(ObjectMissing):
         storage.get("acme/a.png")
 

@@ -101,6 +101,7 @@ def test_put_get_list_delete(storage: S3Storage) -> None:
     storage.delete("acme/a.png")
     assert not storage.exists("acme/a.png")
     assert storage.exists("acme/b.png")
+    assert (storage.size("acme/a.png"), storage.size("acme/b.png")) == (None, len(storage.get("acme/b.png")))
     with pytest.raises(ObjectMissing):
         storage.get("acme/a.png")
 

@@ -183,6 +183,22 @@ def test_missing_objects_and_weight_sets_without_one_are_told(world: World, job:
     assert len(weight_set_differences(world.database, TENANT)) == 1
 
 
+def test_an_object_that_was_cut_is_told_with_both_sizes(world: World, job: uuid.UUID) -> None:
+    # Given a picture whose object was cut, and another that was replaced by one of the same length
+    cut, other = world.pictures()[:2]
+    whole = world.storage.get(cut)
+    world.storage.put(cut, whole[:7], content_type="image/png")
+    world.storage.put(other, bytes(len(world.storage.get(other))), content_type="image/png")
+
+    # When the objects are looked at, then the first is told in words, with what helps
+    (found,) = verify(job, objects=True, settings=world.settings).differences
+    assert found.kind == "object_size"
+    assert f"{cut} has 7 bytes in the store, recorded are {len(whole)}" in str(found) and "from a backup" in str(found)
+
+    # And without being asked to, nobody looks
+    assert verify(job, settings=world.settings).differences == []
+
+
 def test_no_transaction_is_open_while_the_store_is_asked(
     world: World, job: uuid.UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,13 +207,13 @@ def test_no_transaction_is_open_while_the_store_is_asked(
     asked, held = [], []
 
     class Store(FolderStorage):
-        def exists(self, key: str) -> bool:
+        def size(self, key: str) -> int | None:
             asked.append(key)
             held.append(world.database.engine.pool.checkedout())  # type: ignore[attr-defined]
-            return True
+            return None
 
     # When its objects are looked for, then each is asked for once, and no connection is in use meanwhile
     store = Store(world.settings.home)
-    assert list(verify_module.missing_objects(world.database, store, TENANT, job)) == []
+    assert len(list(verify_module.object_differences(world.database, store, TENANT, job))) == 6
     assert sorted(asked) == sorted(row["storage_key"] for row in world.renders(job)) and len(asked) == 6
     assert held == [0] * 6
