@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from worker.cli.exits import Exit
 from worker.cli.options import AsJson, load_settings
 from worker.cli.output import hint, print_json, say
+
+if TYPE_CHECKING:
+    from jobs.repository.drain import DrainingWorker
 
 Name = Annotated[
     str | None, typer.Argument(metavar="[WORKER]", help="Name as `status` shows it, or a machine's; or --all.")
@@ -49,8 +52,16 @@ def drain(
         print_json({"workers": [asdict(one) for one in found], "drained": not late})
     else:
         for one in found:
-            say(f"{one.name}: {one.state}" + ("" if one.understands else ", of a version that cannot drain; stop it"))
-        if late:
-            hint(f"{len(late)} are not drained; they claim nothing more once they see it: `portraits status`")
+            say(f"{one.name}: {_told(one, settings.lease_seconds)}")
+        heard = [one for one in late if one.silent_seconds <= settings.lease_seconds]
+        if heard:
+            hint(f"{len(heard)} are not drained; they claim nothing more once they see it: `portraits status`")
     if late and seconds > 0:
         raise typer.Exit(Exit.PROBLEM)
+
+
+def _told(one: DrainingWorker, lease_seconds: float) -> str:
+    """How far a worker is; what one said of itself that has fallen silent is not so any more."""
+    if not one.is_over and one.silent_seconds > lease_seconds:
+        return f"silent for {one.silent_seconds:.0f} s; its units go to others"
+    return one.state if one.understands else f"{one.state}, of a version that cannot drain; stop it"

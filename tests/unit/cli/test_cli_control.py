@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 
 from cli_world import CliWorld
+from sqlalchemy import update
 
 from jobs.database import Database
+from jobs.models import Worker
 from jobs.repository import fleet
 from worker.cli.progress import Moment, Speed, remark
 from worker.process import WorkerProcess
@@ -93,3 +96,23 @@ def test_a_worker_is_drained_and_goes_on(cli: CliWorld) -> None:
     cli.run("drain", "host:1", "--timeout", "0.01", exit_code=1)
     assert "1 draining" in cli.run("status").stdout
     cli.run("drain", exit_code=2)
+
+
+def test_draining_a_worker_that_was_killed_says_that_it_is_silent(cli: CliWorld) -> None:
+    # Given a worker that has been silent for longer than a lease, in the middle of work, and one that works
+    cli.migrate()
+    database = Database.from_settings(cli.settings)
+    with database.transaction() as tx:
+        for name in ("dead:1", "live:2"):
+            fleet.sign_of_life(tx, f"{name}:a", name=name, pid=1, version="0", state="working", busy=True)
+        long_ago = Worker.last_seen_at - cli.settings.lease_seconds - 30
+        tx.execute(update(Worker).where(Worker.name == "dead:1").values(last_seen_at=long_ago))
+    database.dispose()
+
+    # When the first is to be drained, then it is not said to work, and nobody is told to wait for it
+    told = cli.run("drain", "dead:1", exit_code=1).output
+    assert re.search(r"dead:1: silent for \d+ s; its units go to others", told) and "once they see it" not in told
+
+    # And of both, only the other is waited for
+    told = cli.run("drain", "--all", "--timeout", "0.01", exit_code=1).output
+    assert "live:2: working" in told and "1 are not drained" in told and "dead:1: silent" in told
