@@ -44,6 +44,12 @@ SILENT_SECONDS = 20.0
 # What a statement says that names a table or column which is not there: by SQLSTATE, and by SQLite's words.
 _LACKS = ("42P01", "42703")
 _LACKS_TOLD = ("no such table", "no such column", "has no column named")
+# What helps where the tenants' role is missing or not this login's, and where a login may not do what it was to do.
+_TAKE_ROLE = "see PORTRAITS_DATABASE_TENANT_ROLE and `portraits db roles --apply`, and grant that role to this login"
+_MAY_NOT = (
+    "log in as the owner of the tables, or as a member of the workers' role; `portraits db roles` prints the grants, "
+    "which the owner gives again with --apply after an upgrade"
+)
 # SQLSTATE classes that trying again may mend: connection lost, serialization or deadlock, no resources, shut-down or
 # start-up, read-only (a standby that is not yet the primary), and silent for too long.
 _AWAY = ("08", "40", "53", "57P", "25006", "25P03")
@@ -177,9 +183,8 @@ class Database:
         if "file is not a database" in text or "malformed" in text:
             return SettingsInvalid(f"{self} is not an SQLite database or is damaged; name another file")
         if state == "42501" or (state == "22023" and "role" in text):
-            return SettingsInvalid(
-                f"{self} refuses: {text}; see PORTRAITS_DATABASE_TENANT_ROLE and `portraits db roles --apply`"
-            )
+            is_of_role = state == "22023" or "set role" in text
+            return SettingsInvalid(f"{self} refuses: {text}; {_TAKE_ROLE if is_of_role else _MAY_NOT}")
         if isinstance(error, OperationalError) or error.connection_invalidated or state.startswith(_AWAY):
             return DatabaseUnavailable(f"{self} does not answer: {text}")
         return error

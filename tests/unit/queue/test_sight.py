@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from queue_world import TENANT, World, add_job, only_postgres, person, settings
+from sqlalchemy import make_url
 
 from jobs.archive import archive, restore
 from jobs.database import Database
 from jobs.errors import SettingsInvalid
-from jobs.repository import security
+from jobs.repository import fleet, security
 from jobs.settings import Settings
 from jobs.sweep import sweep
 from jobs.verify import verify
@@ -68,3 +69,29 @@ def test_a_login_that_sees_no_tenant_is_refused_and_one_that_sees_all_is_not(
     assert verify(every=True, objects=True, settings=logins["worker"]).jobs == 1
     swept = sweep(logins["worker"], older_than_seconds=0)
     assert swept.named > 0 and swept.orphans == 0
+
+
+@only_postgres
+def test_a_login_that_may_not_write_a_table_is_told_whose_login_may(logins: dict[str, Settings]) -> None:
+    # Given a login of the tenants' role, which has all its rights
+    database = Database.from_settings(logins["tenant"])
+
+    # When it is to write what only workers write, then it is told who may, and not to set up what is there
+    with (
+        pytest.raises(SettingsInvalid, match="permission denied for table workers") as told,
+        database.transaction() as tx,
+    ):
+        fleet.stopped(tx, "nobody")
+    assert "member of the workers' role; `portraits db roles` prints the grants" in str(told.value)
+    assert "PORTRAITS_DATABASE_TENANT_ROLE" not in str(told.value)
+    database.dispose()
+
+    # When it is to take a role that is not its own, then that setting is named
+    login = make_url(logins["worker"].database_url.get_secret_value()).username or ""
+    other = Database(logins["tenant"].database_url.get_secret_value(), tenant_role=login)
+    with (
+        pytest.raises(SettingsInvalid, match=r"set role .* PORTRAITS_DATABASE_TENANT_ROLE"),
+        other.transaction(TENANT) as tx,
+    ):
+        fleet.stopped(tx, "nobody")
+    other.dispose()
