@@ -47,6 +47,7 @@ def worker(
     The same as `celery -A worker.app worker` with our defaults. On a machine with several GPUs: `--gpus all`.
     """
     from jobs.database import Database
+    from jobs.repository.sight import require_work
 
     if concurrency not in {None, 1}:
         raise PoolRefused(
@@ -60,6 +61,8 @@ def worker(
     database = Database.from_settings(settings)
     try:
         database.require_current()
+        with database.reading() as tx:
+            require_work(tx)
     finally:
         database.dispose()
     if gpus is not None:

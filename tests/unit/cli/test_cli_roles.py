@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from cli_world import CliWorld
 from services import fresh_postgres
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from jobs.database import Database
 from jobs.repository import security
@@ -33,7 +36,7 @@ def test_on_sqlite_roles_are_refused(cli: CliWorld, monkeypatch: pytest.MonkeyPa
 def test_the_wall_is_put_up_twice_and_a_missing_role_is_told(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given an installation on PostgreSQL whose tenants' role does not exist
     shop, studio = (f"portraits_{kind}_{uuid.uuid4().hex[:10]}" for kind in ("shop", "studio"))
-    with fresh_postgres() as url:
+    with fresh_postgres() as url, dropped_roles(url, shop, studio):
         monkeypatch.setenv("PORTRAITS_DATABASE_URL", url)
         monkeypatch.setenv("PORTRAITS_DATABASE_TENANT_ROLE", shop)
         cli.run("db", "upgrade")
@@ -44,9 +47,49 @@ def test_the_wall_is_put_up_twice_and_a_missing_role_is_told(cli: CliWorld, monk
             assert cli.json("db", "roles", "--tenant-role", shop, "--worker-role", studio, "--apply")["applied"] is True
         assert "has no jobs" in cli.run("status").stdout
 
-        database = Database(url)
+
+@pytest.mark.postgres
+def test_a_worker_is_refused_under_a_login_that_may_not_write_its_row(
+    cli: CliWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given the wall, a login of the tenants' role and one of the workers', and a process that would be replaced
+    shop, studio = (f"portraits_{kind}_{uuid.uuid4().hex[:10]}" for kind in ("shop", "studio"))
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments))
+    with fresh_postgres() as url, dropped_roles(url, shop, studio) as database:
+        monkeypatch.setenv("PORTRAITS_DATABASE_URL", url)
+        cli.run("db", "upgrade")
+        cli.run("db", "roles", "--tenant-role", shop, "--worker-role", studio, "--apply")
         with database.transaction() as tx:
             for role in (shop, studio):
+                tx.execute(text(f"ALTER ROLE {role} LOGIN"))
+
+        # When a worker is started under the first
+        monkeypatch.setenv("PORTRAITS_DATABASE_URL", as_login(url, shop))
+        told = cli.run("worker", exit_code=3).output
+
+        # Then it does not start, and says what is wanted; under the other it does
+        assert f"the login '{shop}' may not write the table workers" in told and "portraits db roles" in told
+        assert started == []
+        monkeypatch.setenv("PORTRAITS_DATABASE_URL", as_login(url, studio))
+        cli.run("worker")
+        assert len(started) == 1
+
+
+def as_login(url: str, login: str) -> str:
+    """The URL of the same database for another login."""
+    return make_url(url).set(username=login).render_as_string(hide_password=False)
+
+
+@contextmanager
+def dropped_roles(url: str, *roles: str) -> Iterator[Database]:
+    """A handle of the owner's, and no such roles afterwards."""
+    database = Database(url)
+    try:
+        yield database
+    finally:
+        with database.transaction() as tx:
+            for role in roles:
                 tx.execute(text(f"DROP OWNED BY {role}"))
                 tx.execute(text(f"DROP ROLE {role}"))
         database.dispose()
