@@ -80,6 +80,8 @@ def results(
         return
     if limit is not None or after >= 0:
         raise typer.BadParameter("--limit and --after are for the table; leave --out away")  # names depend on all rows
+    if urls:
+        raise typer.BadParameter("--urls is for the table that is printed, as they expire; leave --out or --urls away")
     if as_zip and sheet:
         raise typer.BadParameter("--sheet draws into the folder; leave --zip away")
     row, report = fetch(job, tenant, settings, out, name=name, as_zip=as_zip, kind=kind, state=state)

@@ -125,6 +125,10 @@ def test_without_a_folder_the_table_is_printed(cli: CliWorld) -> None:
     assert [line["seed"] for line in lines] == [1, 2, 3, 1, 2, 3]
     assert lines[0]["url"].startswith("file://")
 
+    # And a folder has no URLs in its table: asking for both is refused before anything is fetched
+    assert "--urls is for the table" in cli.json("results", "--out", "out", "--urls", exit_code=2)["error"]["message"]
+    assert not Path("out").exists()
+
 
 def test_every_form_has_the_names_of_the_python_rows(cli: CliWorld) -> None:
     # Given a finished job, and its rows in Python
