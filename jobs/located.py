@@ -143,7 +143,7 @@ def from_python(data: Any) -> Any:
             mapped = Mapped()
             for key, inner in value.items():
                 if not isinstance(key, str):
-                    raise Unreadable(f"a key is a {type(key).__name__}, wanted a text", field=path or None)
+                    raise Unreadable(f"found a key of type {type(key).__name__}, wanted a text", field=path or None)
                 mapped.add(key, copy(inner, depth + 1, f"{path}.{key}" if path else key), None)
             return mapped
         if isinstance(value, list | tuple):
