@@ -269,8 +269,9 @@ class Shift:
         """Claim when nobody is drawn any more: what may be held beside the units that are being settled, else whatever
         comes next, when they are.
         """
-        units = [] if self._holds_suspected() else self._claim_next(beside_others=bool(self._unsettled()))
-        if units or not self._unsettled():
+        others = bool(self._unsettled())  # asked once: they may be settled before the claim has its answer
+        units = [] if self._holds_suspected() else self._claim_next(beside_others=others)
+        if units or not others:
             return units
         for settling in self._settling:
             settling.result()

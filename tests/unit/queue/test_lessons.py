@@ -20,6 +20,7 @@ from worker.plan import BatchKey, BatchSizes
 from worker.process import WorkerProcess, remembered_sizes
 from worker.renderer import Batch, Sample, Setting
 from worker.testing import FakeRenderer
+from worker.watchdog import Watched
 
 LARGE = BatchKey(0.8, 0.0, (), -1, 1024, 1024, 20, "euler", True, 1.0, "", (), 1, 1)
 WIDE = BatchKey(0.8, 0.0, (), -1, 1216, 832, 20, "euler", True, 1.0, "", (), 1, 1)
@@ -293,7 +294,9 @@ def test_a_worker_process_keeps_its_lessons_at_home(database: Database, database
     world = settings(tmp_path, database_url, profiles_file=profiles, vram_gb=12)
     add_job(database, [person("ada", [2], world)])
     process = WorkerProcess(world)
-    renderer = process.load("fake")
+    watched = process.load("fake")
+    assert isinstance(watched, Watched)
+    renderer = watched._renderer
     assert isinstance(renderer, FakeRenderer)
     renderer._fits = 1
     with database.reading() as tx:
