@@ -195,21 +195,21 @@ def test_a_worker_that_wakes_after_its_lease_was_taken_changes_nothing(
     sleeper = World(world.database, world.settings, FakeRenderer(batch_size=4), "sleeper")
     fell, woken = threading.Event(), threading.Event()
 
-    def sleep() -> None:
+    def fall_asleep() -> None:
         fell.set()
         assert woken.wait(LONG)
 
     if asleep == "in the middle of drawing":
-        sleeper.renderer._at_step = lambda step: sleep()
+        sleeper.renderer._at_step = lambda step: fall_asleep()
     else:
         put = sleeper.storage.put
 
-        def put_then_sleep(key: str, *args: Any, **named: Any) -> None:
+        def put_then_fall_asleep(key: str, *args: Any, **named: Any) -> None:
             put(key, *args, **named)
             if key.endswith(".png"):
-                sleep()
+                fall_asleep()
 
-        monkeypatch.setattr(sleeper.storage, "put", put_then_sleep)
+        monkeypatch.setattr(sleeper.storage, "put", put_then_fall_asleep)
     thread = threading.Thread(target=sleeper.shift)
     thread.start()
     assert fell.wait(LONG)

@@ -39,10 +39,15 @@ def test_a_job_is_archived_fetched_and_restored(cli: CliWorld, tmp_path: Path) -
 
 
 def test_either_an_age_or_a_job_is_wanted(cli: CliWorld) -> None:
+    # Given no job
     cli.migrate()
-    cli.run("archive", exit_code=2)
-    cli.run("archive", "--older-than", "1d", "--restore", "job", exit_code=2)
-    cli.run("archive", "--restore", "unheard-of", exit_code=5)
+
+    # When neither is said, or both, or a job that is not there, then each is refused with what was wanted
+    for asked in ((), ("--older-than", "1d", "--restore", "job")):
+        assert "either --older-than TIME or --restore" in " ".join(
+            cli.run("archive", *asked, exit_code=2).stderr.split()
+        )
+    assert "unheard-of" in cli.run("archive", "--restore", "unheard-of", exit_code=5).stderr
 
 
 def test_verify_tells_differences_and_sets_settled_units_right(cli: CliWorld) -> None:

@@ -59,7 +59,8 @@ def test_a_job_or_the_fleet_is_meant_never_both_or_neither(cli: CliWorld) -> Non
         cli.run(command, exit_code=2)
         cli.run(command, "job", "--fleet", exit_code=2)
         cli.run(command, "--fleet", "--tenant", "acme", exit_code=2)
-        cli.run(command, "unheard-of", exit_code=5)
+        assert "unheard-of" in cli.run(command, "unheard-of", exit_code=5).stderr
+    assert cli.json("status")["fleet_paused_at"] is None
 
 
 def test_a_paused_job_is_never_shown_as_stuck() -> None:

@@ -80,7 +80,7 @@ def test_pictures_of_the_last_minute_count_although_they_are_drawn(cli: CliWorld
     cli.run("enqueue", manifest)
     cli.draw()
 
-    # Then six more are refused for now, and the job that is too large for any minute is told apart
+    # Then six more are refused within this minute, and the job that is too large for any minute is told apart
     refused = cli.json("enqueue", manifest, "--again", exit_code=4)["error"]
     assert refused["code"] == "rate_limited" and "try again in a minute" in refused["message"]
     cli.run("tenants", "set", "default", "--per-minute", 5)
