@@ -18,6 +18,7 @@ from jobs.errors import DatabaseUnavailable, JobsError
 from jobs.models import Event, Render, Unit, WeightSet
 from jobs.repository import again, control, late, queries, reaping, units, weight_sets
 from jobs.repository import renders as render_rows
+from jobs.repository.renders import WaitingRender
 from jobs.repository.units import ClaimedUnit
 from worker.renderer import GeneratedWeights, Order
 from worker.testing import FakeRenderer
@@ -294,17 +295,23 @@ def test_what_was_drawn_before_stays_and_one_event_tells_of_the_quarantine(
     assert event.worker == "host:7:a" and event.data == {"renders": 2, "lost_workers": 3, "attempts": 1}
 
 
+def lose_the_third_worker(database: Database) -> tuple[ClaimedUnit, WaitingRender]:
+    """The one unit in the hands of a worker whose lease has run out, after two others were lost, and its picture."""
+    with database.transaction() as tx:
+        tx.execute(update(Unit).values(lost_workers=2))
+    (held,) = claim(database)
+    with database.reading() as tx:
+        (render,) = render_rows.waiting(tx, [held])
+    expire(database)
+    return held, render
+
+
 def test_late_pictures_of_a_unit_about_to_be_quarantined_still_count(
     database: Database, tmp_path: Path, database_url: str
 ) -> None:
     # Given a unit whose third worker is lost, with the picture of it on that worker's disk
     job = add_job(database, [person("ada", [1], settings(tmp_path, database_url))])
-    with database.transaction() as tx:
-        tx.execute(update(Unit).values(lost_workers=2))
-    (held,) = claim(database)
-    with database.transaction() as tx:
-        (render,) = render_rows.waiting(tx, [held])
-    expire(database)
+    held, render = lose_the_third_worker(database)
 
     # When the reaper sees it, then it is left alone for the grace, by the reaper and by whoever claims
     with database.transaction() as tx:
@@ -326,12 +333,7 @@ def test_a_worker_whose_unit_the_reaper_has_ended_writes_nothing_even_after_a_re
 ) -> None:
     # Given a unit that the reaper ended while its third worker was silent, and that somebody asked for again
     job = add_job(database, [person("ada", [1], settings(tmp_path, database_url))])
-    with database.transaction() as tx:
-        tx.execute(update(Unit).values(lost_workers=2))
-    (held,) = claim(database)
-    with database.transaction() as tx:
-        (render,) = render_rows.waiting(tx, [held])
-    expire(database)
+    held, render = lose_the_third_worker(database)
     with database.transaction() as tx:
         assert reaping.reap(tx, max_attempts=5) == (0, 1)
         assert again.retry(tx, TENANT, job, again.Which(failed=False, quarantined=True)) == (1, [held.id])
