@@ -56,12 +56,12 @@ install: .venv/.worker
 
 .venv/.worker: pyproject.toml .venv/.torch
 	@echo "Installing the worker ..."
-	$(PIP) install -c $(CONSTRAINTS) -e '.[worker,insightface]'
+	$(PIP) install -c $(CONSTRAINTS) -e '.[worker,insightface,serve]'
 	@touch $@
 
 .venv/.dev: pyproject.toml .venv/.torch
 	@echo "Installing the worker and the developers' tools ..."
-	$(PIP) install -c $(CONSTRAINTS) -e '.[worker,insightface,train,evaluate,dev]'
+	$(PIP) install -c $(CONSTRAINTS) -e '.[worker,insightface,train,evaluate,serve,telemetry,docs,dev]'
 	@# spandrel asks for torchvision, whose builds must match torch's; the upscaler does without it.
 	$(PIP) install -c $(CONSTRAINTS) --no-deps spandrel
 	@touch $@ .venv/.worker

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from jobs.database import Database
-from jobs.models import utcnow
+from jobs.orm import utcnow
 from jobs.reports import find_job, opened
 from jobs.repository import archive as rows
 from jobs.repository import sweep as tenant_rows

@@ -10,33 +10,30 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
     Column,
-    DateTime,
-    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
-    Uuid,
+    false,
     text,
 )
-from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
-from uuid_utils.compat import uuid7
+
+from jobs import models_outside  # noqa: F401 - so that the metadata knows every table
+from jobs.orm import Base, Owned, new_id, one_of, own, utcnow
 
 UNIT_STATES = ("ready", "leased", "done", "failed", "cancelled", "paused")
 RENDER_STATES = ("waiting", "done", "failed", "cancelled")
@@ -44,63 +41,6 @@ WEIGHT_SET_STATES = ("pending", "generating", "ready", "failed")
 WEIGHT_SET_KINDS = ("photos", "mix", "slider", "refined")
 # How an identity, or a slider, is given. `together` and `weights` have no weight set of their own.
 PHOTO_SET_KINDS = ("photos", "mix", "together", "slider", "weights")
-
-
-def new_id() -> uuid.UUID:
-    """A fresh id, later than every id made before on this machine."""
-    return uuid7()
-
-
-def utcnow() -> dt.datetime:
-    """This moment, in UTC."""
-    return dt.datetime.now(dt.UTC)
-
-
-class Utc(TypeDecorator[dt.datetime]):
-    """A timestamp that is aware and in UTC, also on databases that store none."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        return None if value is None else value.astimezone(dt.UTC)
-
-    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
-
-
-class Base(DeclarativeBase):
-    """The one metadata object, with names for every constraint so that migrations can find them."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(column_0_N_label)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
-        dt.datetime: Utc(),
-        uuid.UUID: Uuid(),
-        float: Double(),
-        # What is not given is NULL, not the JSON text `null`.
-        dict[str, Any]: JSON(none_as_null=True),
-    }
-
-
-def _own(table: str, *columns: str) -> ForeignKeyConstraint:
-    """A reference to a row of the same tenant."""
-    target = ["tenant_id", "id"]
-    return ForeignKeyConstraint(["tenant_id", *columns], [f"{table}.{name}" for name in target])
-
-
-def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
-    listed = ", ".join(f"'{value}'" for value in values)
-    return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
 class Tenant(Base):
@@ -118,6 +58,9 @@ class Tenant(Base):
     max_waiting_renders: Mapped[int | None] = mapped_column(BigInteger)
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_renders_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    # How many days people, photos and pictures are kept; NULL: until somebody removes them.
+    retention_days: Mapped[int | None]
+    requires_consent: Mapped[bool] = mapped_column(server_default=false())
 
 
 class Share(Base):
@@ -132,13 +75,6 @@ class Share(Base):
     profile: Mapped[str] = mapped_column(String(100), primary_key=True)
     virtual_time: Mapped[float] = mapped_column(default=0.0)
     served_at: Mapped[float] = mapped_column(default=0.0)
-
-
-class Owned:
-    """A row that belongs to a tenant."""
-
-    tenant_id: Mapped[str] = mapped_column(String(64), ForeignKey("tenants.id"), primary_key=True, sort_order=-2)
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id, sort_order=-1)
 
 
 class Identity(Owned, Base):
@@ -174,7 +110,7 @@ class PhotoSet(Owned, Base):
 
     __tablename__ = "photo_sets"
     __table_args__ = (
-        _own("identities", "identity_id"),
+        own("identities", "identity_id"),
         UniqueConstraint("tenant_id", "identity_id", "fingerprint"),
         Index("ix_photo_sets_weight_set", "tenant_id", "weight_set_fingerprint"),
     )
@@ -190,8 +126,8 @@ class PhotoSetMember(Base):
 
     __tablename__ = "photo_set_members"
     __table_args__ = (
-        _own("photo_sets", "photo_set_id"),
-        _own("photo_sets", "member_photo_set_id"),
+        own("photo_sets", "photo_set_id"),
+        own("photo_sets", "member_photo_set_id"),
         Index("ix_photo_set_members_member", "tenant_id", "member_photo_set_id"),
     )
     tenant_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -208,8 +144,8 @@ class PhotoSetPhoto(Base):
 
     __tablename__ = "photo_set_photos"
     __table_args__ = (
-        _own("photo_sets", "photo_set_id"),
-        _own("photos", "photo_id"),
+        own("photo_sets", "photo_set_id"),
+        own("photos", "photo_id"),
         Index("ix_photo_set_photos_photo", "tenant_id", "photo_id"),
     )
     tenant_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -227,8 +163,8 @@ class WeightSet(Owned, Base):
     __tablename__ = "weight_sets"
     __table_args__ = (
         UniqueConstraint("tenant_id", "fingerprint"),
-        _one_of("state", WEIGHT_SET_STATES),
-        _one_of("kind", WEIGHT_SET_KINDS),
+        one_of("state", WEIGHT_SET_STATES),
+        one_of("kind", WEIGHT_SET_KINDS),
     )
     fingerprint: Mapped[str] = mapped_column(String(64))
     kind: Mapped[str] = mapped_column(String(16), default="photos")
@@ -257,9 +193,9 @@ class WeightSetSource(Base):
 
     __tablename__ = "weight_set_sources"
     __table_args__ = (
-        _own("weight_sets", "weight_set_id"),
-        _own("photo_sets", "photo_set_id"),
-        _own("weight_sets", "source_weight_set_id"),
+        own("weight_sets", "weight_set_id"),
+        own("photo_sets", "photo_set_id"),
+        own("weight_sets", "source_weight_set_id"),
         Index("ix_weight_set_sources_photo_set", "tenant_id", "photo_set_id"),
         Index("ix_weight_set_sources_source", "tenant_id", "source_weight_set_id"),
         CheckConstraint("(photo_set_id IS NULL) <> (source_weight_set_id IS NULL)", name="one_source"),
@@ -299,6 +235,10 @@ class Job(Owned, Base):
     archived_done: Mapped[int] = mapped_column(default=0, server_default="0")
     archived_failed: Mapped[int] = mapped_column(default=0, server_default="0")
     archived_cancelled: Mapped[int] = mapped_column(default=0, server_default="0")
+    # The `finished_at` of the end that was told to whoever waits for it; see `jobs.repository.ends`.
+    told_at: Mapped[dt.datetime | None]
+    # W3C trace context of the enqueueing, so that spans of workers join it.
+    traceparent: Mapped[str | None] = mapped_column(String(64))
 
 
 class JobPicture(Base):
@@ -306,8 +246,8 @@ class JobPicture(Base):
 
     __tablename__ = "job_pictures"
     __table_args__ = (
-        _own("jobs", "job_id"),
-        _own("photos", "photo_id"),
+        own("jobs", "job_id"),
+        own("photos", "photo_id"),
         Index("ix_job_pictures_photo", "tenant_id", "photo_id"),
     )
     tenant_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -320,10 +260,10 @@ class Unit(Owned, Base):
 
     __tablename__ = "units"
     __table_args__ = (
-        _own("jobs", "job_id"),
-        _own("identities", "identity_id"),
-        _own("photo_sets", "photo_set_id"),
-        _one_of("state", UNIT_STATES),
+        own("jobs", "job_id"),
+        own("identities", "identity_id"),
+        own("photo_sets", "photo_set_id"),
+        one_of("state", UNIT_STATES),
         Index("ix_units_id", "id"),
         Index("ix_units_claim", "profile", "state", "sort_key", "id"),
         Index("ix_units_share", "profile", "state", "tenant_id", "sort_key", "id"),
@@ -333,6 +273,13 @@ class Unit(Owned, Base):
         Index("ix_units_lease", "state", "lease_until"),
         Index("ix_units_owner", "lease_owner", "state"),
         Index("ix_units_identity", "tenant_id", "identity_id"),
+        Index(
+            "ix_units_untold",
+            "tenant_id",
+            "job_id",
+            sqlite_where=text("finished_at IS NOT NULL AND told_at IS NOT finished_at"),
+            postgresql_where=text("finished_at IS NOT NULL AND told_at IS DISTINCT FROM finished_at"),
+        ),
     )
     job_id: Mapped[uuid.UUID]
     identity_id: Mapped[uuid.UUID]
@@ -356,6 +303,7 @@ class Unit(Owned, Base):
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[dt.datetime | None]
+    told_at: Mapped[dt.datetime | None]
 
 
 class Render(Owned, Base):
@@ -363,10 +311,10 @@ class Render(Owned, Base):
 
     __tablename__ = "renders"
     __table_args__ = (
-        _own("jobs", "job_id"),
-        _own("units", "unit_id"),
-        _own("identities", "identity_id"),
-        _one_of("state", RENDER_STATES),
+        own("jobs", "job_id"),
+        own("units", "unit_id"),
+        own("identities", "identity_id"),
+        one_of("state", RENDER_STATES),
         Index("ix_renders_unit", "tenant_id", "unit_id", "state"),
         Index("ix_renders_job", "tenant_id", "job_id", "ordinal"),
         Index("ix_renders_identity", "tenant_id", "identity_id"),
@@ -427,7 +375,7 @@ class Candidate(Owned, Base):
 
     __tablename__ = "candidates"
     __table_args__ = (
-        _own("renders", "render_id"),
+        own("renders", "render_id"),
         UniqueConstraint("tenant_id", "storage_key"),
         Index("ix_candidates_render", "tenant_id", "render_id"),
         Index(
@@ -455,7 +403,7 @@ class Output(Owned, Base):
 
     __tablename__ = "outputs"
     __table_args__ = (
-        _own("renders", "render_id"),
+        own("renders", "render_id"),
         UniqueConstraint("tenant_id", "storage_key"),
         UniqueConstraint("tenant_id", "render_id", "name"),
     )
@@ -500,6 +448,8 @@ class Worker(Base):
     last_seen_at: Mapped[float]
     drain_requested_at: Mapped[float | None]
     busy: Mapped[bool | None]
+    # Up to which moment of `forgettings.at` it has dropped what it was told to.
+    forgot_until: Mapped[float | None]
 
 
 class Shift(Base):
@@ -573,7 +523,7 @@ def _goes_with(table: str, column: str) -> ForeignKeyConstraint:
 
 ARCHIVED_UNITS = _archive_of(
     Unit,
-    _own("jobs", "job_id"),
+    own("jobs", "job_id"),
     _goes_with("identities", "identity_id"),
     Index("ix_archived_units_job", "tenant_id", "job_id", "identity_id"),
     Index("ix_archived_units_identity", "tenant_id", "identity_id"),
@@ -597,3 +547,6 @@ ARCHIVED_OUTPUTS = _archive_of(
 ARCHIVED_EVENTS = _archive_of(
     Event, ForeignKeyConstraint(["tenant_id"], ["tenants.id"]), Index("ix_archived_events_job", "tenant_id", "job_id")
 )
+
+# Every table there is: to be read from here, as only then all of them are known.
+METADATA = Base.metadata

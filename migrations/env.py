@@ -5,7 +5,8 @@ from __future__ import annotations
 from alembic import context
 
 from jobs.database import Database
-from jobs.models import Base, Utc
+from jobs.models import METADATA
+from jobs.orm import Utc
 from jobs.settings import get_settings
 
 config = context.config
@@ -19,7 +20,7 @@ def _plain_types(kind: str, item: object, autogen_context: object) -> str | bool
 def _run(connection: object) -> None:
     context.configure(
         connection=connection,  # type: ignore[arg-type]
-        target_metadata=Base.metadata,
+        target_metadata=METADATA,
         render_as_batch=True,
         compare_type=True,
         render_item=_plain_types,

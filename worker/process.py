@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, JobsError
-from jobs.models import utcnow
+from jobs.orm import utcnow
 from jobs.profiles import Profile, find_profile, load_profiles
 from jobs.repository import drain, fleet
 from jobs.repository import units as unit_rows

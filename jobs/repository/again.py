@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Text, and_, case, cast, false, func, insert, 
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
-from jobs.models import Job, PhotoSetMember, Render, Unit, WeightSet, WeightSetSource, new_id, utcnow
+from jobs.models import Job, PhotoSetMember, Render, Unit, WeightSet, WeightSetSource
+from jobs.orm import new_id, utcnow
 from jobs.repository import archive, weight_sets
 from jobs.repository.jobs import lock, record_event
 from jobs.repository.reaping import QUARANTINED

@@ -29,8 +29,8 @@ from jobs.models import (
     Output,
     Render,
     Unit,
-    utcnow,
 )
+from jobs.orm import utcnow
 from jobs.repository import queries
 from jobs.repository.tenants import OPEN_STATES
 

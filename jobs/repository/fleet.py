@@ -9,7 +9,8 @@ from sqlalchemy import Connection, case, delete, func, insert, or_, select, upda
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.database import epoch_now
-from jobs.models import Leader, Shift, Worker, new_id, utcnow
+from jobs.models import Leader, Shift, Worker
+from jobs.orm import new_id, utcnow
 from jobs.repository.drain import DRAINED
 
 SHIFTS_KEPT = dt.timedelta(days=90)

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
-from jobs.models import Event, Job, Render, Unit, new_id, utcnow
+from jobs.models import Event, Job, Render, Unit
+from jobs.orm import new_id, utcnow
 from jobs.repository import archive, shares
 
 CANCELLED = "cancelled"

@@ -15,18 +15,8 @@ from sqlalchemy import Connection, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.errors import PersonErased
-from jobs.models import (
-    Base,
-    Identity,
-    JobPicture,
-    Photo,
-    PhotoSet,
-    PhotoSetMember,
-    PhotoSetPhoto,
-    Tenant,
-    new_id,
-    utcnow,
-)
+from jobs.models import Identity, JobPicture, Photo, PhotoSet, PhotoSetMember, PhotoSetPhoto, Tenant
+from jobs.orm import Base, new_id, utcnow
 from jobs.repository.writer import PersonRows
 
 SetKey = tuple[uuid.UUID, str]

@@ -18,18 +18,8 @@ from sqlalchemy.types import TypeEngine
 from sqlalchemy.types import Uuid as UuidType
 
 from jobs.database import epoch_now
-from jobs.models import (
-    ARCHIVED_EVENTS,
-    ARCHIVED_RENDERS,
-    ARCHIVED_UNITS,
-    Event,
-    Job,
-    Render,
-    Unit,
-    Utc,
-    Worker,
-    utcnow,
-)
+from jobs.models import ARCHIVED_EVENTS, ARCHIVED_RENDERS, ARCHIVED_UNITS, Event, Job, Render, Unit, Worker
+from jobs.orm import Utc, utcnow
 
 PAGE = 1_000
 _IDS_AT_ONCE = 500

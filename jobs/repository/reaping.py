@@ -13,7 +13,8 @@ from sqlalchemy import Connection, and_, case, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
-from jobs.models import Unit, utcnow
+from jobs.models import Unit
+from jobs.orm import utcnow
 from jobs.repository.jobs import record_event
 from jobs.repository.units import MOST_LOST_WORKERS, expired, fail_waiting, ready
 

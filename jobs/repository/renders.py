@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from jobs.errors import OptionsInvalid
-from jobs.models import Candidate, Output, Render, new_id, utcnow
+from jobs.models import Candidate, Output, Render
 from jobs.options import ORDINARY, RenderOptions
+from jobs.orm import new_id, utcnow
 from jobs.repository import units
 from jobs.repository.units import ClaimedUnit
 

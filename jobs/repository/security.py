@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Table, text
 
 from jobs.errors import SettingsInvalid
 from jobs.migrating import lock_tables
-from jobs.models import Base
+from jobs.models import METADATA
 from jobs.repository import planner
 
 SETTING = "portraits.tenant"
@@ -42,8 +42,11 @@ _WRITTEN_BY_TENANTS = {
         "events",
         "weight_sets",
         "weight_set_sources",
+        "galleries",
+        "uploads",
     ],
-    "UPDATE": ["identities", "jobs", "units", "renders", "weight_sets", "shares"],
+    "UPDATE": ["identities", "jobs", "units", "renders", "weight_sets", "shares", "galleries", "uploads"],
+    "DELETE": ["uploads"],
     "INSERT (id, created_at, weight)": ["tenants"],
     "UPDATE (created_at)": ["tenants"],
 }
@@ -58,6 +61,8 @@ _WRITTEN_BY_WORKERS = {
         "workers",
         "shifts",
         "leaders",
+        "galleries",
+        "deliveries",
     ],
     "UPDATE": [
         "jobs",
@@ -71,8 +76,11 @@ _WRITTEN_BY_WORKERS = {
         "controls",
         "candidates",
         "outputs",
+        "galleries",
+        "webhooks",
+        "deliveries",
     ],
-    "DELETE": ["shifts", "workers"],
+    "DELETE": ["shifts", "workers", "uploads", "forgettings"],
 }
 
 
@@ -84,7 +92,7 @@ def enter(tx: Connection, role: str, tenant_id: str) -> None:
 
 def tenant_tables() -> dict[str, str]:
     """Every table that holds a tenant's rows, and the column that says whose: of `tenants` its name."""
-    found = {table.name: column for table in Base.metadata.tables.values() if (column := _owner_column(table))}
+    found = {table.name: column for table in METADATA.tables.values() if (column := _owner_column(table))}
     return dict(sorted(found.items()))
 
 
@@ -106,7 +114,7 @@ def role_statements(tenant_role: str = TENANT_ROLE, worker_role: str = WORKER_RO
         if not _ROLE.fullmatch(role):
             raise SettingsInvalid(f"{role!r} is no name of a role; wanted lower case letters, digits and underscores")
     told = [_make_role(role) for role in (tenant_role, worker_role)]
-    fleet = sorted({name for name in Base.metadata.tables if name not in tenant_tables()} | {"alembic_version"})
+    fleet = sorted({name for name in METADATA.tables if name not in tenant_tables()} | {"alembic_version"})
     for role, rights in ((tenant_role, _WRITTEN_BY_TENANTS), (worker_role, _WRITTEN_BY_WORKERS)):
         read = _READ_BY_TENANTS if role == tenant_role else fleet
         told.append(f"GRANT SELECT ON {', '.join((*tenant_tables(), *read, *TENANT_VIEWS, *FLEET_VIEWS))} TO {role}")

@@ -26,8 +26,8 @@ from jobs.models import (
     Tenant,
     Unit,
     WeightSet,
-    utcnow,
 )
+from jobs.orm import utcnow
 
 MINUTE_SECONDS = 60.0
 OPEN_STATES = ("ready", "leased", "paused")

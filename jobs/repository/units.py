@@ -20,7 +20,8 @@ from sqlalchemy import Connection, Row, Select, and_, case, func, or_, select, t
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
-from jobs.models import Render, Unit, utcnow
+from jobs.models import Render, Unit
+from jobs.orm import utcnow
 from jobs.repository import shares
 from jobs.repository.control import fleet_paused_at, may_claim
 

@@ -18,16 +18,8 @@ from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
 from jobs.errors import SourceMissing, UnknownWeightSet
-from jobs.models import (
-    Photo,
-    PhotoSet,
-    PhotoSetMember,
-    PhotoSetPhoto,
-    WeightSet,
-    WeightSetSource,
-    new_id,
-    utcnow,
-)
+from jobs.models import Photo, PhotoSet, PhotoSetMember, PhotoSetPhoto, WeightSet, WeightSetSource
+from jobs.orm import new_id, utcnow
 from jobs.repository.reaping import QUARANTINED
 from jobs.repository.units import MOST_LOST_WORKERS
 

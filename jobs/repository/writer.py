@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from jobs.database import epoch_now
-from jobs.models import Render, Unit, new_id, utcnow
+from jobs.models import Render, Unit
+from jobs.orm import new_id, utcnow
 from jobs.repository import planner
 
 ROWS_PER_STATEMENT = 5_000

@@ -41,7 +41,7 @@ from queue_world import ASKED
 from sqlalchemy import Uuid, delete, select, text, update
 
 from jobs.database import Database, epoch_now
-from jobs.models import Base, Candidate, Control, Identity, Job, Render, Share, Unit
+from jobs.models import METADATA, Candidate, Control, Identity, Job, Render, Share, Unit
 from jobs.repository import again, control, erasure, late, queries, reaping, units
 from jobs.repository import jobs as job_rows
 from jobs.repository import people as people_rows
@@ -86,7 +86,7 @@ class Queue(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         with self.database.transaction() as tx:
-            for table in reversed(Base.metadata.sorted_tables):
+            for table in reversed(METADATA.sorted_tables):
                 if table.name != "controls":
                     tx.execute(delete(table))
             tx.execute(update(Control).values(paused_at=None))
@@ -446,7 +446,7 @@ def everything(tx: Any) -> dict[str, list[Any]]:
 
 def mentions(tx: Any) -> set[uuid.UUID | None]:
     """Every id that any row holds."""
-    columns = [c for table in Base.metadata.sorted_tables for c in table.c if isinstance(c.type, Uuid)]
+    columns = [c for table in METADATA.sorted_tables for c in table.c if isinstance(c.type, Uuid)]
     wanted = [c for c in columns if c.name in {"unit_id", "identity_id"} or c.table.name in {"identities", "units"}]
     return {
         value for column in wanted for value in tx.execute(select(column).distinct()).scalars() if value is not None

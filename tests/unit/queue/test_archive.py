@@ -24,15 +24,14 @@ from jobs.models import (
     ARCHIVED_OUTPUTS,
     ARCHIVED_RENDERS,
     ARCHIVED_UNITS,
-    Base,
+    METADATA,
     Candidate,
     Event,
     Output,
     Render,
     Unit,
-    new_id,
-    utcnow,
 )
+from jobs.orm import new_id, utcnow
 from jobs.repository import archive as rows
 from jobs.repository import late, queries, units
 from jobs.sweep import sweep
@@ -386,7 +385,7 @@ def test_the_archive_has_the_columns_of_the_queue() -> None:
         assert [(c.name, str(c.type), c.nullable) for c in kept.columns] == [
             (c.name, str(c.type), c.nullable) for c in live.columns
         ]
-    assert {table for table in Base.metadata.tables if table.startswith("archived_")} == {kept.name for kept in KEPT}
+    assert {table for table in METADATA.tables if table.startswith("archived_")} == {kept.name for kept in KEPT}
 
 
 def test_taking_the_schema_back_restores_what_is_archived(world: World) -> None:

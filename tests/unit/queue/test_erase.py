@@ -17,7 +17,7 @@ from jobs import verify
 from jobs.archive import archive
 from jobs.database import Database
 from jobs.errors import BadKey
-from jobs.models import Base, Event, Identity, Job, Photo, Render, Share, Unit, WeightSet
+from jobs.models import METADATA, Event, Identity, Job, Photo, Render, Share, Unit, WeightSet
 from jobs.options import ControlOption, GateOption, OutputOption, Picture, RenderOptions, StartOption
 from jobs.repository import erasure, late, units
 from jobs.repository import jobs as job_rows
@@ -57,21 +57,21 @@ def erase(world: World, name: str) -> erasure.Erased:
 
 def keys(tx: Connection) -> set[str]:
     """Every storage key that a row names."""
-    tables = [table for table in Base.metadata.sorted_tables if "storage_key" in table.c]
+    tables = [table for table in METADATA.sorted_tables if "storage_key" in table.c]
     found = {key for table in tables for key in tx.execute(select(table.c.storage_key)).scalars()}
     return {key for key in found if key is not None}
 
 
 def ids(tx: Connection) -> dict[str, set[uuid.UUID]]:
     """The ids of every row that has one, by table."""
-    tables = [table for table in Base.metadata.sorted_tables if "id" in table.c and isinstance(table.c.id.type, Uuid)]
+    tables = [table for table in METADATA.sorted_tables if "id" in table.c and isinstance(table.c.id.type, Uuid)]
     return {table.name: set(tx.execute(select(table.c.id)).scalars()) for table in tables}
 
 
 def mentions(tx: Connection, gone: set[uuid.UUID]) -> list[str]:
     """Where a row still holds an id of a row that is gone; `rerun_of` and the like included."""
     found = []
-    for table in Base.metadata.sorted_tables:
+    for table in METADATA.sorted_tables:
         for column in table.c:
             if isinstance(column.type, Uuid):
                 left = gone & set(tx.execute(select(column)).scalars())

@@ -18,7 +18,8 @@ from queue_world import ASKED, TENANT
 from sqlalchemy import Connection, event, insert, select, text, update
 
 from jobs.database import Database
-from jobs.models import Identity, Job, PhotoSet, Render, Tenant, Unit, new_id, utcnow
+from jobs.models import Identity, Job, PhotoSet, Render, Tenant, Unit
+from jobs.orm import new_id, utcnow
 from jobs.repository import queries, reaping, shares, units
 from jobs.repository import renders as render_rows
 

@@ -22,17 +22,17 @@ from sqlalchemy.exc import IntegrityError
 from jobs import migrating
 from jobs.database import Database
 from jobs.errors import DatabaseOutdated, DatabaseUnavailable, JobsError
-from jobs.models import Base, PhotoSet, Render, WeightSet
+from jobs.models import METADATA, PhotoSet, Render, WeightSet
 from jobs.options import ORDINARY, RenderOptions
 from jobs.repository import control, fleet, queries, units, weight_sets
 from jobs.repository import renders as render_rows
 
-FLEET_TABLES = {"workers", "leaders", "controls", "shifts", "alembic_version", "tenants"}
+FLEET_TABLES = {"audits", "forgettings", "workers", "leaders", "controls", "shifts", "alembic_version", "tenants"}
 
 
 def test_migrations_make_what_the_models_say(database: Database) -> None:
     with database.transaction() as tx:
-        assert compare_metadata(MigrationContext.configure(tx), Base.metadata) == []
+        assert compare_metadata(MigrationContext.configure(tx), METADATA) == []
     found, wanted = database.revisions()
     assert found == wanted
 

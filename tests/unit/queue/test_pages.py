@@ -26,9 +26,8 @@ from jobs.models import (
     Tenant,
     Unit,
     Worker,
-    new_id,
-    utcnow,
 )
+from jobs.orm import new_id, utcnow
 from jobs.repository import queries
 from jobs.settings import Settings
 

@@ -20,13 +20,15 @@ from jobs import control, enqueue, reports
 from jobs.archive import archive
 from jobs.database import Database
 from jobs.errors import JobArchived, QuotaExceeded, SettingsInvalid, UnknownJob
-from jobs.models import Base, Unit, Utc
+from jobs.models import METADATA, Unit
+from jobs.orm import Utc
 from jobs.repository import planner, security, tenants
 from jobs.settings import Settings
 from worker.testing import FakeRenderer
 
 A, B = "acme", "globex"
 FIXED = {
+    "deliveries.state": "done",
     "units.state": "done",
     "archived_units.state": "done",
     "renders.state": "done",
@@ -88,7 +90,7 @@ def fill(tx: Connection) -> None:
     tx.exec_driver_sql("SET LOCAL session_replication_role = replica")
     for name, owner in security.tenant_tables().items():
         for tenant in (A, B) if name == "tenants" else (A, A, B):
-            table = Base.metadata.tables[name]
+            table = METADATA.tables[name]
             tx.execute(insert(table), [row_of(table, tenant, owner)])
 
 
@@ -102,7 +104,7 @@ def test_under_the_role_every_table_holds_one_tenants_rows(database: Database, r
     assert len(security.tenant_tables()) >= 21
 
     for name, owner in security.tenant_tables().items():
-        table, own = Base.metadata.tables[name], 1 if name == "tenants" else 2
+        table, own = METADATA.tables[name], 1 if name == "tenants" else 2
         # When a statement without any WHERE reads or changes it, then it reaches the tenant's rows alone
         with bound.reading(A) as tx:
             assert set(tx.execute(select(table.c[owner])).scalars()) == {A}, name
@@ -175,7 +177,7 @@ def test_a_tenants_role_tells_the_planner_of_its_rows_and_of_no_other_table(data
         assert tx.execute(text(KNOWN)).scalar_one() == 3
 
     # And no temporary table of its own comes in the way of the function, which looks at nothing else
-    people = Base.metadata.tables["identities"]
+    people = METADATA.tables["identities"]
     with bound.transaction(A) as tx:
         tx.execute(insert(people), row_of(people, A, "tenant_id"))
         tx.exec_driver_sql("CREATE TEMPORARY TABLE identities (id int)")

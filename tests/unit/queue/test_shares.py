@@ -14,7 +14,8 @@ from queue_world import ASKED
 from sqlalchemy import Connection, delete, insert, select, text, update
 
 from jobs.database import Database
-from jobs.models import Identity, Job, PhotoSet, Render, Share, Tenant, Unit, new_id, utcnow
+from jobs.models import Identity, Job, PhotoSet, Render, Share, Tenant, Unit
+from jobs.orm import new_id, utcnow
 from jobs.repository import control, shares, units
 
 TERMS: dict[str, Any] = {"lease_seconds": 30.0, "max_attempts": 3}

@@ -1,0 +1,134 @@
+"""The tables of what leads out of the queue: galleries, tokens, webhooks, uploads, erasure.
+
+They hang on jobs and tenants, and nothing of the queue hangs on them: a picture is drawn and recorded without.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, false
+from sqlalchemy.orm import Mapped, mapped_column
+
+from jobs.orm import Base, Owned, new_id, one_of, own, utcnow
+
+DELIVERY_STATES = ("waiting", "done", "failed")
+
+
+class Gallery(Base):
+    """A job's gallery: the pages that are stored beside its pictures, and when to make them anew.
+
+    `due_at` is NULL where nothing is to be done. Whoever builds holds a lease, as a unit's worker does.
+    """
+
+    __tablename__ = "galleries"
+    __table_args__ = (own("jobs", "job_id"), Index("ix_galleries_due", "due_at"))
+    tenant_id: Mapped[str] = mapped_column(String(64), ForeignKey("tenants.id"), primary_key=True)
+    job_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    due_at: Mapped[float | None]
+    lease_owner: Mapped[str | None] = mapped_column(String(100))
+    lease_token: Mapped[int] = mapped_column(BigInteger, default=0)
+    lease_until: Mapped[float | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    built_at: Mapped[dt.datetime | None]
+    built_token: Mapped[int | None] = mapped_column(BigInteger)
+    pictures: Mapped[int | None] = mapped_column(BigInteger)
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class Token(Owned, Base):
+    """A token with which somebody may ask for a tenant's jobs over HTTP; it names its tenant, and only its SHA-256 is kept."""
+
+    __tablename__ = "tokens"
+    __table_args__ = (UniqueConstraint("tenant_id", "sha256"),)
+    name: Mapped[str] = mapped_column(String(200))
+    sha256: Mapped[str] = mapped_column(String(64))
+    may_write: Mapped[bool] = mapped_column(default=False, server_default=false())
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    expires_at: Mapped[dt.datetime | None]
+    revoked_at: Mapped[dt.datetime | None]
+    last_used_at: Mapped[dt.datetime | None]
+
+
+class Webhook(Owned, Base):
+    """Where a tenant wants to be told of ends, and the secret under which what it is told is signed."""
+
+    __tablename__ = "webhooks"
+    url: Mapped[str] = mapped_column(String(2000))
+    secret: Mapped[str] = mapped_column(String(200))
+    kinds: Mapped[list[Any]] = mapped_column(JSON(none_as_null=True))
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    disabled_at: Mapped[dt.datetime | None]
+    disabled_reason: Mapped[str | None] = mapped_column(Text)
+
+
+class Delivery(Owned, Base):
+    """One thing to tell one webhook, until it was told or given up; `id` is the message's id at each try."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        own("webhooks", "webhook_id"),
+        one_of("state", DELIVERY_STATES),
+        Index("ix_deliveries_due", "state", "due_at"),
+        Index("ix_deliveries_webhook", "tenant_id", "webhook_id", "id"),
+        Index("ix_deliveries_job", "tenant_id", "job_id"),
+    )
+    webhook_id: Mapped[uuid.UUID]
+    kind: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[uuid.UUID | None]
+    unit_id: Mapped[uuid.UUID | None]
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    due_at: Mapped[float]
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str | None] = mapped_column(String(100))
+    lease_until: Mapped[float | None]
+    last_status: Mapped[int | None]
+    last_error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    ended_at: Mapped[dt.datetime | None]
+
+
+class Upload(Owned, Base):
+    """A photo that somebody may send, or has sent, before a job names it by its SHA-256; removed if none does."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (UniqueConstraint("tenant_id", "sha256"), Index("ix_uploads_expires", "expires_at"))
+    sha256: Mapped[str] = mapped_column(String(64))
+    storage_key: Mapped[str] = mapped_column(String(500))
+    media_type: Mapped[str] = mapped_column(String(100))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    expires_at: Mapped[dt.datetime]
+
+
+class Audit(Base):
+    """That something was erased, by whom and how much of it; nothing that tells whom it was about.
+
+    No foreign key: a tenant's own erasure is noted here too, and outlives it.
+    """
+
+    __tablename__ = "audits"
+    __table_args__ = (Index("ix_audits_at", "at"),)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    action: Mapped[str] = mapped_column(String(64))
+    tenant: Mapped[str | None] = mapped_column(String(64))
+    actor: Mapped[str] = mapped_column(String(200))
+    reason: Mapped[str | None] = mapped_column(String(500))
+    counts: Mapped[dict[str, Any]]
+
+
+class Forgetting(Base):
+    """What every worker must drop from memory and disk: weight sets and units, by names that tell of nobody.
+
+    The fleet's, as `workers` are; removed when every worker that lived then has obeyed, or has ended.
+    """
+
+    __tablename__ = "forgettings"
+    __table_args__ = (Index("ix_forgettings_at", "at"),)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    at: Mapped[float]
+    names: Mapped[dict[str, Any]]
