@@ -39,7 +39,9 @@ class Gallery(Base):
 
 
 class Token(Owned, Base):
-    """A token with which somebody may ask for a tenant's jobs over HTTP; it names its tenant, and only its SHA-256 is kept."""
+    """A token with which somebody may ask for a tenant's jobs over HTTP: its own text names the tenant, and only its
+    SHA-256 is kept.
+    """
 
     __tablename__ = "tokens"
     __table_args__ = (UniqueConstraint("tenant_id", "sha256"),)
