@@ -6,6 +6,15 @@ JobsError
 ├── QuotaExceeded        the tenant would have more than its limit
 ├── RateLimited          the tenant asks for too much at once               (retryable)
 ├── UnknownJob           no such job, unit or render for this tenant
+├── UnknownPicture       no such picture for this tenant
+├── UnknownToken         no such token of this tenant
+├── RequestRefused       an HTTP request cannot be carried out
+│   ├── RequestInvalid      its address, fields or body are not what was wanted
+│   ├── RequestTooLarge     its body is larger than is allowed
+│   ├── NotAuthenticated    it shows no token that is valid
+│   ├── TokenReadOnly       its token may only read
+│   ├── TooManyAttempts     too many wrong tokens came from its address (retryable)
+│   └── UploadRefused       what was sent is not what was announced
 ├── JobArchived          the job lies in the archive, where nothing is changed
 ├── UnknownWorker        no such worker runs
 ├── UnknownWeightSet     no such weight set for this tenant
@@ -99,6 +108,61 @@ class UnknownJob(JobsError):
     """No such job."""
 
     code = "unknown_job"
+
+
+class UnknownPicture(JobsError):
+    """No such picture."""
+
+    code = "unknown_picture"
+
+
+class UnknownToken(JobsError):
+    """No such token."""
+
+    code = "unknown_token"
+
+
+class RequestRefused(JobsError):
+    """The request cannot be carried out."""
+
+    code = "request_refused"
+
+
+class RequestInvalid(RequestRefused):
+    """The request is not what was wanted here."""
+
+    code = "request_invalid"
+
+
+class RequestTooLarge(RequestRefused):
+    """The body of the request is larger than is allowed here."""
+
+    code = "request_too_large"
+
+
+class NotAuthenticated(RequestRefused):
+    """The request shows no valid token; send `Authorization: Bearer TOKEN`."""
+
+    code = "not_authenticated"
+
+
+class TokenReadOnly(RequestRefused):
+    """This token may only read; `portraits tokens create NAME --write` makes one that may write."""
+
+    code = "token_read_only"
+
+
+class TooManyAttempts(RequestRefused):
+    """Too many wrong tokens came from this address; wait a few minutes."""
+
+    code = "too_many_attempts"
+    retryable = True
+
+
+class UploadRefused(RequestRefused):
+    """What was sent is not what was announced."""
+
+    code = "upload_refused"
 
 
 class JobArchived(JobsError):

@@ -50,6 +50,40 @@ class Settings(BaseSettings):
         3600, description="Life of a presigned URL, in seconds; a day at most, as whoever has it sees the picture."
     )
 
+    serve_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
+        description="Address under which people reach `portraits serve`, such as https://portraits.example.com: for "
+        "links from galleries and for uploads. Empty: the address that each request names.",
+    )
+    serve_secret: SecretStr = Field(
+        SecretStr(""),
+        description="What sessions and upload addresses of `portraits serve` are signed with, 32 characters at least; "
+        "the same for every process behind one address. Empty: `serve.key` in home, made when it is missing.",
+    )
+    serve_direct: bool = Field(
+        True,
+        description="Whether clients reach an S3 store themselves: photos are then sent to it and pictures fetched from "
+        "it under presigned URLs; otherwise both go through `portraits serve`.",
+    )
+    serve_metrics: bool = Field(
+        True, description="Whether `portraits serve` answers /metrics: the fleet's numbers, which name no tenant."
+    )
+    serve_proxies: str = Field(
+        "",
+        description="Addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, with commas "
+        "between; empty: none.",
+    )
+    session_seconds: Annotated[int, Field(ge=60, le=30 * 86_400)] = Field(
+        43_200, description="How long a login to the pages of `portraits serve` lasts, in seconds."
+    )
+    upload_seconds: Annotated[int, Field(ge=60, le=30 * 86_400)] = Field(
+        86_400, description="How long a photo that was sent waits for a job that names it, in seconds."
+    )
+    max_uploads: Positive = Field(
+        20_000, description="Photos of one tenant that may be announced or sent and not be named by a job yet."
+    )
+
     tenant: str = Field(
         "default", description="Tenant of a manifest that names none, and of commands without --tenant."
     )

@@ -47,6 +47,7 @@ _WRITTEN_BY_TENANTS = {
     ],
     "UPDATE": ["identities", "jobs", "units", "renders", "weight_sets", "shares", "galleries", "uploads"],
     "DELETE": ["uploads"],
+    "UPDATE (last_used_at)": ["tokens"],
     "INSERT (id, created_at, weight)": ["tenants"],
     "UPDATE (created_at)": ["tenants"],
 }

@@ -28,6 +28,7 @@ from worker.cli import (
     status,
     sweep,
     tenants,
+    tokens,
     train,
     verify,
     watch,
@@ -189,4 +190,5 @@ app.command("verify", rich_help_panel=_RUNNING)(verify.verify)
 app.command("sweep", rich_help_panel=_RUNNING)(sweep.sweep)
 app.command("demo", rich_help_panel=_RUNNING)(demo.demo)
 app.add_typer(tenants.commands, name="tenants", rich_help_panel=_RUNNING)
+app.add_typer(tokens.commands, name="tokens", rich_help_panel=_RUNNING)
 app.add_typer(db.commands, name="db", rich_help_panel=_RUNNING)
