@@ -182,6 +182,31 @@ class Settings(BaseSettings):
         "them again, in seconds.",
     )
 
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="How workers, the clerk and `portraits serve` log: lines for people, or one JSON object a line.",
+    )
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        0,
+        description="Port on which a worker answers /metrics (Prometheus) and /healthz; with --gpus the first worker has "
+        "it, each other one more. 0: none. See telemetry.md.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="Address of that port; 0.0.0.0 in a container, where others must reach it."
+    )
+    traces_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="Where OpenTelemetry spans are sent (OTLP over HTTP), such as http://collector:4318; empty: where "
+        "OTEL_EXPORTER_OTLP_ENDPOINT says, and no spans where it says nothing.",
+    )
+    task_events: bool = Field(False, description="Whether workers tell Celery's events of each shift, as Flower needs.")
+    health_seconds: Seconds = Field(
+        60.0,
+        description="For how long a worker may have neither asked the broker nor gone on with its shift before "
+        "`portraits health` calls it stuck, in seconds; within a shift it is at least a lease's life.",
+    )
+
     @model_validator(mode="after")
     def _embedded_defaults(self) -> Settings:
         home = self.home.expanduser().resolve()

@@ -15,17 +15,19 @@ from celery import Celery
 from celery.concurrency import ALIASES as POOLS
 from celery.signals import (
     celeryd_init,
+    setup_logging,
     worker_ready,
     worker_shutdown,
     worker_shutting_down,
 )
 
+from jobs import logs
 from jobs.broker import Broker, make_app
 from jobs.errors import BrokerUnavailable
 from jobs.settings import get_settings
 from worker.committer import Committer
 from worker.errors import PoolRefused
-from worker.process import STOPPING
+from worker.process import STOPPING, WORKER_ID
 from worker.reaper import Reaper
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,13 @@ def _pool_name(pool: Any) -> str:
     return next((name for name, where in POOLS.items() if where == place), place)
 
 
+def _set_up_logs(loglevel: int | str | None = None, logfile: str | None = None, **_: Any) -> None:
+    """Celery's processes log as all of ours do; with a receiver of this signal it leaves logging alone."""
+    logs.set_up(get_settings(), level=loglevel or logging.INFO, file=logfile or None)
+    logs.name_process(worker=WORKER_ID.rsplit(":", 1)[0])
+    app.log.redirect_stdouts("WARNING")
+
+
 def _start_helpers(**_: Any) -> None:
     try:
         Broker(get_settings(), app).prepare()
@@ -83,6 +92,7 @@ def _stop_helpers(**_: Any) -> None:
         _helpers.pop().stop()
 
 
+setup_logging.connect(_set_up_logs, weak=False)
 celeryd_init.connect(_refuse_shared_devices, weak=False)
 worker_ready.connect(_start_helpers, weak=False)
 worker_shutting_down.connect(_tell_child_to_stop, weak=False)
