@@ -55,13 +55,23 @@ class Token(Owned, Base):
 
 
 class Webhook(Owned, Base):
-    """Where a tenant wants to be told of ends, and the secret under which what it is told is signed."""
+    """Where a tenant wants to be told of ends, and the secret under which what it is told is signed.
+
+    Whoever delivers holds a lease on the whole endpoint, so that a slow one holds up nobody else. `retry_at`,
+    `failures` and `failing_since` are the endpoint's: while it does not answer, none of its deliveries is tried.
+    """
 
     __tablename__ = "webhooks"
     url: Mapped[str] = mapped_column(String(2000))
     secret: Mapped[str] = mapped_column(String(200))
     kinds: Mapped[list[Any]] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
+    lease_owner: Mapped[str | None] = mapped_column(String(100))
+    lease_until: Mapped[float | None]
+    served_at: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    retry_at: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")
+    failing_since: Mapped[float | None]
     disabled_at: Mapped[dt.datetime | None]
     disabled_reason: Mapped[str | None] = mapped_column(Text)
 
@@ -74,7 +84,7 @@ class Delivery(Owned, Base):
         own("webhooks", "webhook_id"),
         one_of("state", DELIVERY_STATES),
         Index("ix_deliveries_due", "state", "due_at"),
-        Index("ix_deliveries_webhook", "tenant_id", "webhook_id", "id"),
+        Index("ix_deliveries_webhook", "tenant_id", "webhook_id", "state", "due_at"),
         Index("ix_deliveries_job", "tenant_id", "job_id"),
     )
     webhook_id: Mapped[uuid.UUID]
@@ -85,8 +95,6 @@ class Delivery(Owned, Base):
     state: Mapped[str] = mapped_column(String(16), default="waiting")
     due_at: Mapped[float]
     attempts: Mapped[int] = mapped_column(default=0)
-    lease_owner: Mapped[str | None] = mapped_column(String(100))
-    lease_until: Mapped[float | None]
     last_status: Mapped[int | None]
     last_error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow)
@@ -124,13 +132,18 @@ class Audit(Base):
 
 
 class Forgetting(Base):
-    """What every worker must drop from memory and disk: weight sets and units, by names that tell of nobody.
+    """What is still to be done after an erasure, by names that tell of nobody.
 
-    The fleet's, as `workers` are; removed when every worker that lived then has obeyed, or has ended.
+    Every worker drops `names` from memory and disk: weight sets by fingerprint, units by id. `keys` are objects that are
+    to go from the store, NULL when they have; `prefixes` are where a worker that was drawing then may have stored one
+    more, and are looked at once every worker has obeyed. The fleet's, as `workers` are; removed after that.
     """
 
     __tablename__ = "forgettings"
     __table_args__ = (Index("ix_forgettings_at", "at"),)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     at: Mapped[float]
+    tenant: Mapped[str] = mapped_column(String(64))
     names: Mapped[dict[str, Any]]
+    keys: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
+    prefixes: Mapped[list[Any]] = mapped_column(JSON(none_as_null=True))

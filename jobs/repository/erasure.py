@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -39,8 +39,9 @@ from jobs.models import (
     WeightSet,
     WeightSetSource,
 )
-from jobs.repository import archive, shares
+from jobs.repository import archive, erasure_outside, shares, traces
 from jobs.repository.jobs import lock_units, record_event
+from jobs.repository.traces import Traces
 
 ERASED = "identity.erased"
 CHUNK = 500
@@ -56,8 +57,8 @@ class Made:
 
 @dataclass(frozen=True)
 class Erased:
-    """What went: people (those made of this one too), units and renders; jobs that nothing was left of; and the keys of
-    the objects that are to be removed from the store, after the transaction.
+    """What went: people (those made of this one too), units and renders; jobs that nothing was left of; the keys of
+    the objects that are to be removed from the store, after the transaction; and what is left of it elsewhere.
     """
 
     people: int
@@ -65,6 +66,20 @@ class Erased:
     renders: int
     jobs: list[uuid.UUID]
     keys: list[str]
+    traces: Traces
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How much went, in numbers that tell of nobody."""
+        return {
+            "people": self.people,
+            "photos": len(self.traces.photos),
+            "weight_sets": len(self.traces.weight_sets),
+            "units": self.units,
+            "renders": self.renders,
+            "jobs": len(self.jobs),
+            "objects": len(self.keys),
+        }
 
 
 def erase(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> Erased | None:
@@ -74,6 +89,7 @@ def erase(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> Erased | No
         return None
     made, jobs = _locked(tx, tenant_id, identity_id)
     owners = _owners(tx, tenant_id, identity_id, made.photo_sets)
+    found = traces.of(tx, tenant_id, people=owners, photo_sets=made.photo_sets, weight_sets=made.weight_sets)
     before = _totals(tx, tenant_id, jobs)
     pictures = _pictures_of(tx, tenant_id, made.photo_sets)
     keys, _ = archive.forget(tx, tenant_id, identity_id, made.photo_sets)
@@ -83,14 +99,18 @@ def erase(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> Erased | No
     photos |= _let_go_of_pictures(tx, tenant_id, jobs, pictures)
     after = _totals(tx, tenant_id, jobs)
     empty = [job_id for job_id in jobs if not after[job_id][0]]
+    erasure_outside.deliveries(tx, tenant_id, jobs, found.units, empty)
+    found.galleries = erasure_outside.galleries(tx, tenant_id, jobs, empty)
     photos |= _erase_jobs(tx, tenant_id, empty)
-    keys += _erase_photos(tx, tenant_id, photos)
-    people = _erase_people(tx, tenant_id, owners)
+    keys += _erase_photos(tx, tenant_id, photos, found)
+    keys += erasure_outside.uploads(tx, tenant_id, found.photos)
+    found.people = _erase_people(tx, tenant_id, owners, found.people)
     units, renders = (sum(before[one][n] - after[one][n] for one in jobs) for n in (0, 1))
-    found = sorted(set(keys))
-    told = {"people": people, "units": units, "renders": renders, "jobs": len(empty), "objects": len(found)}
+    erased = Erased(len(found.people), units, renders, empty, sorted(set(keys)), found)
+    counts = erased.counts
+    told = {name: counts[name] for name in ("people", "units", "renders", "jobs", "objects")}
     record_event(tx, tenant_id, ERASED, data=told)
-    return Erased(people, units, renders, empty, found)
+    return erased
 
 
 def _locked(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> tuple[Made, list[uuid.UUID]]:
@@ -312,19 +332,24 @@ def _erase_jobs(tx: Connection, tenant_id: str, jobs: Sequence[uuid.UUID]) -> se
     return pictures
 
 
-def _erase_photos(tx: Connection, tenant_id: str, photos: Iterable[uuid.UUID]) -> list[str]:
-    """Remove those of these photos that nobody else uses; returns their keys."""
+def _erase_photos(tx: Connection, tenant_id: str, photos: Iterable[uuid.UUID], found: Traces) -> list[str]:
+    """Remove those of these photos that nobody else uses, and note their SHA-256; returns their keys."""
     place, given = PhotoSetPhoto, JobPicture
     in_set = select(place.photo_id).where(place.tenant_id == tenant_id, place.photo_id == Photo.id)
     in_job = select(given.photo_id).where(given.tenant_id == tenant_id, given.photo_id == Photo.id)
     mine = (Photo.tenant_id == tenant_id, Photo.id.in_(sorted(photos)), ~in_set.exists(), ~in_job.exists())
-    rows = tx.execute(select(Photo.id, Photo.storage_key).where(*mine).order_by(Photo.id)).all()
+    rows = tx.execute(select(Photo.id, Photo.storage_key, Photo.sha256).where(*mine).order_by(Photo.id)).all()
     tx.execute(delete(Photo).where(Photo.tenant_id == tenant_id, Photo.id.in_([row.id for row in rows])))
+    found.photos += [row.sha256 for row in rows]
     return [row.storage_key for row in rows]
 
 
-def _erase_people(tx: Connection, tenant_id: str, owners: Iterable[uuid.UUID]) -> int:
-    """Remove those of these people who have no photo set left; returns how many."""
+def _erase_people(
+    tx: Connection, tenant_id: str, owners: Iterable[uuid.UUID], names: Mapping[uuid.UUID, str]
+) -> dict[uuid.UUID, str]:
+    """Remove those of these people who have no photo set left; returns who went, with their names."""
     has_set = select(PhotoSet.id).where(PhotoSet.tenant_id == tenant_id, PhotoSet.identity_id == Identity.id).exists()
-    mine = (Identity.tenant_id == tenant_id, Identity.id.in_(sorted(owners)))
-    return tx.execute(delete(Identity).where(*mine, ~has_set)).rowcount
+    mine = (Identity.tenant_id == tenant_id, Identity.id.in_(sorted(owners)), ~has_set)
+    gone = set(tx.execute(select(Identity.id).where(*mine)).scalars())
+    tx.execute(delete(Identity).where(*mine))
+    return {one: name for one, name in names.items() if one in gone}

@@ -123,6 +123,12 @@ def _webhooks() -> None:
         sa.Column("secret", sa.String(200), nullable=False),
         sa.Column("kinds", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("lease_owner", sa.String(100)),
+        sa.Column("lease_until", sa.Double()),
+        sa.Column("served_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("retry_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("failing_since", sa.Double()),
         sa.Column("disabled_at", sa.DateTime(timezone=True)),
         sa.Column("disabled_reason", sa.Text()),
     )
@@ -136,8 +142,6 @@ def _webhooks() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("due_at", sa.Double(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("lease_owner", sa.String(100)),
-        sa.Column("lease_until", sa.Double()),
         sa.Column("last_status", sa.Integer()),
         sa.Column("last_error", sa.Text()),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
@@ -150,7 +154,7 @@ def _webhooks() -> None:
         sa.CheckConstraint("state IN ('waiting', 'done', 'failed')", name=op.f("ck_deliveries_state")),
     )
     op.create_index("ix_deliveries_due", "deliveries", ["state", "due_at"])
-    op.create_index("ix_deliveries_webhook", "deliveries", ["tenant_id", "webhook_id", "id"])
+    op.create_index("ix_deliveries_webhook", "deliveries", ["tenant_id", "webhook_id", "state", "due_at"])
     op.create_index("ix_deliveries_job", "deliveries", ["tenant_id", "job_id"])
 
 
@@ -185,7 +189,10 @@ def _erasure() -> None:
         "forgettings",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("at", sa.Double(), nullable=False),
+        sa.Column("tenant", sa.String(64), nullable=False),
         sa.Column("names", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("keys", sa.JSON(none_as_null=True)),
+        sa.Column("prefixes", sa.JSON(none_as_null=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_forgettings"),
     )
     op.create_index("ix_forgettings_at", "forgettings", ["at"])

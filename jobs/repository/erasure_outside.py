@@ -1,0 +1,63 @@
+"""Erasing what leads out of the queue: what webhooks are told of a person, photos that were sent ahead, galleries."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, select, update
+
+from jobs.database import epoch_now
+from jobs.models_outside import Delivery, Gallery, Upload
+from jobs.repository.parts import parts
+
+EVERY_TOKEN = 2**63 - 1
+"""Of a job that is gone: whatever was built for it goes."""
+
+
+def deliveries(
+    tx: Connection, tenant_id: str, jobs: Sequence[uuid.UUID], units: Sequence[uuid.UUID], empty: Sequence[uuid.UUID]
+) -> int:
+    """Remove what is to be told, or was told, of these units of these jobs, and of jobs that nothing is left of; how
+    many.
+    """
+    removed = 0
+    for some in parts(sorted(jobs)):
+        of_job = Delivery.job_id.in_(some)
+        for part in parts(units):
+            mine = (Delivery.tenant_id == tenant_id, of_job, Delivery.unit_id.in_(part))
+            removed += tx.execute(delete(Delivery).where(*mine)).rowcount
+    for some in parts(sorted(empty)):
+        gone = delete(Delivery).where(Delivery.tenant_id == tenant_id, Delivery.job_id.in_(some))
+        removed += tx.execute(gone).rowcount
+    return removed
+
+
+def uploads(tx: Connection, tenant_id: str, sha256s: Sequence[str]) -> list[str]:
+    """Remove what was sent ahead of these photos; returns the keys of the objects."""
+    keys: list[str] = []
+    for some in parts(sorted(sha256s)):
+        mine = (Upload.tenant_id == tenant_id, Upload.sha256.in_(some))
+        keys += tx.execute(select(Upload.storage_key).where(*mine)).scalars()
+        tx.execute(delete(Upload).where(*mine))
+    return keys
+
+
+def galleries(
+    tx: Connection, tenant_id: str, jobs: Sequence[uuid.UUID], empty: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, int]:
+    """Fence out whoever builds the galleries of these jobs and make them due; those of empty jobs go.
+
+    Returns for each the token up to which what was built shows the person.
+    """
+    found: dict[uuid.UUID, int] = {}
+    for some in parts(sorted(jobs)):
+        mine = and_(Gallery.tenant_id == tenant_id, Gallery.job_id.in_(some))
+        rows = tx.execute(select(Gallery.job_id, Gallery.lease_token).where(mine).with_for_update()).all()
+        found |= {row.job_id: EVERY_TOKEN if row.job_id in empty else row.lease_token for row in rows}
+        tx.execute(delete(Gallery).where(mine, Gallery.job_id.in_(empty)))
+        anew: dict[str, Any] = {"due_at": epoch_now(), "lease_token": Gallery.lease_token + 1, "attempts": 0}
+        anew |= dict.fromkeys(("lease_owner", "lease_until", "built_at", "built_token", "pictures", "error"))
+        tx.execute(update(Gallery).where(mine).values(**anew))
+    return found
