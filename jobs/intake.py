@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
-from jobs import quotas
+from jobs import quotas, uploads
 from jobs.broker import Broker
 from jobs.database import Database
 from jobs.errors import BrokerUnavailable, KeyConflict, ManifestInvalid, PersonErased
@@ -102,6 +102,7 @@ def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
         storage = open_storage(settings.storage_url, settings)
         _store_photos(database, manifest, storage)
         if known is not None:
+            _let_go_of_uploads(database, manifest, storage)
             return known
         try:
             job_id, writer = _register_and_write(database, manifest, checked, settings, storage)
@@ -112,6 +113,7 @@ def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
                 return known
             # Or somebody was erased, whose rows are made anew.
             job_id, writer = _write_again(database, manifest, checked, settings, storage)
+        _let_go_of_uploads(database, manifest, storage)
         sent, warnings = send_messages(database, broker, manifest.job.tenant, job_id)
         warnings += _profile_warnings(settings, manifest)
         return Enqueued(
@@ -220,6 +222,15 @@ def _put_missing(manifest: Manifest, storage: Storage, photos: Iterable[CheckedP
         with ThreadPoolExecutor(max_workers=8, thread_name_prefix="photos") as pool:
             for _ in pool.map(put, wanted):
                 continue
+
+
+def _let_go_of_uploads(database: Database, manifest: Manifest, storage: Storage) -> None:
+    """Remove what was sent for this job, now that it lies under its photos' own keys and rows name it there."""
+    if not manifest.sent.used:
+        return
+    tenant = manifest.job.tenant
+    for part in chain([manifest.pictures()], (_photos_of(chunk) for chunk in _chunks(manifest.people()))):
+        uploads.let_go(database, storage, tenant, sorted({photo.sha256 for photo in part}))
 
 
 def _register_and_write(

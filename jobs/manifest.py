@@ -24,10 +24,11 @@ from jobs.manifest_identity import Sliders
 from jobs.manifest_people import PeopleCheck, canonical
 from jobs.manifest_pictures import GivenPictures, Photos
 from jobs.manifest_prompts import Prompt, PromptReader, parts_of, renders
-from jobs.manifest_reader import ManifestReader, Part, read_document, read_manifest, read_mapping
+from jobs.manifest_reader import ManifestReader, Part, read_document, read_manifest, read_mapping, read_sent
 from jobs.manifest_schema import Drawing, JobEntry, Reading, dotted
 from jobs.photos import PhotoSource
 from jobs.planned import Checked, CheckedPhoto, JobSpec, PlannedIdentity, PlannedMember, PlannedRender
+from jobs.sent_photos import SentPhotos
 from jobs.settings import Settings
 from jobs.spool import Spool
 
@@ -41,6 +42,7 @@ __all__ = [
     "PlannedRender",
     "open_manifest",
     "parse_manifest",
+    "receive_manifest",
 ]
 
 MAX_KEY_CHARACTERS = 200
@@ -88,6 +90,24 @@ def parse_manifest(
     return Manifest(reader, settings, again=again, overrides=overrides, defaults_of=defaults_of)
 
 
+def receive_manifest(
+    data: bytes,
+    ending: str,
+    *,
+    settings: Settings,
+    again: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    defaults_of: DefaultsOf | None = None,
+) -> Manifest:
+    """The same for a document that somebody has sent, `.json` or `.yaml`.
+
+    It may name photos that were sent (`sha256:...`), and others in the buckets that `PORTRAITS_PHOTO_BUCKETS` names,
+    but no file of this machine and nothing of the store.
+    """
+    reader = read_sent(data, ending)
+    return Manifest(reader, settings, again=again, overrides=overrides, defaults_of=defaults_of)
+
+
 class Manifest:
     """One manifest, opened; used as a context manager. `job`, `key` and `sliders` are there after `check`.
 
@@ -118,7 +138,8 @@ class Manifest:
         self._reading = Reading(self._faults, settings)
         self._prompts: list[Prompt] = []
         self._checked: Checked | None = None
-        self._photos: Photos = PhotoSource(reader.folder, settings)
+        self.sent = SentPhotos(settings)
+        self._photos: Photos = PhotoSource(reader.folder, settings, sent=self.sent)
         self._spool = Spool()
 
     def __enter__(self) -> Manifest:
@@ -131,6 +152,7 @@ class Manifest:
         """Close the file and remove the spool. Closing twice is harmless."""
         self._reader.close()
         self._spool.close()
+        self.sent.close()
 
     def check(self, photos: Photos | None = None) -> Checked:
         """The first pass: read and check everything, write nothing.
@@ -141,6 +163,7 @@ class Manifest:
         if self._checked is not None:
             return self._checked
         self._photos = photos or self._photos
+        self.sent.tenant = self._tenant()
         pictures = GivenPictures(self._spool, self._photos)
         self.sliders = self._read_sliders()
         job, drawings = self._read_job(pictures)
@@ -232,6 +255,14 @@ class Manifest:
     def read_photo(self, photo: CheckedPhoto) -> bytes:
         """Read a photo again; `PhotoRefused` if its SHA-256 is another than `check` found. Thread-safe."""
         return self._photos.read(photo)
+
+    def _tenant(self) -> str:
+        """Whose job it will be, as photos are looked for before the job part is read; a tenant that is no name has
+        faults later.
+        """
+        given = [part.record.get("tenant") for part in self._reader.parts if isinstance(part.record, Mapped)]
+        named = [*given, self._overrides.get("tenant")]
+        return next((name for name in reversed(named) if isinstance(name, str) and name), self._settings.tenant)
 
     def _read_sliders(self) -> dict[str, tuple[str, str]]:
         """The job's sliders, from the last part that gives any."""

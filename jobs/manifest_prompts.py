@@ -156,7 +156,9 @@ class PromptReader:
         self._defaults = list(defaults)
         self._sliders = sliders
 
-    def prompts(self, entries: Any, *, source: str | None, folder: Path, field: str, line: int | None) -> list[Prompt]:
+    def prompts(
+        self, entries: Any, *, source: str | None, folder: Path | None, field: str, line: int | None
+    ) -> list[Prompt]:
         """The prompts of a list; those with faults are left out."""
         found: list[Prompt] = []
         for index, entry in enumerate(self._listed(entries, source, field, line)):
@@ -214,11 +216,15 @@ class PromptReader:
             return entries
         return ()
 
-    def _set(self, entry: Mapped, source: str | None, folder: Path, field: str) -> list[Prompt]:
+    def _set(self, entry: Mapped, source: str | None, folder: Path | None, field: str) -> list[Prompt]:
         asked = self._reading.entry(SetEntry, entry, source=source, field=field)
         if asked is None:
             return []
         faults, limit = self._reading.faults, self._reading.settings.max_manifest_bytes
+        if folder is None:
+            message = "a manifest that is sent has no files beside it; write the set's prompts out"
+            faults.add(message, line=line_of(entry, ["set"]), field=f"{field}.set", source=source)
+            return []
         if PurePosixPath(asked.set).suffix.lower() not in (".yaml", ".yml", ".json"):
             message = f"wanted a file named .yaml or .json, found {asked.set!r}"
             faults.add(message, line=line_of(entry, ["set"]), field=f"{field}.set", source=source)

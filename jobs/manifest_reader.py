@@ -32,18 +32,22 @@ _STREAMS = {".csv", ".tsv", ".jsonl", ".ndjson"}
 
 @dataclass(frozen=True)
 class Part:
-    """A mapping of job keys, the file's name for faults, and the folder its prompt sets lie in."""
+    """A mapping of job keys, the file's name for faults, and the folder its prompt sets lie in; None: it has none."""
 
     record: Any
     source: str | None
-    folder: Path
+    folder: Path | None
 
 
 class ManifestReader:
     """The parts of one manifest; `people` can be walked once."""
 
     def __init__(
-        self, source: str | None, folder: Path, parts: list[Part], people: Listed | CsvStream | JsonLinesStream | None
+        self,
+        source: str | None,
+        folder: Path | None,
+        parts: list[Part],
+        people: Listed | CsvStream | JsonLinesStream | None,
     ) -> None:
         self.source = source
         self.folder = folder
@@ -112,6 +116,12 @@ def read_mapping(data: Mapping[str, Any], base: Path) -> ManifestReader:
     except Unreadable as error:
         raise ManifestInvalid([error.fault(None)]) from error
     return ManifestReader(None, base, [Part(record, None, base)], people)
+
+
+def read_sent(data: bytes, ending: str) -> ManifestReader:
+    """The manifest that somebody has sent as a document, `.json` or `.yaml`: it has no folder, and names no file."""
+    record = parse_document(data, f"manifest{ending}")
+    return ManifestReader(None, None, [Part(record, None, None)], _identities(record, None))
 
 
 def read_document(path: Path, settings: Settings) -> Any:

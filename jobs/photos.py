@@ -25,6 +25,10 @@ from jobs.storage import split_s3_url
 
 if TYPE_CHECKING:
     from jobs.s3 import S3Server
+    from jobs.sent_photos import SentPhotos
+
+SHA256 = "sha256:"
+"""How a manifest names a photo that was sent before: this, and its 64 hex digits."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
@@ -86,13 +90,27 @@ def check_photo(data: bytes, source: str, settings: Settings) -> CheckedPhoto:
 
 
 class PhotoSource:
-    """Where a manifest's photos come from: its folder, and the buckets that the settings allow. Thread-safe."""
+    """Where a manifest's photos come from: its folder, the buckets that the settings allow, and photos that were sent
+    before and are named by their SHA-256. Thread-safe.
 
-    def __init__(self, base: Path, settings: Settings, *, server: S3Server | None = None) -> None:
+    Without a folder (`base` None) the manifest was sent by somebody who must not reach this machine's files, nor what
+    the store holds of other tenants: then only buckets that `PORTRAITS_PHOTO_BUCKETS` names are read, and the store's
+    own objects are not.
+    """
+
+    def __init__(
+        self,
+        base: Path | None,
+        settings: Settings,
+        *,
+        server: S3Server | None = None,
+        sent: SentPhotos | None = None,
+    ) -> None:
         self._base = base
         self._settings = settings
         self._held_server = server
-        self._buckets = allowed_buckets(settings)
+        self._sent = sent
+        self._buckets = allowed_buckets(settings) if base else named_buckets(settings)
 
     def check(self, source: str) -> CheckedPhoto:
         """Read and decode the photo `source`, a relative path or s3://bucket/key. Raises `PhotoRefused`.
@@ -100,6 +118,8 @@ class PhotoSource:
         A store that does not answer raises its own, retryable `StorageError`: that is no fault of the manifest.
         """
         try:
+            if self._sent is not None and source.startswith(SHA256) and (known := self._sent.known(source)):
+                return known
             return check_photo(self._read(source), source, self._settings)
         except FileRefused as error:
             raise PhotoRefused(f"{source!r}: {error}" if repr(source) not in str(error) else str(error)) from error
@@ -120,8 +140,15 @@ class PhotoSource:
 
     def _read(self, source: str) -> bytes:
         limit = self._settings.max_photo_bytes
+        if source.startswith(SHA256) and self._sent is not None:
+            return self._sent.read(source)
         if source.startswith("s3://"):
             return self._read_s3(source, limit)
+        if self._base is None:
+            raise PhotoRefused(
+                f"{source!r} would be a file beside the manifest, and one that is sent has none; send the photo first "
+                f"(POST /photos) and write {SHA256}..."
+            )
         if "://" in source:
             raise PhotoRefused(f"{source!r} is neither a path nor s3://bucket/key; download it into the folder first")
         return read_inside(self._base, source, limit=limit)
@@ -148,6 +175,8 @@ class PhotoSource:
                 f"{source!r} lies in a bucket that is not allowed (allowed: {allowed}); "
                 "add it to PORTRAITS_PHOTO_BUCKETS"
             )
+        if self._base is None and _is_of_store(bucket, key, self._settings):
+            raise PhotoRefused(f"{source!r} lies in the store itself, which holds what others own too; send it instead")
         try:
             with self._server.errors(bucket, key):
                 body = self._server.client.get_object(Bucket=bucket, Key=key)["Body"]
@@ -168,10 +197,23 @@ class PhotoSource:
 
 def allowed_buckets(settings: Settings) -> frozenset[str]:
     """The buckets photos may come from: PORTRAITS_PHOTO_BUCKETS, or else the bucket of the store itself."""
-    named = frozenset(name.strip() for name in settings.photo_buckets.split(",") if name.strip())
+    named = named_buckets(settings)
     if named or not settings.storage_url.startswith("s3://"):
         return named
     return frozenset({split_s3_url(settings.storage_url)[0]})
+
+
+def named_buckets(settings: Settings) -> frozenset[str]:
+    """The buckets that PORTRAITS_PHOTO_BUCKETS names."""
+    return frozenset(name.strip() for name in settings.photo_buckets.split(",") if name.strip())
+
+
+def _is_of_store(bucket: str, key: str, settings: Settings) -> bool:
+    """Whether an object is, or would be, one of the store's own."""
+    if not settings.storage_url.startswith("s3://"):
+        return False
+    own, prefix = split_s3_url(settings.storage_url)
+    return bucket == own and (not prefix or key == prefix or key.startswith(f"{prefix}/"))
 
 
 def _open(data: bytes, settings: Settings) -> Image.Image:

@@ -10,7 +10,7 @@ from jobs.database import Database
 from jobs.errors import QuotaExceeded, RateLimited
 from jobs.manifest import Manifest
 from jobs.planned import Checked
-from jobs.repository import tenants
+from jobs.repository import tenants, uploads
 
 
 def check_before_writing(database: Database, manifest: Manifest, checked: Checked) -> None:
@@ -48,6 +48,26 @@ def check_while_registering(tx: Connection, tenant_id: str, names: Iterable[str]
     if tenant.max_stored_bytes is not None and (new := tenants.unknown_bytes(tx, tenant_id, files.items())):
         found = tenants.stored_bytes(tx, tenant_id)
         _require("stored bytes", tenant_id, tenant.max_stored_bytes, found, new, "remove pictures")
+
+
+def check_upload(tx: Connection, tenant_id: str, size_bytes: int, *, most_uploads: int) -> None:
+    """Refuse a photo that is announced when the tenant has too many that no job names, or would be over its stored
+    bytes; in the transaction that writes the row. Raises QuotaExceeded.
+    """
+    tenant = tenants.find(tx, tenant_id, lock=True)
+    found = uploads.count(tx, tenant_id)
+    if found >= most_uploads:
+        raise QuotaExceeded(
+            f"tenant {tenant_id!r} has sent or announced {found:,} photos that no job names yet, at most "
+            f"{most_uploads:,} are allowed (PORTRAITS_MAX_UPLOADS); enqueue the jobs that name them"
+        )
+    if tenant.max_stored_bytes is not None:
+        stored = tenants.stored_bytes(tx, tenant_id)
+        if stored + size_bytes > tenant.max_stored_bytes:
+            raise QuotaExceeded(
+                f"tenant {tenant_id!r} may have {tenant.max_stored_bytes:,} stored bytes; it has {stored:,}, and this "
+                f"photo has {size_bytes:,}; remove pictures, or have the limit raised (`portraits tenants set`)"
+            )
 
 
 def check_while_writing(tx: Connection, tenant_id: str, renders: int) -> None:

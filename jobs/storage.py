@@ -32,6 +32,23 @@ class Entry:
     modified_at: float
 
 
+@dataclass(frozen=True)
+class Announced:
+    """What an object will be: its SHA-256 in hex, its size, its media type."""
+
+    sha256: str
+    size_bytes: int
+    media_type: str
+
+
+@dataclass(frozen=True)
+class PutAddress:
+    """Where to PUT an object, and the headers that must be sent with it."""
+
+    url: str
+    headers: dict[str, str]
+
+
 class Storage(Protocol):
     """Objects under keys. Every method raises the `StorageError` family and nothing else."""
 
@@ -51,6 +68,12 @@ class Storage(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object; not an error if there is none."""
 
+    def purge(self, key: str) -> None:
+        """Remove the object with every earlier version that the store keeps of it; not an error if there is none."""
+
+    def earlier(self, prefix: str) -> Iterator[str]:
+        """The keys that start with the prefix and of which the store keeps versions that `list` does not show."""
+
     def list(self, prefix: str) -> Iterator[str]:
         """The keys that start with the prefix (a text prefix, not a folder), in no promised order."""
 
@@ -62,6 +85,10 @@ class Storage(Protocol):
 
     def url(self, key: str, expires_seconds: int) -> str:
         """A URL from which the object can be read: presigned for that many seconds, or file://, which never expires."""
+
+    def put_address(self, key: str, what: Announced, expires_seconds: int) -> PutAddress | None:
+        """Where somebody else may write this very object, for so many seconds; None where nobody else reaches the
+        store."""
 
     def check(self) -> None:
         """Prove that objects can be written, read back, not overwritten by a conditional write, and deleted."""

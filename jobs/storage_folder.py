@@ -26,7 +26,7 @@ from jobs.errors import (
     StorageFull,
     StorageUnavailable,
 )
-from jobs.storage import Entry, check_key
+from jobs.storage import Announced, Entry, PutAddress, check_key
 
 _UNFINISHED = re.compile(r"\.[0-9a-f]{24}\.part")
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -96,6 +96,15 @@ class FolderStorage:
         except ObjectMissing:
             return
 
+    def purge(self, key: str) -> None:
+        """See `Storage.purge`: a folder keeps no versions; what a file system or a backup keeps is not known here."""
+        self.delete(key)
+
+    def earlier(self, prefix: str) -> Iterator[str]:
+        """See `Storage.earlier`: none."""
+        del prefix
+        return iter(())
+
     def list(self, prefix: str) -> Iterator[str]:
         """See `Storage.list`. Links are neither followed nor listed."""
         return (entry.key for entry in self.entries(prefix))
@@ -131,6 +140,12 @@ class FolderStorage:
         """See `Storage.url`: a file:// URL, which does not expire."""
         del expires_seconds
         return (self.root / check_key(key)).as_uri()
+
+    def put_address(self, key: str, what: Announced, expires_seconds: int) -> PutAddress | None:
+        """See `Storage.put_address`: a folder has no address."""
+        del what, expires_seconds
+        check_key(key)
+        return None
 
     def check(self) -> None:
         """See `Storage.check`. Makes the folder if it is missing."""

@@ -8,6 +8,7 @@ on: it does not say that an object exists, so the write is tried again.
 
 from __future__ import annotations
 
+import base64
 import secrets
 from collections.abc import Iterator
 
@@ -24,7 +25,7 @@ from jobs.errors import (
 )
 from jobs.s3 import S3Server
 from jobs.settings import Settings
-from jobs.storage import Entry, check_key
+from jobs.storage import Announced, Entry, PutAddress, check_key
 
 MAX_EXPIRES_SECONDS = 7 * 24 * 3600
 _CONFLICT_TRIES = 3
@@ -85,6 +86,26 @@ class S3Storage:
         except ObjectMissing:
             return
 
+    def purge(self, key: str) -> None:
+        """See `Storage.purge`. Raises StorageDenied where the keys may not ask for versions, or remove one."""
+        if not self._keeps_versions():
+            self.delete(key)
+            return
+        name = self._name(key)
+        for found, version in self._versions(name):
+            if found == name:
+                with self.server.errors(self.bucket, name):
+                    self.server.client.delete_object(Bucket=self.bucket, Key=name, VersionId=version)
+
+    def earlier(self, prefix: str) -> Iterator[str]:
+        """See `Storage.earlier`; raises as `purge` does."""
+        if not self._keeps_versions():
+            return
+        shown = set(self.list(prefix))
+        for name in {name for name, _ in self._versions(self.prefix + prefix)}:
+            if (key := name.removeprefix(self.prefix)) not in shown:
+                yield key
+
     def list(self, prefix: str) -> Iterator[str]:
         """See `Storage.list`."""
         return (entry.key for entry in self.entries(prefix))
@@ -105,13 +126,38 @@ class S3Storage:
 
     def url(self, key: str, expires_seconds: int) -> str:
         """See `Storage.url`. Signing asks no server, so the object need not exist. At most seven days."""
-        if not 0 < expires_seconds <= MAX_EXPIRES_SECONDS:
-            raise SettingsInvalid(f"a presigned URL lives 1 to {MAX_EXPIRES_SECONDS} seconds, wanted {expires_seconds}")
+        self._check_life(expires_seconds)
         name = self._name(key)
         with self.server.errors(self.bucket, name):
             return self.server.client.generate_presigned_url(
                 "get_object", Params={"Bucket": self.bucket, "Key": name}, ExpiresIn=expires_seconds
             )
+
+    def put_address(self, key: str, what: Announced, expires_seconds: int) -> PutAddress | None:
+        """See `Storage.put_address`. Size, type and SHA-256 are signed: the server takes nothing else."""
+        self._check_life(expires_seconds)
+        name = self._name(key)
+        checksum = base64.b64encode(bytes.fromhex(what.sha256)).decode()
+        with self.server.errors(self.bucket, name):
+            url = self.server.client.generate_presigned_url(
+                "put_object",
+                Params={
+                    "Bucket": self.bucket,
+                    "Key": name,
+                    "ContentType": what.media_type,
+                    "ContentLength": what.size_bytes,
+                    "ChecksumSHA256": checksum,
+                },
+                ExpiresIn=expires_seconds,
+            )
+        headers = {"Content-Type": what.media_type, "Content-Length": str(what.size_bytes)}
+        if "x-amz-checksum-sha256=" not in url.lower():  # what is part of the address is not sent a second time
+            headers["x-amz-checksum-sha256"] = checksum
+        return PutAddress(url, headers)
+
+    def _check_life(self, expires_seconds: int) -> None:
+        if not 0 < expires_seconds <= MAX_EXPIRES_SECONDS:
+            raise SettingsInvalid(f"a presigned URL lives 1 to {MAX_EXPIRES_SECONDS} seconds, wanted {expires_seconds}")
 
     def check(self) -> None:
         """See `Storage.check`. The bucket itself is asked first, so that a missing one is called missing."""
@@ -130,6 +176,31 @@ class S3Storage:
     def describe(self) -> str:
         """See `Storage.describe`."""
         return f"s3://{self.bucket}/{self.prefix} at {self.server.describe()}"
+
+    def _keeps_versions(self) -> bool:
+        """Whether the bucket keeps what is removed; asked each time, as somebody may turn it on."""
+        try:
+            with self.server.errors(self.bucket):
+                found = self.server.client.get_bucket_versioning(Bucket=self.bucket)
+        except ConditionalWriteMissing:  # a server that does not know the question keeps nothing
+            return False
+        except StorageDenied as error:
+            raise StorageDenied(
+                f"whether {self.describe()} keeps versions of removed objects may not be asked ({error}); what is to be "
+                "erased could stay: grant s3:GetBucketVersioning, and for a bucket that keeps versions "
+                "s3:ListBucketVersions and s3:DeleteObjectVersion"
+            ) from error
+        return found.get("Status") in {"Enabled", "Suspended"}
+
+    def _versions(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """(name, version) of everything that is kept under a prefix, marks of removal included."""
+        with self.server.errors(self.bucket, prefix):
+            pages = self.server.client.get_paginator("list_object_versions")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix):
+                for item in page.get("Versions", []):
+                    yield item["Key"], item["VersionId"]
+                for mark in page.get("DeleteMarkers", []):
+                    yield mark["Key"], mark["VersionId"]
 
     def _name(self, key: str) -> str:
         return check_key(self.prefix + check_key(key))

@@ -17,9 +17,11 @@ from itertools import islice
 
 from sqlalchemy import Connection
 
+from jobs import uploads
 from jobs.database import Database
 from jobs.errors import BadKey
 from jobs.repository import sweep as rows
+from jobs.repository.parts import parts
 from jobs.repository.sight import require_sight
 from jobs.settings import Settings, get_settings
 from jobs.storage import Entry, Storage, open_storage
@@ -30,6 +32,7 @@ EXAMPLES = 20
 _TOKEN = re.compile(r"(\d{1,19})[-.].+")
 _WEIGHTS = re.compile(r"weights/([0-9a-f]{1,64})-(\d{1,19}|refined)\.safetensors")
 _PHOTO = re.compile(r"photos/(?:[0-9a-f]{2}/)?[0-9a-f]{64}(?:\.[a-z0-9]{1,8})?")
+_UPLOAD = re.compile(r"uploads/[0-9a-f]{64}")
 _CHECK = re.compile(r"check/[0-9a-f]{24}")
 
 
@@ -90,6 +93,8 @@ def sweep(
             require_sight(tx)  # whoever sees no row would take every object for an orphan
             known = rows.tenants(tx)
         for name in known if tenant is None else [tenant] if tenant in known else []:
+            while delete and uploads.remove_expired(database, storage, tenant=name):
+                continue
             _sweep_tenant(database, storage, name, report, older_than_seconds, delete=delete)
     finally:
         database.dispose()
@@ -114,12 +119,23 @@ def remove_erased(keys: Iterable[str], *, tenant: str, settings: Settings | None
             parsed = _parse(tenant, Entry(key, 0, 0.0))
             if parsed is None:
                 raise BadKey(f"{key!r} is no key of tenant {tenant!r}; wanted what erasing somebody of it has told")
-            if any(_orphans(database, tenant, [parsed.entry], Swept(), 0.0)):
+            if unnamed(database, tenant, [key]):
                 storage.delete(key)
                 removed += 1
     finally:
         database.dispose()
     return removed
+
+
+def unnamed(database: Database, tenant: str, keys: Iterable[str]) -> list[str]:
+    """Those of these keys that no row of the tenant names, and that no worker at work may be about to record."""
+    found: list[str] = []
+    for page in parts(keys, PAGE):
+        known = [entry for entry in (Entry(key, 0, 0.0) for key in page) if _parse(tenant, entry) is not None]
+        orphans = {one.entry.key for one in _orphans(database, tenant, known, Swept(), 0.0)}
+        forms = {entry.key for entry in known}
+        found += [key for key in page if key in orphans or key not in forms]
+    return found
 
 
 def _sweep_tenant(
@@ -182,7 +198,7 @@ def _is_still_one(database: Database, storage: Storage, tenant: str, orphan: _Ob
 def _parse(tenant: str, entry: Entry) -> _Object | None:
     """What the key says; None for one that nothing here writes."""
     name = entry.key.removeprefix(f"{tenant}/")
-    if _PHOTO.fullmatch(name):
+    if _PHOTO.fullmatch(name) or _UPLOAD.fullmatch(name):
         return _Object(entry, is_shared=True)
     if weights := _WEIGHTS.fullmatch(name):
         is_refined = weights[2] == "refined"

@@ -19,9 +19,10 @@ from jobs.models import (
     Unit,
     WeightSet,
 )
+from jobs.models_outside import Upload
 from jobs.repository.tenants import OPEN_STATES
 
-_NAMING = (Render, Candidate, Output, Photo, WeightSet)
+_NAMING = (Render, Candidate, Output, Photo, Upload, WeightSet)
 
 
 def tenants(tx: Connection) -> list[str]:
@@ -60,8 +61,8 @@ def named(tx: Connection, tenant_id: str, render_ids: Sequence[uuid.UUID], keys:
         mine = select(table.storage_key).where(table.tenant_id == tenant_id, table.storage_key.in_(keys))
         if table is Render:  # by its id: the renders have no index over keys
             mine = mine.where(Render.id.in_(render_ids))
-        if table is Photo:  # by its hash, which is in its key
-            mine = mine.where(Photo.sha256.in_([_stem(key) for key in keys]))
+        if table is Photo or table is Upload:  # by its hash, which is in its key
+            mine = mine.where(table.sha256.in_([_stem(key) for key in keys]))
         if table is WeightSet:  # by its fingerprint, likewise
             mine = mine.where(WeightSet.fingerprint.in_([_stem(key).rpartition("-")[0] for key in keys]))
         parts.append(mine)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, select, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.errors import SettingsInvalid
@@ -27,6 +27,7 @@ from jobs.models import (
     Unit,
     WeightSet,
 )
+from jobs.models_outside import Upload
 from jobs.orm import utcnow
 
 MINUTE_SECONDS = 60.0
@@ -35,7 +36,7 @@ LIMITS = ("max_people", "max_waiting_renders", "max_stored_bytes", "max_renders_
 MOST_WEIGHT = 1000.0
 CHUNK = 500
 _STORED: tuple[Any, ...] = (
-    *(model.__table__ for model in (Photo, WeightSet, Render, Output, Candidate)),
+    *(model.__table__ for model in (Photo, Upload, WeightSet, Render, Output, Candidate)),
     *(ARCHIVED_RENDERS, ARCHIVED_OUTPUTS, ARCHIVED_CANDIDATES),
 )
 
@@ -107,14 +108,18 @@ def unknown_people(tx: Connection, tenant_id: str, names: Iterable[str]) -> int:
 
 
 def unknown_bytes(tx: Connection, tenant_id: str, files: Iterable[tuple[str, int]]) -> int:
-    """The bytes of those of these photos (SHA-256 and size) that are not stored yet.
+    """The bytes of those of these photos (SHA-256 and size) that are not stored yet, nor announced as uploads.
 
     One that is named again more than `CHUNK` later counts again: so memory stays bounded.
     """
     rest, unknown = iter(files), 0
     while chunk := dict(islice(rest, CHUNK)):
-        found = select(Photo.sha256).where(Photo.tenant_id == tenant_id, Photo.sha256.in_(list(chunk)))
-        unknown += sum(chunk.values()) - sum(chunk[sha256] for sha256 in tx.execute(found).scalars())
+        found = (
+            select(table.sha256).where(table.tenant_id == tenant_id, table.sha256.in_(list(chunk)))
+            for table in (Photo, Upload)
+        )
+        counted = set(tx.execute(union_all(*found)).scalars())
+        unknown += sum(size for sha256, size in chunk.items() if sha256 not in counted)
     return unknown
 
 
@@ -126,7 +131,7 @@ def waiting_renders(tx: Connection, tenant_id: str) -> int:
 
 
 def stored_bytes(tx: Connection, tenant_id: str) -> int:
-    """Bytes of this tenant's photos, weight sets, pictures, those not chosen, and further files, archived or not."""
+    """Bytes of this tenant's photos and uploads, weight sets, pictures, chosen or not, and further files, archived or not."""
     total = 0
     for table in _STORED:
         size = select(func.sum(table.c.size_bytes)).where(table.c.tenant_id == tenant_id)
