@@ -44,9 +44,22 @@ _WRITTEN_BY_TENANTS = {
         "weight_set_sources",
         "galleries",
         "uploads",
+        "webhooks",
+        "deliveries",
     ],
-    "UPDATE": ["identities", "jobs", "units", "renders", "weight_sets", "shares", "galleries", "uploads"],
-    "DELETE": ["uploads"],
+    "UPDATE": [
+        "identities",
+        "jobs",
+        "units",
+        "renders",
+        "weight_sets",
+        "shares",
+        "galleries",
+        "uploads",
+        "webhooks",
+        "deliveries",
+    ],
+    "DELETE": ["uploads", "webhooks", "deliveries"],
     "UPDATE (last_used_at)": ["tokens"],
     "INSERT (id, created_at, weight)": ["tenants"],
     "UPDATE (created_at)": ["tenants"],
@@ -81,7 +94,7 @@ _WRITTEN_BY_WORKERS = {
         "webhooks",
         "deliveries",
     ],
-    "DELETE": ["shifts", "workers", "uploads", "forgettings"],
+    "DELETE": ["shifts", "workers", "uploads", "forgettings", "deliveries"],
 }
 
 
