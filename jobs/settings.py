@@ -1,6 +1,6 @@
-"""Every setting of the product, read from `PORTRAITS_*` variables or a `.env` file.
+"""Every setting of the product, read from `PORTRAITS_*` variables or a `.env` file; secrets from files too.
 
-One frozen class: what is configured is decided once, at start. Secrets are masked in `repr`.
+One frozen class: what is configured is decided once, at start. Secrets are masked in `repr`, and no fault repeats them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from jobs.secret_files import NamedFiles, SecretsFolder
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -19,7 +21,9 @@ Seconds = Annotated[float, Field(gt=0)]
 class Settings(BaseSettings):
     """Where things are and how much is allowed; every field is `PORTRAITS_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="PORTRAITS_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PORTRAITS_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     home: Path = Field(Path(".portraits"), description="Folder of the embedded database, broker, objects and packs.")
     database_url: SecretStr = Field(
@@ -63,8 +67,8 @@ class Settings(BaseSettings):
     )
     serve_direct: bool = Field(
         True,
-        description="Whether clients reach an S3 store themselves: photos are then sent to it and pictures fetched from "
-        "it under presigned URLs; otherwise both go through `portraits serve`.",
+        description="Whether clients reach an S3 store themselves: photos are then sent to it and pictures fetched "
+        "from it under presigned URLs; otherwise both go through `portraits serve`.",
     )
     serve_metrics: bool = Field(
         True, description="Whether `portraits serve` answers /metrics: the fleet's numbers, which name no tenant."
@@ -135,6 +139,37 @@ class Settings(BaseSettings):
     priority_age_seconds: Positive = Field(60, description="Seconds of waiting that one step of priority is worth.")
     claim_units: Positive = Field(64, description="Units claimed in one statement.")
 
+    clerk: Literal["auto", "off"] = Field(
+        "auto",
+        description="Whether workers and `portraits serve` start and mind a clerk, one for each home: the process that "
+        "tells webhooks, makes galleries and sweeps. off: run `portraits clerk` yourself.",
+    )
+    webhook_allow_http: bool = Field(
+        False, description="Whether webhooks may be told over http, where everybody on the way can read what is told."
+    )
+    webhook_networks: str = Field(
+        "",
+        pattern=r"^[0-9a-fA-F.:/, ]*$",
+        description="Networks that webhooks may lie in although they are not public, such as 10.1.0.0/16,fd00::/8; "
+        "empty: none.",
+    )
+    webhook_ports: str = Field(
+        "80,443,8080,8443",
+        pattern=r"^\d{1,5}( *, *\d{1,5})*$",
+        description="Ports that webhooks may have, with commas between.",
+    )
+    webhook_timeout_seconds: Annotated[float, Field(gt=0, le=120)] = Field(
+        10.0, description="How long one try to tell a webhook may take, in seconds."
+    )
+    webhook_retry_seconds: Seconds = Field(
+        5.0, description="First wait before a webhook is told again, in seconds; doubles each time, up to an hour."
+    )
+    webhook_days: Annotated[float, Field(gt=0, le=30)] = Field(
+        3.0,
+        description="How many days a webhook is tried before a message is given up, and an endpoint that has taken "
+        "nothing for so long is disabled.",
+    )
+
     device: str = Field("auto", description="Torch device: auto, cpu, cuda, cuda:0.")
     face_providers: str = Field(
         "",
@@ -188,8 +223,8 @@ class Settings(BaseSettings):
     )
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
         0,
-        description="Port on which a worker answers /metrics (Prometheus) and /healthz; with --gpus the first worker has "
-        "it, each other one more. 0: none. See telemetry.md.",
+        description="Port on which a worker answers /metrics (Prometheus) and /healthz; with --gpus the first worker "
+        "has it, each further one the next. 0: none. See telemetry.md.",
     )
     metrics_host: str = Field(
         "127.0.0.1", description="Address of that port; 0.0.0.0 in a container, where others must reach it."
@@ -206,6 +241,55 @@ class Settings(BaseSettings):
         description="For how long a worker may have neither asked the broker nor gone on with its shift before "
         "`portraits health` calls it stuck, in seconds; within a shift it is at least a lease's life.",
     )
+
+    sign: Literal["on", "off"] = Field(
+        "on", description="Whether every picture carries a C2PA manifest that says it is AI-made. See marking.md."
+    )
+    sign_certificate: Path | None = Field(
+        None,
+        description="PEM file with the certificate to sign with, its issuers after it; empty: a self-made one in home, "
+        "which nobody trusts.",
+    )
+    sign_key: Path | None = Field(
+        None, description="PEM file (PKCS8, without a password) with the private key of that certificate."
+    )
+    sign_timestamp_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s@]{1,500})?$",
+        description="Time stamp authority (RFC 3161) asked at each signature, so that it outlives its certificate; "
+        "empty: none, and nothing goes over the network.",
+    )
+    marking_required: bool = Field(
+        True,
+        description="Whether a worker whose signer is broken takes no unit; false: pictures are then shipped unsigned, "
+        "with a warning, and say so.",
+    )
+    embed_record: Literal["all", "none"] = Field(
+        "all",
+        description="Whether pictures hold prompt, seed, ids and times of their making (all), or nothing of it (none), "
+        "as for pictures that are published.",
+    )
+    watermark: Literal["off", "on"] = Field(
+        "off",
+        description="Whether pictures of at least 256x256 pixels get an invisible watermark that says AI-made; needs "
+        "the extra `watermark`, and about a second of a processor for each picture.",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment, `.env`, and the folder of secrets; see `jobs.secret_files`."""
+        assert isinstance(env_settings, EnvSettingsSource) and isinstance(dotenv_settings, EnvSettingsSource)
+        known = (env_settings.env_vars, dotenv_settings.env_vars)
+        named = [NamedFiles(settings_cls, variables) for variables in known]
+        folder = SecretsFolder(settings_cls, *known)
+        return init_settings, named[0], env_settings, named[1], dotenv_settings, folder
 
     @model_validator(mode="after")
     def _embedded_defaults(self) -> Settings:

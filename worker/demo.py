@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from jobs.secret_files import secret_fields
 from jobs.settings import Settings
 
 STOP_SECONDS = 60.0
@@ -33,9 +34,10 @@ def worker_environment(settings: Settings) -> dict[str, str]:
     One thread, unless the user says otherwise: the mini pack's products are so small that a second thread gains nothing
     on a free processor, and on a busy one it costs a factor of seven, since the threads spin while they wait.
     """
+    elsewhere = {f"PORTRAITS_{name.upper()}_FILE" for name in secret_fields(Settings)}
     return {
         "OMP_NUM_THREADS": "1",
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in elsewhere},
         "PORTRAITS_HOME": str(settings.home),
         "PORTRAITS_DATABASE_URL": settings.database_url.get_secret_value(),
         "PORTRAITS_BROKER_URL": settings.broker_url.get_secret_value(),
