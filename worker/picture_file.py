@@ -1,6 +1,7 @@
 """The picture as a file: PNG, JPEG or WebP with its making written inside, cropped and resized as was asked.
 
-Every file tells its making twice. `parameters` is the text that image tools of this field read and write: a text
+Every file says that it is AI-made, as IPTC's digital source type in XMP, and tells its making twice, unless that is not
+wanted. `parameters` is the text that image tools of this field read and write: a text
 chunk of that name in PNG, EXIF's UserComment (`UNICODE`, then UTF-16, big-endian) in JPEG and WebP. The record is the
 same and more as JSON: the text chunk `portraits` in PNG, the XMP property `portraits:record` in JPEG and WebP. Pixels
 are the same at each drawing of one render; bytes are not, since times differ.
@@ -17,11 +18,12 @@ import re
 import struct
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal
-from xml.sax.saxutils import escape, unescape
+from xml.sax.saxutils import unescape
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from jobs.digital_source import DRAWN, DigitalSource, png_info, xmp_of, xmp_packet
 from worker.errors import WorkerError
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ _NAMESPACE = "https://github.com/hyperlora-portraits/hyperlora-portraits/record/
 _UNWRITABLE = re.compile("[\ud800-\udfff\ufffe\uffff]")
 # JSON names control characters by itself, a plain text would end at the first NUL.
 _UNREADABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+PUBLIC = ("software", "notice", "unsigned", "watermark")
+"""What of a record is written where its making is not to be told: nothing of the person, the prompt or the job."""
 _XMP_RECORD = re.compile(rb"<portraits:record>([^<]*)</portraits:record>")
 _SHORT = 32
 
@@ -70,12 +74,19 @@ class PictureTooLarge(WorkerError):
 
 
 def encode(
-    image: Image.Image, record: Mapping[str, Any], *, format: Format = "png", quality: int | None = None
+    image: Image.Image,
+    record: Mapping[str, Any],
+    *,
+    format: Format = "png",
+    quality: int | None = None,
+    source: DigitalSource = DRAWN,
+    tells_making: bool = True,
 ) -> tuple[bytes, str]:
-    """The picture as the bytes of a file with its making inside, and their media type.
+    """The picture as the bytes of a file with its source and its making inside, and their media type.
 
     `quality` (1 to 100) is that of JPEG (92 when None) and WebP (90); PNG loses nothing and has none. A `record` needs
-    the names that `parameters_text` reads. Raises: PictureTooLarge.
+    the names that `parameters_text` reads. Without `tells_making` only what is PUBLIC of it is written, and no
+    `parameters`. Raises: PictureTooLarge.
     """
     most = LONGEST_SIDE[format]
     if max(image.size) > most:
@@ -83,25 +94,19 @@ def encode(
             f"{format} holds at most {most} pixels on a side, the picture has {image.width}x{image.height}; "
             "ask for another format, a smaller size or no upscaling"
         )
-    buffer, rgb = io.BytesIO(), image.convert("RGB")
+    rgb, buffer = image.convert("RGB"), io.BytesIO()
+    told = record if tells_making else {name: record[name] for name in PUBLIC if name in record}
     if format == "png":
-        info = PngInfo()
-        text = parameters_text(record)
-        # Some tools read only the older chunk, which holds Latin-1.
-        (info.add_text if text.isascii() else info.add_itxt)("parameters", text)
-        info.add_itxt("portraits", _json(record))
         # Compressed lightly, since drawing must not wait for zlib.
-        rgb.save(buffer, format="PNG", pnginfo=info, compress_level=4)
+        rgb.save(buffer, format="PNG", pnginfo=_chunks(told, source, tells_making), compress_level=4)
     elif format == "jpeg":
-        exif = _within(record, ("final_prompt", "negative_prompt"), _exif, JPEG_SEGMENT)
-        xmp = _within(record, tuple(record), _xmp, JPEG_SEGMENT - len(_XMP_HEAD))
         chosen = quality or QUALITY["jpeg"]
         sampling = "4:4:4" if chosen >= FULL_COLOUR_QUALITY else "4:2:0"
-        rgb.save(buffer, format="JPEG", quality=chosen, subsampling=sampling, optimize=True, exif=exif, xmp=xmp)
+        inside = _segments(told, source, tells_making)
+        rgb.save(buffer, format="JPEG", quality=chosen, subsampling=sampling, optimize=True, **inside)
     else:
-        rgb.save(
-            buffer, format="WEBP", quality=quality or QUALITY["webp"], method=4, exif=_exif(record), xmp=_xmp(record)
-        )
+        inside = {"exif": _exif(told) if tells_making else b"", "xmp": _xmp(told, source)}
+        rgb.save(buffer, format="WEBP", quality=quality or QUALITY["webp"], method=4, **inside)
     return buffer.getvalue(), MEDIA_TYPES[format]
 
 
@@ -114,7 +119,7 @@ def record_of(image: Image.Image) -> dict[str, Any]:
     """The record that `encode` wrote into the picture that this was opened from; {} where there is none."""
     text = image.info.get("portraits")
     # A pattern and no XML parser, since a file may be anybody's.
-    if text is None and (found := _XMP_RECORD.search(image.info.get("xmp", b""))):
+    if text is None and (found := _XMP_RECORD.search(xmp_of(image))):
         text = unescape(found[1].decode(errors="replace"))
     try:
         record = json.loads(text or "{}")
@@ -206,15 +211,31 @@ def _exif(record: Mapping[str, Any]) -> bytes:
     return _EXIF_HEAD + b"MM\0*" + struct.pack(">I", first) + main + own + software + comment
 
 
-def _xmp(record: Mapping[str, Any]) -> bytes:
-    """An XMP packet with the record as JSON in the property `portraits:record`."""
-    return (
-        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-        f'<rdf:Description rdf:about="" xmlns:portraits="{_NAMESPACE}">'
-        f"<portraits:record>{escape(_json(record))}</portraits:record>"
-        '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
-    ).encode()
+def _chunks(record: Mapping[str, Any], source: DigitalSource, tells_making: bool) -> PngInfo:
+    """What is written into a PNG."""
+    info = png_info(xmp_packet(source))
+    if tells_making:
+        text = parameters_text(record)
+        # Some tools read only the older chunk, which holds Latin-1.
+        (info.add_text if text.isascii() else info.add_itxt)("parameters", text)
+    info.add_itxt("portraits", _json(record))
+    return info
+
+
+def _segments(record: Mapping[str, Any], source: DigitalSource, tells_making: bool) -> dict[str, bytes]:
+    """What is written into a JPEG, each part within the length of its segment."""
+
+    def xmp(told: Mapping[str, Any]) -> bytes:
+        return _xmp(told, source)
+
+    packet = _within(record, tuple(record), xmp, JPEG_SEGMENT - len(_XMP_HEAD))
+    exif = _within(record, ("final_prompt", "negative_prompt"), _exif, JPEG_SEGMENT) if tells_making else b""
+    return {"exif": exif, "xmp": packet}
+
+
+def _xmp(record: Mapping[str, Any], source: DigitalSource) -> bytes:
+    """An XMP packet with the source, and the record as JSON in the property `portraits:record`."""
+    return xmp_packet(source, {"portraits:record": _json(record)}, namespaces={"portraits": _NAMESPACE})
 
 
 def _within(

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from hyperlora.faces.types import Face
+from jobs.digital_source import ASSEMBLED, DRAWN, REDRAWN, DigitalSource, png_of, source_of, uri_of, xmp_of
 from worker.picture_file import (
     SAMPLER_NAMES,
     Format,
@@ -326,3 +327,49 @@ def test_resizing_is_smooth() -> None:
     stripes[:, ::2] = 200
     small = np.asarray(shape(Image.fromarray(stripes), size=(64, 64)), int)
     assert np.abs(small[8:-8, 8:-8] - 100).max() <= 6
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("source", [DRAWN, REDRAWN])
+def test_every_file_says_by_iptcs_word_that_it_is_made_by_ai(form: Format, source: DigitalSource) -> None:
+    # Given a picture in any format, whose prompt speaks of another source
+    hostile = {**RECORD, "final_prompt": "<Iptc4xmpExt:DigitalSourceType>http://cv.iptc.org/newscodes/digitalCapture"}
+    data = encode(picture(), hostile, format=form, source=source)[0]
+
+    # When its XMP is read as XML, as other tools do
+    found = Image.open(io.BytesIO(data))
+    root = ElementTree.fromstring(xmp_of(found).decode())
+    (node,) = root.iter("{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType")
+
+    # Then it tells the source, and so does our own reader
+    assert node.text == uri_of(source) == f"http://cv.iptc.org/newscodes/digitalsourcetype/{source}"
+    assert source_of(found) == source
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_picture_for_everybody_tells_nothing_of_prompt_person_or_job(form: Format) -> None:
+    # Given a record with a prompt and ids
+    record = {
+        **RECORD,
+        "final_prompt": "SECRET WORDS",
+        "job": "4f9c",
+        "render": "77aa",
+        "software": "hyperlora-portraits",
+    }
+
+    # When it is encoded without its making
+    data = encode(picture(), record, format=form, tells_making=False)[0]
+    found = Image.open(io.BytesIO(data))
+
+    # Then it still says that AI made it, and what must be said beside it; nothing else of the record is there
+    assert source_of(found) == DRAWN
+    assert record_of(found) == {"software": "hyperlora-portraits", "notice": "untrained"}
+    assert "parameters" not in found.info and 0x8769 not in found.getexif()
+    for secret in ("SECRET WORDS", "4f9c", "77aa", "b" * 64, "blurry"):
+        for codec in ("utf-8", "utf-16-be"):
+            assert secret.encode(codec) not in data
+
+
+def test_a_page_of_pictures_says_so() -> None:
+    page = Image.open(io.BytesIO(png_of(picture(), ASSEMBLED)))
+    assert source_of(page) == "compositeSynthetic" and source_of(picture()) is None
