@@ -106,20 +106,24 @@ class PromptEncoder:
 
         A weighted text in which nothing is weighted gives exactly what the plain text gives.
         """
-        key = (text, weighted)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
+        key, cache = (text, weighted), self._cache
+        if key in cache:
+            cache.move_to_end(key)
+            return cache[key]
         embedding = self._weighted(parse(text)) if weighted else self._plain(text)
-        self._cache[key] = embedding
-        if len(self._cache) > self._capacity:
-            self._cache.popitem(last=False)
+        cache[key] = embedding
+        if len(cache) > self._capacity:
+            cache.popitem(last=False)
         return embedding
+
+    def forget(self) -> None:
+        """Let go of every remembered text; another thread may be encoding one, which is then not remembered."""
+        self._cache = OrderedDict()
 
     def chunks(self, text: str, *, weighted: bool = False) -> int:
         """How many chunks `encode` would return, without encoding; `PromptSyntax` as there."""
-        if (text, weighted) in self._cache:
-            return self._cache[text, weighted].chunks
+        if (known := self._cache.get((text, weighted))) is not None:
+            return known.chunks
         if not weighted:
             return max(len(self._rows(which, text)) for which in (0, 1))
         parsed = parse(text)

@@ -17,9 +17,19 @@ JobsError
 │   └── UploadRefused       what was sent is not what was announced
 ├── JobArchived          the job lies in the archive, where nothing is changed
 ├── UnknownWorker        no such worker runs
+├── UnknownPerson        no such person for this tenant
+├── UnknownTenant        no such tenant
+├── AuditRefused         what is to be kept of an erasure would tell of the person
+├── ReceiptInvalid       the receipt of an erasure cannot be written or read
+├── TenantBusy           a tenant that is being forgotten goes on enqueueing       (retryable)
+├── UnknownWebhook       no such webhook for this tenant
+├── WebhookRefused       an address that nobody may be told at
+├── WebhookSilent        an endpoint does not answer                       (retryable)
 ├── UnknownWeightSet     no such weight set for this tenant
 ├── SourceMissing        no such photo set for this tenant
 │   └── PersonErased     erased while a job of that person was enqueued     (retryable)
+├── GalleryOutdated      a stored gallery is of another version, or not whole; build it anew
+├── GalleryRefused       a gallery would replace a page of somebody else's making
 ├── OptionsInvalid       the options of a stored render are not known to this version
 ├── SettingsInvalid      a setting cannot be used
 │   ├── ProfileInvalid   the profiles file has a fault
@@ -177,6 +187,56 @@ class UnknownWorker(JobsError):
     code = "unknown_worker"
 
 
+class UnknownPerson(JobsError):
+    """No such person."""
+
+    code = "unknown_person"
+
+
+class UnknownTenant(JobsError):
+    """No such tenant."""
+
+    code = "unknown_tenant"
+
+
+class AuditRefused(JobsError):
+    """What is kept of an erasure must not tell of the person."""
+
+    code = "audit_refused"
+
+
+class ReceiptInvalid(JobsError):
+    """The receipt of an erasure cannot be written or read."""
+
+    code = "receipt_invalid"
+
+
+class TenantBusy(JobsError):
+    """A tenant that is being forgotten goes on enqueueing; stop that first."""
+
+    code = "tenant_busy"
+    retryable = True
+
+
+class UnknownWebhook(JobsError):
+    """No such webhook."""
+
+    code = "unknown_webhook"
+
+
+class WebhookRefused(JobsError):
+    """A webhook's address, or its secret, cannot be used."""
+
+    code = "webhook_refused"
+
+
+class WebhookSilent(JobsError):
+    """The webhook's endpoint does not answer."""
+
+    code = "webhook_silent"
+    retryable = True
+
+
 class UnknownWeightSet(JobsError):
     """No such weight set."""
 
@@ -194,6 +254,18 @@ class PersonErased(SourceMissing):
 
     code = "person_erased"
     retryable = True
+
+
+class GalleryOutdated(JobsError):
+    """The stored gallery was made by another version, or is not whole; build it anew."""
+
+    code = "gallery_outdated"
+
+
+class GalleryRefused(JobsError):
+    """A page of somebody else's making is where the gallery would be written."""
+
+    code = "gallery_refused"
 
 
 class OptionsInvalid(JobsError):

@@ -137,6 +137,14 @@ class Renderer(Protocol):
         as soon as something waits again.
         """
 
+    def forget_texts(self) -> None:
+        """Drop what is remembered of prompts. From any thread, beside a drawing too."""
+
+    def forget(self) -> None:
+        """Drop whatever is remembered of texts and people, what is merged too. From any thread, while nothing is drawn
+        and nothing generated.
+        """
+
     def generate(self, kind: str, people: Sequence[Person], *, branch: str = "id") -> GeneratedWeights:
         """A LoRA from photos (one person), a mix (several, by weight) or a slider (edited, original).
 

@@ -173,6 +173,17 @@ class SdxlRenderer:
         """Compile for the shape that was drawn most often without."""
         self._warming.when_idle(should_stop)
 
+    def forget_texts(self) -> None:
+        """Drop the embeddings of prompts."""
+        self._pipeline.prompts.forget()
+
+    def forget(self) -> None:
+        """Drop the embeddings of prompts, and bring the pristine weights back."""
+        self.forget_texts()
+        make_current(self._placed["device"])
+        self.apply(())
+        _give_memory_back()
+
     @property
     def way(self) -> EngineOptions:
         """How the networks are run."""

@@ -14,7 +14,7 @@ import secrets
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from worker.spooled import Spooled
 log = logging.getLogger(__name__)
 ENDING, DAMAGED, UNFINISHED = ".picture", ".damaged", ".part"
 ABANDONED_SECONDS = 3600.0
+WRITING_SECONDS = 120.0
 MAX_PICTURE_BYTES = 1024**3  # with all its forms: no more is read at once
 _NAME = re.compile(r"(\d{20})-([0-9a-f-]{36})-(\d{1,19})-([0-9a-f-]{36})\.picture")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -103,6 +104,21 @@ class Spool:
                 os.unlink(name, dir_fd=folder)
             os.fsync(folder)
 
+    def remove_of(self, units: Container[str]) -> int:
+        """Remove every file of these units, damaged ones too, and half files, of which nobody knows whose they are;
+        returns how many. Raises SpoolUnusable.
+        """
+        try:
+            with self._opened() as folder:
+                gone = [name for name in os.listdir(folder) if _unit_in(name) in units or _is_left(name, folder)]
+                for name in gone:
+                    with suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=folder)
+                os.fsync(folder)
+                return len(gone)
+        except FileNotFoundError:
+            return 0
+
     def set_aside(self, name: str) -> None:
         """Give a damaged file another name, under which nobody reads it."""
         with self._opened() as folder, suppress(FileNotFoundError):
@@ -172,6 +188,17 @@ def claim_in(name: str) -> tuple[uuid.UUID, int] | None:
         return (uuid.UUID(found[2]), int(found[3])) if found else None
     except ValueError:
         return None
+
+
+def _unit_in(name: str) -> str:
+    """The unit in the name of a file, damaged or not; empty where there is none."""
+    found = _NAME.fullmatch(name.removesuffix(DAMAGED))
+    return found[2] if found else ""
+
+
+def _is_left(name: str, folder: int) -> bool:
+    """Whether it is a half file that nobody writes any more."""
+    return name.endswith(UNFINISHED) and _age_of(name, folder) > WRITING_SECONDS
 
 
 def _write_whole(folder: int, name: str, data: bytes) -> None:

@@ -81,6 +81,16 @@ class FakeRenderer:
         """Three things to do, each counted and told."""
         self._do("idle", self._at_rest, should_stop)
 
+    def forget_texts(self) -> None:
+        """Drop the prompts that were drawn."""
+        self.drawn = []
+
+    def forget(self) -> None:
+        """Drop what was drawn and what is merged."""
+        self.calls["forget"] += 1
+        self.forget_texts()
+        self.merged, self._applied = [], None
+
     def _do(self, what: str, tell: Callable[[], None], should_stop: Callable[[], bool]) -> None:
         for _ in range(3):
             if should_stop():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, select, tuple_, update
@@ -20,6 +21,14 @@ from jobs.orm import Base, new_id, utcnow
 from jobs.repository.writer import PersonRows
 
 SetKey = tuple[uuid.UUID, str]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A person by id and by the caller's own name."""
+
+    id: uuid.UUID
+    external_id: str
 
 
 def register(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> set[str]:
@@ -57,6 +66,18 @@ def register_pictures(tx: Connection, tenant_id: str, pictures: Iterable[Mapping
     made = {row["id"] for row in rows}
     found = _photo_ids(tx, tenant_id, [row["sha256"] for row in rows])
     return {sha256 for sha256, photo_id in found.items() if photo_id in made}
+
+
+def look_up(tx: Connection, tenant_id: str, identity: str | uuid.UUID) -> Named | None:
+    """The person with this external id or, where nobody has it, with this id."""
+    columns = select(Identity.id, Identity.external_id).where(Identity.tenant_id == tenant_id)
+    row = tx.execute(columns.where(Identity.external_id == str(identity))).one_or_none()
+    if row is None:
+        try:
+            row = tx.execute(columns.where(Identity.id == uuid.UUID(str(identity)))).one_or_none()
+        except ValueError:  # no id either
+            return None
+    return None if row is None else Named(*row)
 
 
 def name_pictures(tx: Connection, tenant_id: str, job_id: uuid.UUID, sha256s: Sequence[str]) -> None:

@@ -1,0 +1,116 @@
+"""Removing the objects of what was erased: at once, and again by a later turn where that was interrupted.
+
+The keys lie in rows that were committed together with the erasure, so that nothing is lost between the two. A key that
+a row names again, as the same photo was enqueued anew, stays. When every worker has obeyed, the places are looked at
+where one of them may have stored a last object in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from jobs.database import Database
+from jobs.repository import forgettings
+from jobs.repository import sweep as tenant_rows
+from jobs.repository.forgettings import ForgettingRow
+from jobs.repository.parts import parts
+from jobs.storage import Storage
+from jobs.sweep import unnamed
+
+log = logging.getLogger(__name__)
+THREADS = 8
+PAGE = 500
+
+
+def clear(
+    database: Database,
+    storage: Storage,
+    *,
+    ids: Sequence[uuid.UUID] | None = None,
+    limit: int = 1_000,
+    is_over: Callable[[], bool] = lambda: False,
+) -> int:
+    """Remove the objects of so many rows, of `ids` alone if they are given; how many went.
+
+    Raises: StorageError, DatabaseUnavailable; what is left stays noted, and the next call goes on.
+    """
+    removed = 0
+    for _ in range(limit):
+        with database.reading() as tx:
+            rows = forgettings.to_clear(tx, limit=1, ids=ids)
+        if not rows or is_over():
+            break
+        removed += _clear_row(database, storage, rows[0])
+        with database.transaction() as tx:
+            forgettings.cleared(tx, rows[0].id)
+    return removed
+
+
+def close(database: Database, storage: Storage, *, limit: int = 100) -> int:
+    """Look once more where a worker may have stored an object of those that every worker has obeyed, and let go of
+    these rows; how many. Raises as `clear`.
+    """
+    with database.reading() as tx:
+        rows = forgettings.over(tx, limit=limit)
+    for row in rows:
+        late = purge(database, storage, row.tenant, _keys_under(database, storage, row))
+        late += _purge_galleries(storage, row)
+        if late:
+            log.info("%d objects that were stored while their person was erased are removed", late)
+        with database.transaction() as tx:
+            forgettings.close(tx, row.id)
+    return len(rows)
+
+
+def purge(database: Database, storage: Storage, tenant: str, keys: Iterable[str]) -> int:
+    """Remove those of these objects that no row names, with their earlier versions; how many."""
+    removed = 0
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="clearing") as pool:
+        for page in parts(keys, PAGE):
+            free = unnamed(database, tenant, page)
+            list(pool.map(storage.purge, free))
+            removed += len(free)
+    return removed
+
+
+def everything_under(storage: Storage, prefix: str) -> Iterator[str]:
+    """What a listing shows under a prefix, and what the store keeps of removed objects there."""
+    yield from storage.list(prefix)
+    yield from storage.earlier(prefix)
+
+
+def gallery_keys(storage: Storage, tenant: str, job_id: str, token: int) -> Iterator[str]:
+    """What galleries of a job were built of under claims up to this one."""
+    folder = f"{tenant}/{job_id}/gallery/"
+    for key in everything_under(storage, folder):
+        built = key.removeprefix(folder).partition("/")[0]
+        if not built.isascii() or not built.isdigit() or int(built) <= token:
+            yield key
+
+
+def _clear_row(database: Database, storage: Storage, row: ForgettingRow) -> int:
+    return purge(database, storage, row.tenant, row.keys or []) + _purge_galleries(storage, row)
+
+
+def _purge_galleries(storage: Storage, row: ForgettingRow) -> int:
+    """Pages and sheets that show the person; what was built since does not, and stays."""
+    removed = 0
+    for told in row.names.get("galleries", []):
+        job_id, _, token = told.partition(" ")
+        for key in list(gallery_keys(storage, row.tenant, job_id, int(token))):
+            storage.purge(key)
+            removed += 1
+    return removed
+
+
+def _keys_under(database: Database, storage: Storage, row: ForgettingRow) -> Iterator[str]:
+    """What lies where an object may have come late; nothing of a whole tenant that has come back since."""
+    for prefix in row.prefixes:
+        if prefix == f"{row.tenant}/":
+            with database.reading() as tx:
+                if row.tenant in tenant_rows.tenants(tx):
+                    continue
+        yield from everything_under(storage, prefix)

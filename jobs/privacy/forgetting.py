@@ -1,0 +1,150 @@
+"""Forgetting: a person, or everybody and everything of a tenant.
+
+1. In one transaction: every row that tells of the person goes, the audit row comes, and what is to be dropped elsewhere
+   is noted: objects in the store, weight sets and units in workers.
+2. The objects go, with the versions that a bucket keeps of them. If that is interrupted, a later turn goes on.
+3. Workers drop what they hold with their next sign of life, and say so in their rows.
+
+A tenant is forgotten person by person, so that no transaction grows with the tenant; an interrupted call is repeated.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
+
+from jobs.database import Database
+from jobs.errors import AuditRefused, DatabaseUnavailable, UnknownPerson
+from jobs.privacy.clearing import clear
+from jobs.privacy.receipts import Collected, Receipt
+from jobs.privacy.words import speaks_of
+from jobs.reports import opened
+from jobs.repository import audits, erasure, forgettings, people
+from jobs.repository.erasure import Erased
+from jobs.settings import Settings
+from jobs.storage import open_storage
+
+TRIES = 3
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What went: counts by kind, `others` who were made of this person, and `removed` objects of the store.
+
+    `behind` are the workers that have not yet said that they dropped it; `units` those whose pictures may lie in a
+    worker's spool. `is_dry`: nothing has gone.
+    """
+
+    tenant: str
+    counts: dict[str, int]
+    others: list[str] = field(default_factory=list)
+    removed: int = 0
+    behind: list[str] = field(default_factory=list)
+    units: list[uuid.UUID] = field(default_factory=list)
+    receipt: Receipt | None = None
+    is_dry: bool = False
+
+
+class _OnlyLooking(Exception):
+    """Everything has been counted: no fault, but the transaction is rolled back."""
+
+
+def forget(
+    identity: str | uuid.UUID,
+    *,
+    tenant: str | None = None,
+    dry_run: bool = False,
+    reason: str | None = None,
+    actor: str | None = None,
+    settings: Settings | None = None,
+) -> Forgotten:
+    """Forget a person, known by external id or by id, and everything made from it.
+
+    `dry_run` counts what would go and rolls back. Raises: UnknownPerson, AuditRefused for a reason that names the
+    person, StorageError, DatabaseUnavailable. What could not be removed from the store is noted, and goes later.
+    """
+    with opened(settings) as (chosen, database):
+        owner, erased, ids = tenant or chosen.tenant, None, list[uuid.UUID]()
+        name = ""
+        try:
+            with database.transaction() as tx:
+                found = people.look_up(tx, owner, identity)
+                if found is None or (erased := erasure.erase(tx, owner, found.id)) is None:
+                    raise UnknownPerson(f"tenant {owner!r} knows nobody as {str(identity)!r}; nothing was erased")
+                name = found.external_id
+                check_reason(reason, name)
+                if dry_run:
+                    raise _OnlyLooking
+                who = actor or audits.actor()
+                audits.add(tx, audits.FORGET_PERSON, owner, actor=who, reason=reason, counts=erased.counts)
+                ids = note(tx, owner, erased)
+        except _OnlyLooking:
+            pass
+        assert erased is not None
+        others = sorted(one for one in erased.traces.people.values() if one != name)
+        if dry_run:
+            return Forgotten(owner, erased.counts, others, is_dry=True)
+        removed = clear(database, open_storage(chosen.storage_url, chosen), ids=ids)
+        return Forgotten(
+            owner, erased.counts, others, removed, _behind(database), erased.traces.claimed, _receipt(owner, erased)
+        )
+
+
+def note(tx: Connection, tenant: str, erased: Erased) -> list[uuid.UUID]:
+    """Note what is to be dropped from store, memory and disk; the last statement of an erasure's transaction."""
+    return forgettings.add(
+        tx,
+        tenant,
+        weight_sets=erased.traces.fingerprints,
+        units=erased.traces.claimed,
+        galleries=erased.traces.galleries,
+        keys=erased.keys,
+        prefixes=erased.traces.prefixes,
+    )
+
+
+def erase_one(
+    database: Database,
+    tenant: str,
+    identity_id: uuid.UUID,
+    *,
+    only_if: Callable[[Connection], bool] = lambda tx: True,
+) -> Erased | None:
+    """Erase one person and note what is to be dropped, in a transaction; None where it is gone, or `only_if` is not so
+    any more.
+    """
+    for tries_left in reversed(range(TRIES)):
+        try:
+            with database.transaction() as tx:
+                if not only_if(tx):
+                    return None
+                erased = erasure.erase(tx, tenant, identity_id)
+                if erased is not None:
+                    note(tx, tenant, erased)
+                return erased
+        except DatabaseUnavailable:  # such as two transactions that waited for each other
+            if not tries_left:
+                raise
+    return None
+
+
+def check_reason(reason: str | None, name: str | None = None) -> None:
+    """An audit row tells of nobody. Raises AuditRefused."""
+    if reason is not None and len(reason) > audits.MAX_REASON:
+        raise AuditRefused(f"the reason has {len(reason)} characters, at most {audits.MAX_REASON} are kept; shorten it")
+    if reason is not None and name is not None and speaks_of(reason, name):
+        raise AuditRefused("the reason names the person, and it is kept; say why without saying who")
+
+
+def _behind(database: Database) -> list[str]:
+    with database.reading() as tx:
+        return forgettings.behind(tx)
+
+
+def _receipt(tenant: str, erased: Erased) -> Receipt:
+    collected = Collected(tenant)
+    collected.add(erased)
+    return collected.receipt()
