@@ -1,0 +1,281 @@
+// The pictures as lines of tiles. Only what is in view, and a little around it, is in the document.
+
+const GAP = 10;
+const CAPTION = 24;
+const view = byId("view");
+const canvas = byId("canvas");
+const heads = byId("heads");
+const tiles = new Map(); // place in `shown` -> element
+const labels = new Map(); // place in `layout.groups` -> element
+const sheets = new Map(); // number -> link element
+
+let shown = []; // pictures in order
+let places = []; // of each: x, y, line
+let layout = { lines: [], groups: [], width: 0, height: 0, tile: [0, 0], line: 0 };
+let current = 0; // the picture that the keyboard is on
+
+// How wide a tile may be: people stand down and prompts across, or all pictures run on in lines.
+function tileWidth(room, columns) {
+  const narrow = view.clientWidth < 640;
+  const [least, most] = narrow ? [92, 176] : [112, 216];
+  const fits = Math.floor(room / columns) - GAP;
+  return Math.round(Math.min(Math.max(fits, least), most) * Math.min(1, Math.sqrt(data.aspect) + 0.12));
+}
+
+function arrange() {
+  const flat = filters.sort !== "";
+  layout = flat ? inLines() : byPeople();
+  for (const made of [...tiles.values(), ...labels.values()]) made.remove();
+  tiles.clear();
+  labels.clear();
+  heads.hidden = flat || shown.length === 0;
+  canvas.style.height = `${layout.height}px`;
+  canvas.style.width = heads.style.width = `${layout.width}px`;
+  view.style.setProperty("--tile-width", `${layout.tile[0]}px`);
+  view.style.setProperty("--tile-height", `${layout.tile[1]}px`);
+  view.classList.toggle("flat", flat);
+  drawHeads();
+}
+
+function inLines() {
+  const room = view.clientWidth - 2 * GAP;
+  const wanted = Math.max(1, Math.floor(room / (view.clientWidth < 640 ? 116 : 176)));
+  const width = tileWidth(room, wanted);
+  const columns = Math.max(1, Math.floor((room + GAP) / (width + GAP)));
+  const tile = [width, Math.round(width / data.aspect)];
+  const line = tile[1] + CAPTION + 16 + GAP;
+  const lines = [];
+  places = shown.map((_, index) => {
+    const row = Math.floor(index / columns);
+    if (row === lines.length) lines.push({ y: GAP + row * line, items: [] });
+    lines[row].items.push(index);
+    return { x: GAP + (index % columns) * (width + GAP), y: lines[row].y, line: row };
+  });
+  return { lines, groups: [], columns: [], width: view.clientWidth - 1, height: lines.length * line + 2 * GAP, tile, line };
+}
+
+// One group of lines for each person. A cell that has several seeds shows them two abreast.
+function byPeople() {
+  const cells = new Map();
+  const prompts = [...new Set(shown.map((picture) => picture.prompt))].sort((a, b) => a - b);
+  shown.forEach((picture, index) => {
+    if (!cells.has(picture.person)) cells.set(picture.person, new Map());
+    const mine = cells.get(picture.person);
+    if (!mine.has(picture.prompt)) mine.set(picture.prompt, []);
+    mine.get(picture.prompt).push(index);
+  });
+  const narrow = view.clientWidth < 640;
+  const most = Math.max(1, ...[...cells.values()].flatMap((mine) => [...mine.values()].map((items) => items.length)));
+  const abreast = abreastOf(most, prompts.length);
+  const label = narrow ? { width: GAP, height: 32 } : { width: 176, height: 0 };
+  const width = tileWidth(view.clientWidth - label.width - GAP, prompts.length * abreast);
+  const tile = [width, Math.round(width / data.aspect)];
+  const line = tile[1] + CAPTION + GAP;
+  const column = abreast * (width + GAP) + (abreast > 1 ? GAP : 0);
+  const found = { lines: [], groups: [], tile, line, height: 0 };
+  found.columns = prompts.map((prompt, n) => ({ prompt, x: label.width + n * column, width: column - GAP }));
+  found.width = Math.max(view.clientWidth - 1, label.width + prompts.length * column + GAP);
+  places = new Array(shown.length);
+  const order = [...cells.keys()].sort((a, b) => a - b);
+  for (const person of order) addGroup(found, person, cells.get(person), abreast, label.height);
+  found.height += GAP;
+  return found;
+}
+
+// Few prompts leave room for many seeds side by side.
+function abreastOf(most, prompts) {
+  if (most === 1) return 1;
+  const room = Math.floor(view.clientWidth / (view.clientWidth < 640 ? 120 : 190) / prompts);
+  return Math.min(most, Math.max(2, room));
+}
+
+function addGroup(found, person, mine, abreast, above) {
+  const top = found.height;
+  const rows = Math.max(...[...mine.values()].map((items) => Math.ceil(items.length / abreast)));
+  const first = found.lines.length;
+  for (let row = 0; row < rows; row += 1) {
+    found.lines.push({ y: top + above + GAP + row * found.line, items: [] });
+  }
+  for (const column of found.columns) {
+    (mine.get(column.prompt) ?? []).forEach((index, n) => {
+      const line = first + Math.floor(n / abreast);
+      const x = column.x + (n % abreast) * (found.tile[0] + GAP);
+      places[index] = { x, y: found.lines[line].y, line };
+      found.lines[line].items.push(index);
+    });
+  }
+  found.height = top + above + rows * found.line + GAP;
+  found.groups.push({ person, y: top, height: found.height - top, items: [...mine.values()].flat() });
+}
+
+function drawHeads() {
+  heads.replaceChildren(
+    ...(layout.columns ?? []).map((column) => {
+      const made = element("div", "head", data.prompts[column.prompt]);
+      made.title = data.prompts[column.prompt];
+      made.style.left = `${column.x}px`;
+      made.style.width = `${column.width}px`;
+      return made;
+    }),
+  );
+}
+
+// The first place in an ascending list whose `y` is beyond.
+function beyond(list, y) {
+  let low = 0;
+  let high = list.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (list[middle].y <= y) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+function draw() {
+  const around = view.clientHeight / 2;
+  const [top, bottom] = [view.scrollTop - around, view.scrollTop + view.clientHeight + around];
+  const [left, right] = [view.scrollLeft - 2 * layout.tile[0], view.scrollLeft + view.clientWidth + layout.tile[0]];
+  const wanted = new Set();
+  for (let n = Math.max(0, beyond(layout.lines, top) - 1); n < layout.lines.length && layout.lines[n].y < bottom; n += 1) {
+    for (const index of layout.lines[n].items) if (places[index].x > left && places[index].x < right) wanted.add(index);
+  }
+  keep(tiles, wanted, makeTile);
+  const groups = new Set();
+  for (let n = Math.max(0, beyond(layout.groups, top) - 1); n < layout.groups.length && layout.groups[n].y < bottom; n += 1) {
+    groups.add(n);
+  }
+  keep(labels, groups, makeLabel);
+}
+
+// Make what is missing, remove what is not wanted; what has the keyboard's focus stays.
+function keep(made, wanted, make) {
+  for (const [key, one] of made) {
+    if (!wanted.has(key) && !one.contains(document.activeElement)) {
+      one.remove();
+      made.delete(key);
+    }
+  }
+  const fresh = document.createDocumentFragment();
+  for (const key of wanted) {
+    if (made.has(key)) continue;
+    const one = make(key);
+    made.set(key, one);
+    fresh.append(one);
+  }
+  canvas.append(fresh);
+}
+
+function makeTile(index) {
+  const picture = shown[index];
+  const tile = element("button", "tile");
+  tile.type = "button";
+  tile.dataset.index = index;
+  tile.tabIndex = index === current ? 0 : -1;
+  tile.style.transform = `translate(${places[index].x}px, ${places[index].y}px)`;
+  tile.setAttribute("aria-label", spoken(picture));
+  tile.append(thumbnail(picture, "thumb"), caption(picture));
+  return tile;
+}
+
+function spoken(picture) {
+  const state = stateOf(picture);
+  const told = [personOf(picture), promptOf(picture), `seed ${picture.seed}`];
+  if (state !== "done") told.push(state, picture.code ?? "");
+  if (likeness(picture)) told.push(`likeness ${likeness(picture)}`);
+  return told.filter(Boolean).join(", ");
+}
+
+// A small picture, or why there is none.
+function thumbnail(picture, className) {
+  if (picture.thumbnail !== undefined) {
+    need(Math.floor(picture.thumbnail / data.sheet_size));
+    return element("span", `${className} picture t${picture.thumbnail}`);
+  }
+  const state = stateOf(picture);
+  const made = element("span", `${className} blank ${state}`);
+  made.append(element("b", "", picture.code ?? (picture.problem ? "missing" : state)));
+  const why = picture.problem ?? picture.error;
+  if (why) made.append(element("span", "why", why));
+  return made;
+}
+
+function caption(picture) {
+  const made = element("span", "caption");
+  if (filters.sort) made.append(element("span", "who", `${personOf(picture)} · ${promptOf(picture)}`));
+  const line = element("span", "line");
+  line.append(element("span", "seed", `seed ${picture.seed}`));
+  if (likeness(picture)) line.append(element("span", "likeness", likeness(picture)));
+  made.append(line);
+  return made;
+}
+
+function makeLabel(n) {
+  const group = layout.groups[n];
+  const made = element("div", "group");
+  made.style.transform = `translateY(${group.y}px)`;
+  made.style.height = `${group.height}px`;
+  const label = element("div", "person");
+  const name = element("span", "name", data.people[group.person]);
+  name.title = data.people[group.person];
+  label.append(name, element("span", "sum", several(group.items.length, "picture")));
+  const failed = group.items.filter((index) => stateOf(shown[index]) === "failed").length;
+  if (failed) label.append(element("span", "sum bad", `${number(failed)} failed`));
+  const known = group.items.map((index) => shown[index].similarity).filter((value) => value !== undefined);
+  if (known.length) {
+    const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
+    label.append(element("span", "sum", `likeness ${mean.toFixed(2)}`));
+  }
+  made.append(label);
+  return made;
+}
+
+// A sheet of thumbnails is asked for when the first of them comes into view.
+function need(n) {
+  if (sheets.has(n) || n >= links.sheets.length) return;
+  const link = element("link");
+  link.rel = "stylesheet";
+  link.href = links.sheets[n];
+  link.addEventListener("error", () => missing());
+  sheets.set(n, link);
+  document.head.append(link);
+}
+
+// Bring a picture into view, beside the heads and names that stand still.
+function reveal(index) {
+  const place = places[index];
+  if (!place) return;
+  const above = heads.hidden ? 0 : heads.offsetHeight;
+  const beside = view.clientWidth < 640 || filters.sort ? 0 : 176;
+  const [width, height] = [layout.tile[0] + GAP, layout.line];
+  if (place.y < view.scrollTop) view.scrollTop = place.y - GAP;
+  else if (place.y + height + above > view.scrollTop + view.clientHeight) {
+    view.scrollTop = place.y + height + above - view.clientHeight;
+  }
+  if (place.x - beside < view.scrollLeft) view.scrollLeft = place.x - beside - GAP;
+  else if (place.x + width > view.scrollLeft + view.clientWidth) view.scrollLeft = place.x + width - view.clientWidth;
+}
+
+function focusOn(index) {
+  tiles.get(current)?.setAttribute("tabindex", "-1");
+  current = index;
+  reveal(index);
+  draw();
+  const tile = tiles.get(index);
+  if (!tile) return;
+  tile.tabIndex = 0;
+  tile.focus({ preventScroll: true });
+}
+
+// Where an arrow leads: along the line, or to what is nearest in the line below or above.
+function neighbour(index, key) {
+  const { line, x } = places[index];
+  const along = layout.lines[line].items;
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[key];
+  if (step) return along[along.indexOf(index) + step] ?? layout.lines[line + step]?.items.at(step > 0 ? 0 : -1) ?? index;
+  const page = Math.max(1, Math.floor(view.clientHeight / layout.line) - 1);
+  const down = { ArrowUp: -1, ArrowDown: 1, PageUp: -page, PageDown: page }[key];
+  let to = Math.min(Math.max(line + down, 0), layout.lines.length - 1);
+  const items = layout.lines[to].items;
+  return items.reduce((best, one) => (Math.abs(places[one].x - x) < Math.abs(places[best].x - x) ? one : best), items[0]);
+}
