@@ -20,6 +20,8 @@ from sqlalchemy import Connection
 from jobs import uploads
 from jobs.database import Database
 from jobs.errors import BadKey
+from jobs.gallery import keys as gallery_keys
+from jobs.repository import galleries
 from jobs.repository import sweep as rows
 from jobs.repository.parts import parts
 from jobs.repository.sight import require_sight
@@ -62,12 +64,15 @@ class Swept:
 
 @dataclass(frozen=True)
 class _Object:
-    """An object, and what its key says: of which render or weight set, under which token; None where it does not."""
+    """An object, and what its key says: of which render, weight set or job's gallery, under which token; None where it
+    does not.
+    """
 
     entry: Entry
     token: int | None = None
     render_id: uuid.UUID | None = None
     fingerprint: str | None = None
+    gallery: uuid.UUID | None = None
     is_shared: bool = False
     """Whether somebody may come to rely on the object although another has written it: photos, refined sets."""
 
@@ -162,9 +167,11 @@ def _orphans(database: Database, tenant: str, page: list[Entry], report: Swept, 
             objects.append(parsed)
     with database.reading() as tx:
         # Tokens before names: who stops being expected between the two has been named by then, or never will be.
-        expected = _expected(tx, tenant, objects)
+        in_force, being_built = _of_galleries(tx, tenant, objects)
+        expected = _expected(tx, tenant, objects) | being_built
         ids = [one.render_id for one in objects if one.render_id is not None]
         named = rows.named(tx, tenant, ids, [one.entry.key for one in objects]) if objects else set()
+        named |= in_force
     for one in objects:
         if one.entry.key in named:
             report.named += 1
@@ -187,6 +194,17 @@ def _expected(tx: Connection, tenant: str, objects: list[_Object]) -> set[str]:
     }
 
 
+def _of_galleries(tx: Connection, tenant: str, objects: list[_Object]) -> tuple[set[str], set[str]]:
+    """The keys of those that belong to a job's gallery in force, and to one that somebody builds."""
+    tokens = galleries.tokens(tx, tenant, sorted({one.gallery for one in objects if one.gallery is not None}))
+    keys: tuple[set[str], set[str]] = (set(), set())
+    for one in objects:
+        for found, token in zip(keys, tokens.get(one.gallery, ()) if one.gallery else (), strict=False):
+            if token is not None and token == one.token:
+                found.add(one.entry.key)
+    return keys
+
+
 def _is_still_one(database: Database, storage: Storage, tenant: str, orphan: _Object, grace: float) -> bool:
     """A last look at an object that somebody may have written again, or named, since the listing."""
     now = next((one for one in storage.entries(orphan.entry.key) if one.key == orphan.entry.key), None)
@@ -204,6 +222,8 @@ def _parse(tenant: str, entry: Entry) -> _Object | None:
         is_refined = weights[2] == "refined"
         token = None if is_refined else int(weights[2])
         return _Object(entry, token, fingerprint=weights[1], is_shared=is_refined)
+    if gallery := gallery_keys.parse(name):
+        return _Object(entry, gallery[1], gallery=gallery[0])
     parts = name.split("/")
     token_of = _TOKEN.fullmatch(parts[-1])
     if len(parts) != 3 or token_of is None:
