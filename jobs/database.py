@@ -217,7 +217,7 @@ class Database:
 
     def revisions(self) -> tuple[str | None, str | None]:
         """The schema revision found in the database, and the newest one this version knows."""
-        with self.transaction() as connection:
+        with self.reading() as connection:
             found = MigrationContext.configure(connection).get_current_revision()
         return found, ScriptDirectory.from_config(self._alembic(None)).get_current_head()
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
-from jobs import quotas, uploads
+from jobs import quotas, tracing, uploads
 from jobs.broker import Broker
 from jobs.database import Database
 from jobs.errors import BrokerUnavailable, KeyConflict, ManifestInvalid, PersonErased
@@ -89,6 +89,15 @@ def enqueue(
 
 
 def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
+    """Enqueue a manifest that was opened, within a span where traces are asked for."""
+    with tracing.span(tracing.tracer(settings, "enqueue"), "enqueue") as note:
+        enqueued = _enqueue(manifest, settings)
+        counts = {name: getattr(enqueued, name) for name in ("created", "identities", "units", "renders")}
+        note({"tenant": enqueued.tenant, "job": enqueued.job_id, **counts})
+        return enqueued
+
+
+def _enqueue(manifest: Manifest, settings: Settings) -> Enqueued:
     """The recipe: check, look for the same job, store photos, write rows, send messages."""
     broker = Broker(settings)  # made first: a broker setting that cannot be used is told before anything is written
     checked = manifest.check()
@@ -115,7 +124,7 @@ def enqueue_manifest(manifest: Manifest, settings: Settings) -> Enqueued:
             job_id, writer = _write_again(database, manifest, checked, settings, storage)
         _let_go_of_uploads(database, manifest, storage)
         sent, warnings = send_messages(database, broker, manifest.job.tenant, job_id)
-        warnings += _profile_warnings(settings, manifest)
+        warnings += profile_warnings(settings, manifest)
         return Enqueued(
             tenant=manifest.job.tenant,
             job_id=job_id,
@@ -314,6 +323,7 @@ def _write_rows(
             name=job.name,
             profile=job.profile,
             priority=job.priority,
+            traceparent=tracing.traceparent(),
         )
         people.name_pictures(tx, job.tenant, job_id, [picture.sha256 for picture in manifest.pictures()])
         writer = JobWriter(tx, job.tenant, job_id, job.profile, job.priority, age_seconds=settings.priority_age_seconds)
@@ -403,7 +413,7 @@ def announce(
     return sent, []
 
 
-def _profile_warnings(settings: Settings, manifest: Manifest) -> list[str]:
+def profile_warnings(settings: Settings, manifest: Manifest) -> list[str]:
     """A word about a profile, or a part of one, that is not known here.
 
     Warnings, not faults: the workers' profiles may be others than this machine's.

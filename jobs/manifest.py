@@ -256,13 +256,15 @@ class Manifest:
         """Read a photo again; `PhotoRefused` if its SHA-256 is another than `check` found. Thread-safe."""
         return self._photos.read(photo)
 
-    def _tenant(self) -> str:
-        """Whose job it will be, as photos are looked for before the job part is read; a tenant that is no name has
-        faults later.
-        """
+    @property
+    def named_tenant(self) -> str | None:
+        """Whose job the manifest itself says it is, whatever was overridden; what is no text has a fault later."""
         given = [part.record.get("tenant") for part in self._reader.parts if isinstance(part.record, Mapped)]
-        named = [*given, self._overrides.get("tenant")]
-        return next((name for name in reversed(named) if isinstance(name, str) and name), self._settings.tenant)
+        return next((name for name in reversed(given) if isinstance(name, str) and name), None)
+
+    def _tenant(self) -> str:
+        """Whose job it will be, as photos are looked for before the job part is read."""
+        return self._overrides.get("tenant") or self.named_tenant or self._settings.tenant
 
     def _read_sliders(self) -> dict[str, tuple[str, str]]:
         """The job's sliders, from the last part that gives any."""

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
 
     serve_url: str = Field(
         "",
-        pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
+        pattern=r"^(https?://[^\s/?#@\\]+/?)?$",
         description="Address under which people reach `portraits serve`, such as https://portraits.example.com: for "
         "links from galleries and for uploads. Empty: the address that each request names.",
     )

@@ -24,8 +24,10 @@ from worker.cli import (
     enqueue,
     evaluate,
     gallery,
+    health,
     lora,
     results,
+    serve,
     status,
     sweep,
     tenants,
@@ -184,7 +186,9 @@ app.add_typer(dataset.commands, name="dataset", rich_help_panel=_LEARNING)
 app.command("train", rich_help_panel=_LEARNING)(train.train)
 app.command("evaluate", rich_help_panel=_LEARNING)(evaluate.evaluate)
 app.command("worker", rich_help_panel=_RUNNING)(worker.worker)
+app.command("serve", rich_help_panel=_RUNNING)(serve.serve)
 app.command("drain", rich_help_panel=_RUNNING)(drain.drain)
+app.command("health", rich_help_panel=_RUNNING)(health.health)
 app.command("calibrate", rich_help_panel=_RUNNING)(calibrate.calibrate)
 app.command("doctor", rich_help_panel=_RUNNING)(doctor.doctor)
 app.command("archive", rich_help_panel=_RUNNING)(archive.archive)
