@@ -17,6 +17,7 @@ from jobs.database import Database
 from jobs.orm import utcnow
 from jobs.reports import find_job, opened
 from jobs.repository import archive as rows
+from jobs.repository import ends
 from jobs.repository import sweep as tenant_rows
 from jobs.repository.sight import require_sight
 from jobs.settings import Settings
@@ -92,6 +93,7 @@ def _begun(database: Database, tenant: str, before: dt.datetime) -> Iterator[uui
         with database.reading() as tx:
             ids = rows.old(tx, tenant, before, after=last)
         for job_id in ids:
+            _tell_ends(database, tenant, job_id)
             with database.transaction() as tx:
                 begun = rows.begin(tx, tenant, job_id, before)
             if begun:
@@ -99,6 +101,15 @@ def _begun(database: Database, tenant: str, before: dt.datetime) -> Iterator[uui
         if not ids:
             return
         last = ids[-1]
+
+
+def _tell_ends(database: Database, tenant: str, job_id: uuid.UUID) -> None:
+    """Tell what nobody has told yet of a job: whoever tells of ends looks into the queue's tables alone."""
+    with database.reading() as tx:
+        is_untold = ends.has_untold(tx, tenant, job_id)
+    while is_untold:
+        with database.transaction() as tx:
+            is_untold = ends.tell(tx, tenant, job_id).units > 0
 
 
 def _move(database: Database, tenant: str, job_id: uuid.UUID, report: Archived) -> None:

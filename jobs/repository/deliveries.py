@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -68,13 +68,12 @@ def _row(tenant_id: str, webhook_id: uuid.UUID, kind: str, told: Ended, now: flo
     return {**row, "state": "waiting", "due_at": now, "attempts": 0}
 
 
-def ping(tx: Connection, tenant_id: str, webhook_id: uuid.UUID) -> uuid.UUID:
-    """Queue a message without content, to see whether the endpoint takes it. The caller sends it: it is due later."""
-    row = _row(tenant_id, webhook_id, PING, Ended(utcnow(), {"tenant": tenant_id}), 0.0)
+def ping(tx: Connection, tenant_id: str, webhook_id: uuid.UUID) -> Due:
+    """Queue a message without content that the caller sends at once: a clerk would take it up later."""
     later = tx.execute(select(epoch_now() + PING_SECONDS)).scalar_one()
-    tx.execute(insert(Delivery).values(**{**row, "due_at": later}))
-    found: uuid.UUID = row["id"]
-    return found
+    row = _row(tenant_id, webhook_id, PING, Ended(utcnow(), {"tenant": tenant_id}), later)
+    tx.execute(insert(Delivery).values(**row))
+    return Due(row["id"], PING, row["payload"], 0, 0.0)
 
 
 def any_due(tx: Connection) -> bool:
@@ -90,13 +89,6 @@ def due(tx: Connection, tenant_id: str, webhook_id: uuid.UUID, *, limit: int) ->
     return [_due(row) for row in tx.execute(statement.order_by(Delivery.due_at, Delivery.id).limit(limit))]
 
 
-def find(tx: Connection, tenant_id: str, delivery_id: uuid.UUID) -> Due | None:
-    """One delivery that waits."""
-    mine = (Delivery.tenant_id == tenant_id, Delivery.id == delivery_id, Delivery.state == "waiting")
-    row = tx.execute(select(*_DUE).where(*mine)).one_or_none()
-    return None if row is None else _due(row)
-
-
 _DUE = (Delivery.id, Delivery.kind, Delivery.payload, Delivery.attempts, Delivery.created_at)
 
 
@@ -104,10 +96,12 @@ def _due(row: Any) -> Due:
     return Due(row.id, row.kind, row.payload, row.attempts, (utcnow() - row.created_at).total_seconds())
 
 
-def done(tx: Connection, tenant_id: str, delivery_id: uuid.UUID, *, status: int) -> None:
-    """Note that the receiver has taken it."""
-    told = {"state": "done", "last_status": status, "last_error": None, "ended_at": utcnow()}
-    _note(tx, tenant_id, delivery_id, attempts=Delivery.attempts + 1, **told)
+def done(tx: Connection, tenant_id: str, taken: Mapping[uuid.UUID, int]) -> None:
+    """Note that the receiver has taken these, with the status that it answered each with."""
+    for status in sorted(set(taken.values())):
+        ids = [delivery_id for delivery_id, found in taken.items() if found == status]
+        told = {"state": "done", "last_status": status, "last_error": None, "ended_at": utcnow()}
+        _note(tx, tenant_id, *ids, attempts=Delivery.attempts + 1, **told)
 
 
 def again(
@@ -124,8 +118,8 @@ def give_up(tx: Connection, tenant_id: str, delivery_id: uuid.UUID, *, status: i
     _note(tx, tenant_id, delivery_id, attempts=Delivery.attempts + 1, **told)
 
 
-def _note(tx: Connection, tenant_id: str, delivery_id: uuid.UUID, **values: Any) -> None:
-    mine = (Delivery.tenant_id == tenant_id, Delivery.id == delivery_id, Delivery.state == "waiting")
+def _note(tx: Connection, tenant_id: str, *ids: uuid.UUID, **values: Any) -> None:
+    mine = (Delivery.tenant_id == tenant_id, Delivery.id.in_(ids), Delivery.state == "waiting")
     tx.execute(update(Delivery).where(*mine).values(**values))
 
 

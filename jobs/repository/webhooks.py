@@ -31,6 +31,9 @@ class Endpoint:
     failures: int
 
 
+_ENDPOINT = tuple(getattr(Webhook, name) for name in Endpoint.__dataclass_fields__)
+
+
 def add(tx: Connection, tenant_id: str, *, url: str, secret: str, kinds: Sequence[str]) -> uuid.UUID:
     """Insert a webhook; a tenant that has no row yet is made."""
     upsert = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
@@ -63,9 +66,6 @@ def find(tx: Connection, tenant_id: str, webhook_id: uuid.UUID) -> Endpoint | No
     return None if row is None else Endpoint(*row)
 
 
-_ENDPOINT = tuple(getattr(Webhook, name) for name in Endpoint.__dataclass_fields__)
-
-
 def wanting(tx: Connection, tenant_id: str, kind: str) -> list[uuid.UUID]:
     """The webhooks of a tenant that are to be told of this kind of event; none of them is removed before this
     transaction ends.
@@ -92,19 +92,29 @@ def enable(tx: Connection, tenant_id: str, webhook_id: uuid.UUID) -> bool:
     return tx.execute(update(Webhook).where(*mine).values(**fresh)).rowcount == 1
 
 
-def claim(tx: Connection, owner: str, *, lease_seconds: float) -> Endpoint | None:
-    """Lease the endpoint that has waited longest among those that may be tried and have something due; None if there
-    is none, or others hold them all.
-    """
-    free = or_(Webhook.lease_until.is_(None), Webhook.lease_until < epoch_now())
+def _claimable() -> tuple[Any, ...]:
+    """May be tried, is nobody's, and has something due."""
     has_due = (
         select(Delivery.id)
         .where(Delivery.tenant_id == Webhook.tenant_id, Delivery.webhook_id == Webhook.id)
         .where(Delivery.state == "waiting", Delivery.due_at <= epoch_now())
         .exists()
     )
-    wanted = select(*_ENDPOINT).where(Webhook.disabled_at.is_(None), Webhook.retry_at <= epoch_now(), free, has_due)
-    first = wanted.order_by(Webhook.served_at, Webhook.id).limit(1).with_for_update(skip_locked=True, key_share=True)
+    free = or_(Webhook.lease_until.is_(None), Webhook.lease_until < epoch_now())
+    return (Webhook.disabled_at.is_(None), Webhook.retry_at <= epoch_now(), free, has_due)
+
+
+def any_claimable(tx: Connection) -> bool:
+    """Whether `claim` would find one; nothing is locked."""
+    return tx.execute(select(Webhook.id).where(*_claimable()).limit(1)).one_or_none() is not None
+
+
+def claim(tx: Connection, owner: str, *, lease_seconds: float) -> Endpoint | None:
+    """Lease the endpoint that has waited longest among those that may be tried and have something due; None if there
+    is none, or others hold them all.
+    """
+    wanted = select(*_ENDPOINT).where(*_claimable()).order_by(Webhook.served_at, Webhook.id).limit(1)
+    first = wanted.with_for_update(skip_locked=True, key_share=True)
     row = tx.execute(first).one_or_none()
     if row is None:
         return None
