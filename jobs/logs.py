@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TextIO
 from urllib.parse import quote, unquote, urlsplit
@@ -53,7 +53,7 @@ _process: dict[str, str] = {}
 
 @contextmanager
 def about(**ids: object) -> Iterator[None]:
-    """Whatever this thread logs in this block is about these: tenant, job, unit, identity, render; None says nothing."""
+    """Whatever this thread logs in this block is about these: tenant, job, unit, identity, render; None is left out."""
     told = {name: str(value) for name, value in ids.items() if value is not None}
     token = _about.set({**_about.get(), **told})
     try:
@@ -111,10 +111,8 @@ class Redaction:
 def _forms(secret: str) -> set[str]:
     """What is secret in a setting, in every form in which it may be written: of a URL its password, else all of it."""
     if "://" in secret:
-        try:
+        with suppress(ValueError):  # no URL after all
             secret = urlsplit(secret).password or ""
-        except ValueError:  # no URL after all
-            pass
     return {form for form in (secret, unquote(secret), quote(secret, safe="")) if form}
 
 
@@ -163,7 +161,7 @@ class _Json(JsonFormatter):
 
 
 # `data` is what Celery adds to its own lines: arguments of tasks and the like.
-_STANDARD = {*RESERVED_ATTRS, "taskName", "asctime", "message", "data"}
+_STANDARD = {*RESERVED_ATTRS, "taskName", "asctime", "message", "data", "color_message"}
 
 
 def set_up(
