@@ -96,6 +96,16 @@ class Settings(BaseSettings):
         None, description="TOML file of profiles; empty: only the built-in ones, `mini` and `mini-untrained`."
     )
 
+    retention_days: Annotated[int, Field(gt=0, le=36_500)] | None = Field(
+        None,
+        description="How many days after their last use people are kept, in tenants without a length of their own; "
+        "empty: until somebody forgets them. See privacy.md.",
+    )
+    require_consent: bool = Field(
+        False,
+        description="Whether people with photos are enqueued only with `consent` and `purpose`, for every tenant.",
+    )
+
     max_photos_per_identity: Positive = Field(20, description="Photos per person and job.")
     max_photo_bytes: Positive = Field(32 * 1024 * 1024, description="Size of one photo file, in bytes.")
     max_photo_pixels: Positive = Field(50_000_000, description="Pixels of one decoded photo.")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from typing import Any, Protocol
 
 from celery import Celery
 from celery.concurrency import ALIASES as POOLS
 from celery.signals import (
     celeryd_init,
     setup_logging,
+    worker_process_shutdown,
     worker_ready,
     worker_shutdown,
     worker_shutting_down,
@@ -23,22 +24,38 @@ from celery.signals import (
 
 from jobs import logs
 from jobs.broker import Broker, make_app
+from jobs.clerk import ClerkChild
 from jobs.errors import BrokerUnavailable
 from jobs.settings import get_settings
 from worker.committer import Committer
 from worker.errors import PoolRefused
 from worker.process import STOPPING, WORKER_ID
 from worker.reaper import Reaper
+from worker.telemetry import parent
+from worker.telemetry.polling import Polling
 
 log = logging.getLogger(__name__)
+
+
+class Helper(Protocol):
+    """A thread of the parent."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self) -> None:
+        """End soon."""
+
+
 # OpenMP's threads spin while they wait. On a CPU that draws, finds faces and compresses at once, spinning threads take
 # the cores from those that work: measured on two cores, the demo's worker used half the CPU time with this. It must be
 # set before torch loads OpenMP, which happens in the child.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 app: Celery = make_app(get_settings(), current=True)
 app.conf.imports = ("worker.tasks",)
+app.steps["consumer"].add(Polling)
 
-_helpers: list[Reaper | Committer] = []
+_helpers: list[Helper] = []
 
 
 def _refuse_shared_devices(sender: Any = None, options: dict[str, Any] | None = None, **_: Any) -> None:
@@ -72,12 +89,24 @@ def _set_up_logs(loglevel: int | str | None = None, logfile: str | None = None, 
     app.log.redirect_stdouts("WARNING")
 
 
+def _begin_to_tell(instance: Any = None, **_: Any) -> None:
+    """Before anything is forked: where this worker's processes write what they tell of themselves."""
+    if get_settings().log_format == "json" and instance is not None:
+        instance.quiet = True  # Celery's banner is no JSON
+    parent.begin(get_settings())
+
+
 def _start_helpers(**_: Any) -> None:
     try:
         Broker(get_settings(), app).prepare()
     except BrokerUnavailable as error:  # without it dead letters are dropped, and their units are announced again
         log.warning("%s: %s", error, error.__cause__)
-    for helper in (Reaper(get_settings()), Committer(get_settings())):
+    for helper in (
+        Reaper(get_settings(), parent.observer()),
+        Committer(get_settings()),
+        ClerkChild(get_settings()),
+        *parent.helpers(get_settings()),
+    ):
         helper.start()
         _helpers.append(helper)
 
@@ -90,10 +119,13 @@ def _tell_child_to_stop(**_: Any) -> None:
 def _stop_helpers(**_: Any) -> None:
     while _helpers:
         _helpers.pop().stop()
+    parent.end()
 
 
 setup_logging.connect(_set_up_logs, weak=False)
 celeryd_init.connect(_refuse_shared_devices, weak=False)
+celeryd_init.connect(_begin_to_tell, weak=False)
+worker_process_shutdown.connect(parent.child_ends, weak=False)
 worker_ready.connect(_start_helpers, weak=False)
 worker_shutting_down.connect(_tell_child_to_stop, weak=False)
 worker_shutdown.connect(_stop_helpers, weak=False)

@@ -28,6 +28,7 @@ from worker.preparing import Preparing
 from worker.recorder import Finished, Recorder
 from worker.renderer import Batch, Renderer, Sample
 from worker.samples import setting_of, text_sample
+from worker.telemetry.events import NOBODY, BatchDrawn, Observer
 from worker.trial import Draw, Trial
 
 log = logging.getLogger(__name__)
@@ -68,11 +69,13 @@ class Drawer:
         should_stop: Callable[[], bool],
         is_over: Callable[[], bool],
         people: People,
+        observer: Observer = NOBODY,
     ) -> None:
         """`is_over` says that no render may be begun any more."""
         self._database, self._renderer, self._recorder, self._leases = database, renderer, recorder, leases
         self._owner, self._sizes, self._costs = owner, sizes, costs
         self._should_stop, self._is_over, self._people = should_stop, is_over, people
+        self._observer = observer
         self._most_begun = max(16, 4 * renderer.batch_size)
         self._group_of: dict[Claim, Group] = {}
         self._first: Todo = deque()
@@ -238,6 +241,7 @@ class Drawer:
             if gone:  # the others wanted nothing of it
                 todo.appendleft(batch.only([draw for draw in batch.draws if draw not in gone]))
         except OutOfMemory as error:
+            self._observer.out_of_memory("batch", count)
             fits = self._sizes.did_not_fit(batch.key, count)
             log.warning("out of memory with a batch of %d; going on with %d", count, fits)
             if count == 1:
@@ -275,6 +279,8 @@ class Drawer:
                 render_rows.fail(tx, render, self._owner, error_code=code_of(error), error=told_of(error))
         except JobsError as away:  # the reason could not be written: the unit is tried again
             self.faults[claim_of(render.unit)] = away
+            return
+        self._observer.picture_failed(render, error)
 
     def _draw_with_room(self, batch: Planned) -> None:
         """Draw; a batch that does not fit beside people who are prepared is tried once more when they are.
@@ -292,11 +298,14 @@ class Drawer:
         self._draw_batch(batch)
 
     def _draw_batch(self, batch: Planned) -> None:
-        asked = [self._sample(draw, key) for draw, key in batch.pairs]
+        asked, before = [self._sample(draw, key) for draw, key in batch.pairs], self.drawn.seconds_drawing
         merging, drawn = self._draw_mixed(batch, asked) if batch.mixed else self._draw_merged(batch, asked)
         count = len(batch.draws)
         firsts = sum(draw.is_first for draw in batch.draws)
-        self.drawn.add_batch(count, self._sizes.of(batch.key), firsts=firsts, mixed=batch.mixed)
+        places = self._sizes.of(batch.key)
+        self.drawn.add_batch(count, places, firsts=firsts, mixed=batch.mixed)
+        renders, seconds = [draw.render for draw in batch.draws], self.drawn.seconds_drawing - before
+        self._observer.batch_drawn(BatchDrawn(renders, places, batch.mixed, seconds, self.drawn))
         for draw, sample, image in zip(batch.draws, asked, drawn.images, strict=True):
             self._recorder.add(
                 Finished(

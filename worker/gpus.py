@@ -78,8 +78,10 @@ class GpuFleet:
         command: Callable[[str], list[str]],
         environment: Mapping[str, str],
         tell: Callable[[str], None],
+        own: Callable[[str], Mapping[str, str]] = lambda gpu: {},
     ) -> None:
-        """`command` gives the command line of a GPU's worker."""
+        """`command` gives the command line of a GPU's worker, `own` the variables that it alone has."""
+        self._own = own
         self._workers = [_Worker(gpu) for gpu in gpus]
         self._command, self._environment, self._tell = command, dict(environment), tell
         self._told = threading.Event()
@@ -125,7 +127,7 @@ class GpuFleet:
             # A session of its own: a Ctrl-C is passed on once, not sent to everybody by the terminal as well.
             worker.process = subprocess.Popen(
                 self._command(worker.gpu),
-                env={**self._environment, VISIBLE: worker.gpu},
+                env={**self._environment, **self._own(worker.gpu), VISIBLE: worker.gpu},
                 start_new_session=True,
             )
             if self._told.is_set():  # told while it was being started

@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from sqlalchemy import Connection
 
+from jobs import logs
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, JobsError
 from jobs.orm import utcnow
@@ -32,6 +33,7 @@ from worker.aside import Outages
 from worker.breaker import Breaker
 from worker.costs import Costs, load_costs, name_of
 from worker.errors import SpoolFull, SpoolUnusable
+from worker.forgetting import Forgetter, Minder
 from worker.leases import Leases
 from worker.lessons import Lessons
 from worker.plan import BatchKey, BatchSizes
@@ -39,6 +41,7 @@ from worker.recorder import Recorder
 from worker.renderer import Renderer
 from worker.shift import Shift, ShiftReport
 from worker.spool import Spool
+from worker.telemetry import observer_of
 from worker.watchdog import Watchdog, Watched
 from worker.weights import WeightSets
 
@@ -131,6 +134,9 @@ class WorkerProcess:
         self._breaker = Breaker(self._storage.check, on_change=self._tell_of_the_store)
         self._spool = Spool.from_settings(settings)
         self._watchdog = Watchdog(settings.stall_seconds)
+        self._observer = observer_of(settings, self._database)
+        self._forgetter, self._at_work = Forgetter(WORKER_ID, self._spool), threading.Lock()
+        self._minder = Minder(self._drop_while_idle, seconds=settings.reap_seconds)
         self._unfit_until: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
         self._state, self._busy, self._draining = "starting", False, threading.Event()
@@ -150,21 +156,28 @@ class WorkerProcess:
 
         The profile is loaded and warmed first, with nothing claimed; told to stop meanwhile, nothing is.
         """
-        with _sigterm_finishes_the_batch() as told:
+        with self._at_work, _sigterm_finishes_the_batch() as told:
 
             def should_stop() -> bool:
                 return told.is_set() or STOPPING.is_set() or self._draining.is_set()
 
             if not self._may_work(unit_id):
                 return ShiftReport()
+            report: ShiftReport | None = None
             try:
+                self._confirm_forgetting()
                 self._check_disk(profile_name)
                 renderer, weight_sets = self._ready_for(profile_name, should_stop)
                 if should_stop():
                     return ShiftReport()
+                logs.name_process(shift=uuid.uuid4().hex[:12])
+                self._observer.shift_began(profile_name)
                 report = self._run_shift(unit_id, renderer, weight_sets, should_stop=should_stop)
             finally:
+                self._observer.shift_ended(report)
+                logs.name_process(shift=None)
                 self._rest_from_work()
+                self._confirm_forgetting()
             if report.ran_dry:
                 self._rest(renderer, should_stop)
             return report
@@ -186,12 +199,52 @@ class WorkerProcess:
         if drain.is_asked(tx, WORKER_ID):
             self._draining.set()
 
+    def forget(self, weight_sets: frozenset[str]) -> None:
+        """Drop these weight sets and every remembered prompt, beside a drawing; see `worker.forgetting`."""
+        held, renderer = self._weight_sets, self._renderer
+        if held is not None and renderer is not None:
+            held.forget(weight_sets)
+            renderer.forget_texts()
+
+    def rest(self) -> None:
+        """Drop what is merged, as nothing is drawn."""
+        if self._renderer is not None:
+            self._renderer.forget()
+            gc.collect()
+
+    def _look_for_forgetting(self, tx: Connection) -> None:
+        try:
+            self._forgetter.look(tx, self)
+        except SpoolUnusable as error:  # leases are prolonged all the same
+            log.warning("files of erased people are not removed yet: %s", error)
+
+    def _confirm_forgetting(self) -> None:
+        """Drop everything of people who were erased, and say so; nothing is drawn now."""
+        try:
+            with self._database.transaction() as tx:
+                if self._renderer is None:  # nothing is held; files are the parent's care
+                    self._forgetter.begin(tx)
+                else:
+                    self._forgetter.confirm(tx, self)
+        except (JobsError, SpoolUnusable) as error:
+            log.warning("what was to be dropped of erased people is looked for again later: %s", error)
+
+    def _drop_while_idle(self) -> None:
+        """Between shifts this process holds weight sets, and nobody else could drop them."""
+        if self._at_work.acquire(blocking=False):
+            try:
+                self._confirm_forgetting()
+            finally:
+                self._at_work.release()
+
     def _rest_from_work(self) -> None:
         """Nothing is held any more: who was asked to drain is drained."""
         self._busy = False
         try:
             with self._database.transaction() as tx:
                 drain.end_work(tx, WORKER_ID)
+            if self._draining.is_set():
+                self._observer.drained()
         except JobsError as error:
             log.warning("the worker's row does not tell that it rests: %s", error)
 
@@ -219,10 +272,10 @@ class WorkerProcess:
             self._database,
             self.owner,
             lease_seconds=self._settings.lease_seconds,
-            also=(self._sign_of_life, weight_sets.heartbeat),
-            watch=(self._look_for_drain,),
+            also=(self._sign_of_life, weight_sets.heartbeat, lambda _tx: self._observer.alive()),
+            watch=(self._look_for_drain, self._look_for_forgetting),
             overdue=self._watchdog.overdue,
-            tell=lambda reason: self.tell("unfit", reason),
+            tell=self._tell_that_it_stands_still,
         )
         recorder = Recorder(
             self._database,
@@ -239,6 +292,7 @@ class WorkerProcess:
                 hold_seconds=self._settings.spool_hold_seconds,
                 is_over=should_stop,
             ),
+            observer=self._observer,
         )
         try:
             with leases:
@@ -254,6 +308,7 @@ class WorkerProcess:
                     sizes=self._sizes,
                     should_stop=should_stop,
                     costs=self._costs,
+                    observer=self._observer,
                 )
                 report = shift.run(unit_id)
         finally:
@@ -301,8 +356,13 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Say goodbye and close the connections."""
+        self._minder.stop()
         self.tell("stopped")
         self._database.dispose()
+
+    def _tell_that_it_stands_still(self, reason: str) -> None:
+        self._observer.stands_still(reason)
+        self.tell("unfit", reason)
 
     def _tell_of_the_store(self) -> None:
         """The store went away or came back: the worker's row says so at once."""
@@ -353,6 +413,7 @@ class WorkerProcess:
         self._renderer = self._weight_sets = None  # the old profile's memory goes before the new one is loaded
         gc.collect()
         self.tell("starting")
+        self._observer.loading(profile_name)
         began = time.monotonic()
         try:
             renderer = make_renderer(profile, self._settings)
@@ -375,6 +436,7 @@ class WorkerProcess:
             self._seconds_loading,
             self._seconds_warming,
         )
+        self._observer.ready(profile_name, renderer.device, self._seconds_loading, self._seconds_warming)
         self._weight_sets = WeightSets(
             self._database,
             self._storage,
@@ -382,6 +444,8 @@ class WorkerProcess:
             self.owner,
             lease_seconds=self._settings.lease_seconds,
             max_lost_workers=self._settings.max_lost_workers,
+            observer=self._observer,
         )
         self.tell("idle")
+        self._minder.start()
         return self._renderer, self._weight_sets

@@ -16,13 +16,17 @@ from sqlalchemy import Connection
 
 from jobs.broker import Broker
 from jobs.database import Database
-from jobs.errors import DatabaseUnavailable, JobsError
+from jobs.errors import DatabaseUnavailable, JobsError, SettingsInvalid
 from jobs.repository import control, fleet, reaping
 from jobs.repository import units as unit_rows
 from jobs.settings import Settings
 from worker.committer import LONGEST_WAIT_SECONDS
+from worker.errors import WorkerError
+from worker.forgetting import Forgetter
 from worker.forks import Turns
 from worker.process import WORKER_ID, package_version
+from worker.spool import Spool
+from worker.telemetry.events import NOBODY, Observer
 
 log = logging.getLogger(__name__)
 OFFICE = "reaper"
@@ -96,11 +100,12 @@ class Patience:
 class Reaper:
     """Takes turns every `reap_seconds`, beginning at once, and shows that this worker lives while it idles."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._owner = settings, WORKER_ID
+    def __init__(self, settings: Settings, observer: Observer = NOBODY) -> None:
+        self._settings, self._owner, self._observer = settings, WORKER_ID, observer
         self._name = WORKER_ID.rsplit(":", 1)[0]
         self._stop, self._turns = threading.Event(), Turns()
         self._patience = Patience(settings.lease_seconds)
+        self._forgetter = Forgetter(WORKER_ID, Spool.from_settings(settings))
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
     def start(self) -> None:
@@ -116,11 +121,14 @@ class Reaper:
         database, broker = Database.from_settings(self._settings), Broker(self._settings)
         while True:
             try:
-                with database.transaction() as tx:
-                    fleet.seen(tx, self._owner, name=self._name, pid=os.getpid(), version=package_version())
-                    look_after_child(tx, self._owner)
-                may_reap = self._patience.is_over()
-                returned, given_up, sent = turn(database, broker, self._settings, self._owner, may_reap=may_reap)
+                with self._turns.turn():
+                    with database.transaction() as tx:
+                        fleet.seen(tx, self._owner, name=self._name, pid=os.getpid(), version=package_version())
+                        look_after_child(tx, self._owner)
+                    self._forget(database)
+                    may_reap = self._patience.is_over()
+                    returned, given_up, sent = turn(database, broker, self._settings, self._owner, may_reap=may_reap)
+                    self._observer.reaped(returned, given_up)
                 if returned or given_up or sent:
                     log.info("reaper: %d handed back, %d given up, %d messages sent", returned, given_up, sent)
             except JobsError as error:
@@ -135,6 +143,16 @@ class Reaper:
         self._step_down(database)
         broker.close()
         database.dispose()
+
+    def _forget(self, database: Database) -> None:
+        """Drop files of people who were erased; where no process draws, nothing of them is left here then."""
+        try:
+            with database.transaction() as tx:
+                self._forgetter.look(tx)
+                if fleet.process_of(tx, self._owner) == os.getpid():
+                    self._forgetter.confirm(tx)
+        except (WorkerError, SettingsInvalid) as error:  # such as a missing grant: others are reaped all the same
+            log.warning("files of erased people are not removed yet: %s", error)
 
     def _step_down(self, database: Database) -> None:
         try:

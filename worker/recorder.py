@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from PIL.Image import Image
 
+from jobs import logs
 from jobs.database import Database
 from jobs.errors import JobsError, ObjectExists, StorageError
 from jobs.repository import renders as render_rows
@@ -32,6 +33,7 @@ from worker.judge import Judge, Judgement
 from worker.outputs import Outputs, PictureFile
 from worker.records import Records, candidate_key, output_key
 from worker.renderer import Renderer
+from worker.telemetry.events import NOBODY, Observer, ids_of
 from worker.trial import Draw, Trial
 
 log = logging.getLogger(__name__)
@@ -68,10 +70,11 @@ class Recorder:
         threads: int,
         queue: int,
         outages: Outages | None = None,
+        observer: Observer = NOBODY,
     ) -> None:
         """Without `outages` a picture that cannot be recorded is its unit's fault, and drawn again."""
         self._database, self._storage = database, storage
-        self._owner, self._outages = owner, outages
+        self._owner, self._outages, self._observer = owner, outages, observer
         self._judge, self._outputs, self._records = Judge(renderer), Outputs(renderer), Records(renderer, worker_name)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="recorder")
         self._room = threading.BoundedSemaphore(queue)
@@ -94,7 +97,7 @@ class Recorder:
     def _submit(self, draw: Draw, judge: Callable[[], Judgement], cast: Cast) -> None:
         self._room.acquire()
         self.begun.add(draw)
-        future = self._pool.submit(self._settle, draw, judge, cast)
+        future = self._pool.submit(self._settle_one, draw, judge, cast)
         with self._lock:
             self._pending.setdefault(claim_of(draw.render.unit), []).append(future)
 
@@ -145,6 +148,10 @@ class Recorder:
         """Finish what was taken over."""
         self._pool.shutdown(wait=True)
 
+    def _settle_one(self, draw: Draw, judge: Callable[[], Judgement], cast: Cast) -> None:
+        with logs.about(**ids_of(draw.render.unit), render=draw.render.id):
+            self._settle(draw, judge, cast)
+
     def _settle(self, draw: Draw, judge: Callable[[], Judgement], cast: Cast) -> None:
         trial = draw.trial
         try:
@@ -178,6 +185,7 @@ class Recorder:
             try:
                 with self._database.transaction() as tx:
                     render_rows.fail(tx, render, self._owner, error_code=code_of(error), error=str(error))
+                self._observer.picture_failed(render, error)
                 return
             except Exception as away:  # noqa: BLE001 - the reason could not be written: the unit is tried again
                 error = away
@@ -228,6 +236,7 @@ class Recorder:
         losers = [self._outputs.loser(trial, candidate, known) for candidate in trial.losers]
         picture = spooled(trial, cast, self._owner, self._records, files, losers)
         self._outages.keep(picture, lambda: self._record_late(trial, cast, files))
+        self._observer.picture_put_aside(trial.render)
 
     def _record_late(self, trial: Trial, cast: Cast, files: list[PictureFile]) -> None:
         self._store_losers(trial, cast)
@@ -239,7 +248,8 @@ class Recorder:
         began = time.perf_counter()
         stored = [(file, self._store(output_key(render, file), file)) for file in files]
         outputs = [self._records.output(render, file, data) for file, data in stored]
-        drawn = self._records.drawn(trial, cast, files, outputs[0], time.perf_counter() - began)
+        stored_at = time.perf_counter()
+        drawn = self._records.drawn(trial, cast, files, outputs[0], stored_at - began)
         with self._database.transaction() as tx:
             recorded = render_rows.complete(tx, render, self._owner, drawn, others=others, outputs=outputs[1:])
         if not recorded:
@@ -247,6 +257,8 @@ class Recorder:
             log.warning("a picture came too late: its unit was cancelled or taken over", extra={"keys": keys})
             for key in keys:
                 self._remove(key)
+        else:
+            self._observer.picture_recorded(render, drawn, time.perf_counter() - stored_at)
 
     def _store(self, key: str, file: PictureFile) -> bytes:
         """Store the picture; returns the bytes that lie there, ours or those of an earlier try under the same lease."""

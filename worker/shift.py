@@ -29,6 +29,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from jobs import logs
 from jobs.database import Database
 from jobs.errors import JobsError
 from jobs.repository import late
@@ -51,6 +52,7 @@ from worker.preparing import Preparing
 from worker.recorder import Recorder
 from worker.renderer import Renderer
 from worker.samples import Samples
+from worker.telemetry.events import NOBODY, Observer, Outcome, ids_of
 from worker.weights import WeightSets
 
 log = logging.getLogger(__name__)
@@ -120,8 +122,10 @@ class Shift:
         sizes: BatchSizes,
         should_stop: Callable[[], bool],
         costs: Costs | None = None,
+        observer: Observer = NOBODY,
     ) -> None:
         """Without `costs` no batch holds several people."""
+        self._observer = observer
         self._database, self._settings, self._storage, self._renderer = database, settings, storage, renderer
         self._pictures = GivenPictures(storage, settings)
         self._weight_sets, self._leases, self._recorder = weight_sets, leases, recorder
@@ -145,6 +149,7 @@ class Shift:
             should_stop=should_stop,
             is_over=self._is_over,
             people=self,
+            observer=observer,
         )
         self.report = ShiftReport(drawn=self._drawer.drawn)
 
@@ -292,6 +297,8 @@ class Shift:
                 room = self._settings.claim_units - len(claimed)
                 claimed += unit_rows.claim_same_person(tx, claimed[0], self._owner, limit=room, **terms)
         self._leases.hold(claimed)
+        if claimed:
+            self._observer.claimed(claimed)
         return claimed
 
     def _take(self, units: list[ClaimedUnit], *, beside_others: bool = False) -> list[Group]:
@@ -346,8 +353,13 @@ class Shift:
         with self.preparing.one():
             casts = Cast.obtain_many(wanted, self._weight_sets, self._pictures)
         for group, cast in zip(able, casts, strict=True):
+            fault = cast if isinstance(cast, Exception) else None
+            self._observer.prepared(group.units, time.monotonic() - began, fault)
+            if isinstance(cast, PeopleOutOfMemory):
+                self._observer.out_of_memory("people", len(group.waiting))
             if isinstance(cast, Exception):
-                log_fault("a person could not be prepared", cast)
+                with logs.about(**ids_of(group.units[0])):
+                    log_fault("a person could not be prepared", cast)
                 self._recorder.suspect(cast)
                 group.fault = cast
             elif cast is not None:
@@ -391,35 +403,42 @@ class Shift:
 
         Whatever is raised here, the lease is let go: it runs out, and somebody else takes the unit.
         """
+        outcome: Outcome = "left"
         try:
             if self._leases.holds(unit):
                 with self._database.transaction() as tx:
-                    self._settle_held(tx, unit, fault)
+                    outcome = self._settle_held(tx, unit, fault)
+            else:
+                with self._database.reading() as tx:
+                    outcome = unit_rows.became(tx, unit)
         except Exception as error:  # noqa: BLE001 - whatever it was, the other units are settled
             log_fault(f"unit {unit.id} is left to its lease", error)
         finally:
             self._leases.let_go(unit)
+        self._observer.unit_settled(unit, outcome, fault)
 
-    def _settle_held(self, tx: Connection, unit: ClaimedUnit, fault: Exception | None) -> None:
+    def _settle_held(self, tx: Connection, unit: ClaimedUnit, fault: Exception | None) -> Outcome:
         owner = self._owner
         put_off = self._put_off(tx, unit)
         if put_off:
             late.put_off(tx, unit, owner, after_seconds=put_off)
-            return
+            return "put off"
         if fault is None:
             unit_rows.recount(tx, unit, owner)
             if unit_rows.release(tx, unit, owner, give_attempt_back=True):
                 self.report.handed_back.append(unit.id)
-            return
+                return "handed back"
+            return unit_rows.became(tx, unit)
         code, told = code_of(fault), told_of(fault)
         if self._recorder.is_outage(fault):  # whoever claims it next waits for the store first
             unit_rows.release(tx, unit, owner, give_attempt_back=True, error_code=code, error=told)
-        elif is_retryable(fault) and unit.attempts < self._settings.max_attempts:
-            unit_rows.release(
-                tx, unit, owner, after_seconds=self._wait_before(unit.attempts + 1), error_code=code, error=told
-            )
-        else:
-            unit_rows.fail(tx, unit, owner, error_code=code, error=told)
+            return "handed back"
+        if is_retryable(fault) and unit.attempts < self._settings.max_attempts:
+            wait = self._wait_before(unit.attempts + 1)
+            unit_rows.release(tx, unit, owner, after_seconds=wait, error_code=code, error=told)
+            return "retried"
+        unit_rows.fail(tx, unit, owner, error_code=code, error=told)
+        return unit_rows.became(tx, unit)
 
     def _put_off(self, tx: Connection, unit: ClaimedUnit) -> float:
         """For how long the unit is left to the pictures of it that were put aside here, asked under its lock."""

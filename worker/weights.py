@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from jobs.repository.weight_sets import Source, WeightSetRow
 from jobs.storage import Storage
 from worker.errors import WeightSetDamaged
 from worker.renderer import Renderer
+from worker.telemetry.events import NOBODY, Observer
 from worker.weight_making import Claimed, Making, Recipe, Weights, WeightSetRefused
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,9 @@ class WeightSets:
         lease_seconds: float,
         keep: int = 16,
         max_lost_workers: int = MOST_LOST_WORKERS,
+        observer: Observer = NOBODY,
     ) -> None:
+        self._observer = observer
         self._database, self._storage, self._renderer, self._owner = database, storage, renderer, owner
         self._lease_seconds, self._keep, self._max_lost_workers = lease_seconds, keep, max_lost_workers
         self._memory: OrderedDict[tuple[str, str], Weights] = OrderedDict()
@@ -98,6 +101,12 @@ class WeightSets:
         """Prolong the claims that are being worked on."""
         for row in self._in_hand:
             weight_sets.heartbeat(tx, row, self._owner, lease_seconds=self._lease_seconds)
+
+    def forget(self, fingerprints: Container[str]) -> None:
+        """Drop these weight sets from memory; who draws with one at this moment lets go of it with its unit."""
+        with self._remembering:
+            for place in [place for place in self._memory if place[1] in fingerprints]:
+                del self._memory[place]
 
     def source(self, tenant: str, photo_set_id: uuid.UUID) -> Source:
         """What a photo set is made of."""
@@ -137,6 +146,9 @@ class WeightSets:
         # 3. The others: awaited, loaded, or generated after all.
         for place, each in asked.items():
             found[place] = made[each.key] if each.key in made else self._attempt(each, began)
+        for place, weights in found.items():
+            if isinstance(weights, Weights):
+                self._observer.weights_ready(requests[place].tenant, weights)
         return [found[place] for place in range(len(requests))]
 
     def _generate_together(self, asked: Sequence[_Asked]) -> dict[tuple[str, str], Weights | Exception]:

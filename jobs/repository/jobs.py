@@ -57,14 +57,31 @@ def newest(tx: Connection, tenant_id: str) -> JobRow | None:
 
 
 def add(
-    tx: Connection, tenant_id: str, *, key: str, content_hash: str, name: str | None, profile: str, priority: int
+    tx: Connection,
+    tenant_id: str,
+    *,
+    key: str,
+    content_hash: str,
+    name: str | None,
+    profile: str,
+    priority: int,
+    traceparent: str | None = None,
 ) -> uuid.UUID:
-    """Insert a job of a registered tenant that has no units yet; its totals follow with `accept`."""
+    """Insert a job of a registered tenant that has no units yet; its totals follow with `accept`.
+
+    `traceparent` is the W3C trace context of its enqueueing.
+    """
     job_id = new_id()
     row = {"tenant_id": tenant_id, "id": job_id, "key": key, "content_hash": content_hash, "name": name}
-    row |= {"profile": profile, "priority": priority, "created_at": utcnow()}
+    row |= {"profile": profile, "priority": priority, "created_at": utcnow(), "traceparent": traceparent}
     tx.execute(insert(Job).values(identities_total=0, units_total=0, renders_total=0, **row))
     return job_id
+
+
+def traceparent_of(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> str | None:
+    """The W3C trace context under which a job was enqueued; None where nobody traced."""
+    statement = select(Job.traceparent).where(Job.tenant_id == tenant_id, Job.id == job_id)
+    return tx.execute(statement).scalar_one_or_none()
 
 
 def accept(tx: Connection, tenant_id: str, job_id: uuid.UUID, *, identities: int, units: int, renders: int) -> None:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Select, and_, case, func, or_, select, tuple_, update
 from sqlalchemy.sql import ColumnElement
@@ -25,13 +25,18 @@ from jobs.orm import utcnow
 from jobs.repository import shares
 from jobs.repository.control import fleet_paused_at, may_claim
 
+Became = Literal["done", "failed", "cancelled", "taken back", "lost"]
+"""How a unit that is no longer held has left: over, cancelled, taken back by a pause, or lost, as its lease ran out."""
 MOST_LOST_WORKERS = 3
 """A unit that so many workers were lost with is claimed no more: see `jobs.repository.reaping`."""
 
 
 @dataclass(frozen=True)
 class ClaimedUnit:
-    """A unit in this worker's hands, with the token that fences its writes."""
+    """A unit in this worker's hands, with the token that fences its writes.
+
+    `waited_seconds` is for how long it had been due when it was claimed.
+    """
 
     tenant_id: str
     id: uuid.UUID
@@ -42,6 +47,7 @@ class ClaimedUnit:
     attempts: int
     lease_token: int
     lost_workers: int = 0
+    waited_seconds: float = field(default=0.0, compare=False)
 
     @property
     def is_suspected(self) -> bool:
@@ -64,6 +70,7 @@ _CLAIMED = (
     Unit.attempts,
     Unit.lease_token,
     Unit.lost_workers,
+    (epoch_now() - Unit.ready_at).label("waited_seconds"),
 )
 
 
@@ -206,6 +213,18 @@ def _held(unit: ClaimedUnit, owner: str) -> ColumnElement[bool]:
 def lock_held(tx: Connection, unit: ClaimedUnit, owner: str) -> bool:
     """Take the unit's row lock if it is still held; every writer locks the unit before its renders."""
     return tx.execute(select(Unit.id).where(_held(unit, owner)).with_for_update()).one_or_none() is not None
+
+
+def became(tx: Connection, unit: ClaimedUnit) -> Became:
+    """How a unit has left that its worker held under this token; one that is gone, erased or archived, is over."""
+    mine = (Unit.tenant_id == unit.tenant_id, Unit.id == unit.id)
+    row = tx.execute(select(Unit.state, Unit.lost_workers).where(*mine)).one_or_none()
+    if row is None:
+        return "done"
+    if row.lost_workers > unit.lost_workers:
+        return "lost"
+    found: dict[str, Became] = {"done": "done", "failed": "failed", "cancelled": "cancelled"}
+    return found.get(row.state, "taken back")
 
 
 def heartbeat(

@@ -15,6 +15,7 @@ from worker.cli import (
     calibrate,
     changes,
     check,
+    clerk,
     control,
     dataset,
     db,
@@ -23,9 +24,11 @@ from worker.cli import (
     drain,
     enqueue,
     evaluate,
+    forget,
     gallery,
     health,
     lora,
+    privacy,
     results,
     serve,
     status,
@@ -35,6 +38,7 @@ from worker.cli import (
     train,
     verify,
     watch,
+    webhooks,
     worker,
 )
 from worker.cli.exits import Exit, epilog, exit_code_of
@@ -187,6 +191,7 @@ app.command("train", rich_help_panel=_LEARNING)(train.train)
 app.command("evaluate", rich_help_panel=_LEARNING)(evaluate.evaluate)
 app.command("worker", rich_help_panel=_RUNNING)(worker.worker)
 app.command("serve", rich_help_panel=_RUNNING)(serve.serve)
+app.command("clerk", rich_help_panel=_RUNNING)(clerk.clerk)
 app.command("drain", rich_help_panel=_RUNNING)(drain.drain)
 app.command("health", rich_help_panel=_RUNNING)(health.health)
 app.command("calibrate", rich_help_panel=_RUNNING)(calibrate.calibrate)
@@ -195,6 +200,9 @@ app.command("archive", rich_help_panel=_RUNNING)(archive.archive)
 app.command("verify", rich_help_panel=_RUNNING)(verify.verify)
 app.command("sweep", rich_help_panel=_RUNNING)(sweep.sweep)
 app.command("demo", rich_help_panel=_RUNNING)(demo.demo)
+app.command("forget", rich_help_panel=_RUNNING)(forget.forget)
+app.add_typer(privacy.commands, name="privacy", rich_help_panel=_RUNNING)
 app.add_typer(tenants.commands, name="tenants", rich_help_panel=_RUNNING)
 app.add_typer(tokens.commands, name="tokens", rich_help_panel=_RUNNING)
+app.add_typer(webhooks.commands, name="webhooks", rich_help_panel=_RUNNING)
 app.add_typer(db.commands, name="db", rich_help_panel=_RUNNING)

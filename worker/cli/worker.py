@@ -83,7 +83,11 @@ def _run_fleet(settings: Settings, gpus: str, *, loglevel: str, name: str, more:
     def command(gpu: str) -> list[str]:
         return celery_command(settings, loglevel=loglevel, name=f"{host}-gpu{gpu}{at}{machine}", more=more)
 
-    return GpuFleet(chosen, command, own_environment(), hint).run()
+    def ports(gpu: str) -> dict[str, str]:
+        port = settings.metrics_port and settings.metrics_port + chosen.index(gpu)
+        return {"PORTRAITS_METRICS_PORT": str(port)}
+
+    return GpuFleet(chosen, command, own_environment(), hint, ports).run()
 
 
 def celery_command(settings: Settings, *, loglevel: str, name: str, more: Sequence[str] = ()) -> list[str]:
