@@ -55,7 +55,9 @@ Outcome = bytes | Literal["fetched", "present"] | PictureDamaged | ObjectMissing
 
 @dataclass
 class Fetched:
-    """What became of a job's pictures and their further files. `failures` holds the first ones, `failed` counts all."""
+    """What became of a job's pictures and their further files. `failures` holds the first ones, `failed` counts all;
+    `gallery` is the page that shows them, if one was made.
+    """
 
     place: Path
     table: str = ""
@@ -64,6 +66,7 @@ class Fetched:
     failed: int = 0
     rows: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
+    gallery: Path | None = None
 
     def _count(self, file: PictureRow, outcome: Outcome) -> None:
         if isinstance(outcome, bytes) or outcome == "fetched":
@@ -143,7 +146,7 @@ def fetch_folder(
         _write_whole(folder / file.path, _picture(storage, file))
         return "fetched"
 
-    with _writing(folder), _whole_file(folder / report.table) as part, open_table(part, table) as write:
+    with writing(folder), _whole_file(folder / report.table) as part, open_table(part, table) as write:
         for row, file, outcome in _in_order(rows, fetch):
             if file is not None and outcome is not None:
                 report._count(file, outcome)
@@ -165,7 +168,7 @@ def fetch_zip(
     """The same into one zip file, streamed: neither memory nor the folder holds more than a window of pictures."""
     report = Fetched(file, table=f"results.{table}")
     spool = file.with_name(f".{file.name}.{secrets.token_hex(6)}.table")
-    with _writing(file), _whole_file(file) as part, suppress_missing(spool):
+    with writing(file), _whole_file(file) as part, suppress_missing(spool):
         archive = zipfile.ZipFile(part, "w", zipfile.ZIP_STORED)
         with archive, open_table(spool, table) as write:
             for row, picture, outcome in _in_order(rows, lambda file: _picture(storage, file)):
@@ -287,7 +290,8 @@ def suppress_missing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(place: Path) -> Iterator[None]:
+def writing(place: Path) -> Iterator[None]:
+    """What the system refuses in this block is told as OutputRefused."""
     try:
         yield
     except OSError as error:

@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 CONTENT_TYPE = "text/html; charset=utf-8"
 SCRIPTS = ("model.js", "grid.js", "detail.js", "main.js")
-STYLES = ("gallery.css",)
+STYLES = ("base.css", "grid.css", "detail.css")
 _JSON_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 

@@ -62,10 +62,10 @@ def demo(
         process.keep = keep
         if not keep:
             process.begin_stop()
-        # 5. pictures and a contact sheet, while the worker ends
-        sheet = _fetch(settings, job, folder)
+        # 5. pictures, their gallery and a contact sheet, while the worker ends
+        gallery, sheet = _fetch(settings, job, folder)
     # 6. what became of it
-    code = _tell(settings, job, folder, sheet, time.monotonic() - began)
+    code = _tell(settings, job, folder, gallery, sheet, time.monotonic() - began)
     if keep:
         hint(f"the worker runs on as process {process.pid}; for more commands: export PORTRAITS_HOME={settings.home}")
     if code:
@@ -153,15 +153,17 @@ def _check(moment: Moment, process: WorkerProcess, seconds: float) -> None:
             )
 
 
-def _fetch(settings: Settings, job: Enqueued, folder: Path) -> WrittenSheet:
+def _fetch(settings: Settings, job: Enqueued, folder: Path) -> tuple[Path | None, WrittenSheet]:
     from worker.cli.results import fetch
     from worker.job_sheet import write_job_sheet
 
-    row, _ = fetch(str(job.job_id), job.tenant, settings, folder, name=PICTURE_NAMES)
-    return write_job_sheet(row, settings, folder / "contact-sheet.png")
+    row, report = fetch(str(job.job_id), job.tenant, settings, folder, name=PICTURE_NAMES)
+    return report.gallery, write_job_sheet(row, settings, folder / "contact-sheet.png")
 
 
-def _tell(settings: Settings, job: Enqueued, folder: Path, sheet: WrittenSheet, seconds: float) -> Exit:
+def _tell(
+    settings: Settings, job: Enqueued, folder: Path, gallery: Path | None, sheet: WrittenSheet, seconds: float
+) -> Exit:
     from jobs.reports import results, status
     from worker.cli.status import show_job
 
@@ -175,6 +177,7 @@ def _tell(settings: Settings, job: Enqueued, folder: Path, sheet: WrittenSheet, 
             "time": f"{seconds:.1f} s in all",
             "drawing": f"{len(drawn) / busy:.2f} images/s on {drawn[0]['device']}" if busy else "nothing was drawn",
             "pictures": folder.resolve(),
+            "gallery": gallery.resolve().as_uri() if gallery is not None else "none",
             "contact sheet": sheet.file.resolve(),
         }
     )

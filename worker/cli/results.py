@@ -15,6 +15,8 @@ from worker.cli.options import AsJson, JobOrNewest, Tenant, load_settings
 from worker.cli.output import err, hint, print_json, say, warn
 
 if TYPE_CHECKING:
+    from jobs.database import Database
+    from jobs.gallery import FolderGallery
     from jobs.repository.jobs import JobRow
     from jobs.settings import Settings
     from worker.results import Fetched
@@ -53,6 +55,9 @@ def results(
     kind: Annotated[Format, typer.Option("--format", help="Of the table.")] = Format.CSV,
     state: Annotated[State | None, typer.Option("--state", help="Only pictures in this state.")] = None,
     urls: Annotated[bool, typer.Option("--urls", help="Add a URL to each picture (without --out).")] = False,
+    gallery: Annotated[
+        bool, typer.Option("--gallery/--no-gallery", help="Write index.html, which shows the pictures (with --out).")
+    ] = True,
     sheet: Annotated[bool, typer.Option("--sheet", help="Also draw a contact sheet, contact-sheet.png.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows at most (without --out).")] = None,
     after: Annotated[
@@ -68,6 +73,7 @@ def results(
 
     Further files of a picture, as its `outputs` ask for, lie beside it: office-1.png and office-1-avatar.webp.
     The table's columns are the names of the rows in Python and of the view `render_metrics`.
+    The folder's index.html shows the pictures: people down, prompts across, each with its making; open it in a browser.
     Pictures that lie in the folder already are not fetched again, so the command can be repeated while a job is drawn.
     Exit code 1 if some picture could not be fetched.
     """
@@ -84,7 +90,7 @@ def results(
         raise typer.BadParameter("--urls is for the table that is printed, as they expire; leave --out or --urls away")
     if as_zip and sheet:
         raise typer.BadParameter("--sheet draws into the folder; leave --zip away")
-    row, report = fetch(job, tenant, settings, out, name=name, as_zip=as_zip, kind=kind, state=state)
+    row, report = fetch(job, tenant, settings, out, name=name, as_zip=as_zip, kind=kind, state=state, gallery=gallery)
     drawn = _draw_sheet(row, settings, out) if sheet else None
     _tell(row, report, drawn, as_json=as_json)
     if report.failed:
@@ -101,19 +107,21 @@ def fetch(
     as_zip: bool = False,
     kind: Format = Format.CSV,
     state: State | None = None,
+    gallery: bool = True,
 ) -> tuple[JobRow, Fetched]:
-    """Fetch the job's pictures to `out`, with a bar on a terminal."""
+    """Fetch the job's pictures to `out`, with a bar on a terminal; into a folder with a gallery of them, if asked."""
     from jobs.database import Database
     from jobs.reports import find_job, outputs
     from jobs.reports import results as job_results
     from jobs.storage import open_storage
     from worker.names import NameTemplate, UniqueNames
-    from worker.results import fetch_folder, fetch_zip, named
+    from worker.results import fetch_folder, fetch_zip, named, writing
 
     names = UniqueNames(NameTemplate(name))
     database = Database.from_settings(settings)
     try:
         row = find_job(database, tenant or settings.tenant, job)
+        pages = _gallery(database, row, out) if gallery and not as_zip else None
     finally:
         database.dispose()
     further = outputs(row.id, tenant=row.tenant_id, settings=settings)
@@ -123,7 +131,28 @@ def fetch(
         if as_zip:
             file = out if out.suffix.lower() == ".zip" else out / f"{row.id}.zip"
             return row, fetch_zip(rows, storage, file, table=kind.value, done=advance)
-        return row, fetch_folder(rows, storage, out, table=kind.value, done=advance)
+
+        def done(one: dict[str, Any]) -> None:
+            advance(one)
+            if pages is not None:
+                pages.add(one)
+
+        report = fetch_folder(rows, storage, out, table=kind.value, done=done)
+        if pages is not None:
+            with writing(out):
+                report.gallery = pages.close()
+        return row, report
+
+
+def _gallery(database: Database, job: JobRow, folder: Path) -> FolderGallery | None:
+    """The gallery of the folder that the pictures are fetched to; None of a job that asks for nothing."""
+    from jobs.gallery import FolderGallery, Head
+    from jobs.orm import utcnow
+    from jobs.repository import queries
+
+    with database.reading(job.tenant_id) as tx:
+        found = queries.job(tx, job.tenant_id, job.id)
+    return FolderGallery(folder, Head.of(found, utcnow())) if found is not None else None
 
 
 class _bar:
@@ -190,10 +219,22 @@ def _tell(row: JobRow, report: Fetched, drawn: Path | None, *, as_json: bool) ->
     if as_json:
         told = {name: getattr(report, name) for name in ("fetched", "present", "failed", "rows", "failures")}
         table = report.table if report.place.suffix.lower() == ".zip" else str(report.place / report.table)
-        print_json({"job_id": row.id, "key": row.key, "out": report.place, "table": table, "sheet": drawn, **told})
+        print_json(
+            {
+                "job_id": row.id,
+                "key": row.key,
+                "out": report.place,
+                "table": table,
+                "sheet": drawn,
+                "gallery": report.gallery,
+                **told,
+            }
+        )
         return
     there = f", {report.present} were there already" if report.present else ""
     say(f"{report.fetched} pictures fetched to {report.place}{there}; {report.table} tells about all {report.rows}")
+    if report.gallery is not None:
+        say(f"gallery: {report.gallery}")
     if drawn is not None:
         say(f"contact sheet: {drawn}")
     if report.failed:

@@ -14,12 +14,15 @@ let places = []; // of each: x, y, line
 let layout = { lines: [], groups: [], width: 0, height: 0, tile: [0, 0], line: 0 };
 let current = 0; // the picture that the keyboard is on
 
-// How wide a tile may be: people stand down and prompts across, or all pictures run on in lines.
+// How wide a tile is, if so many stand side by side: never so large that less than two lines are in view.
 function tileWidth(room, columns) {
-  const narrow = view.clientWidth < 640;
-  const [least, most] = narrow ? [92, 176] : [112, 216];
-  const fits = Math.floor(room / columns) - GAP;
-  return Math.round(Math.min(Math.max(fits, least), most) * Math.min(1, Math.sqrt(data.aspect) + 0.12));
+  const [least, most] = isNarrow() ? [76, 176] : [104, 216];
+  const tallest = Math.max(150, view.clientHeight * 0.44 - CAPTION) * data.aspect;
+  return Math.floor(Math.min(Math.max(room / columns - GAP, least), most, tallest));
+}
+
+function isNarrow() {
+  return view.clientWidth < 640;
 }
 
 function arrange() {
@@ -38,10 +41,10 @@ function arrange() {
 }
 
 function inLines() {
-  const room = view.clientWidth - 2 * GAP;
-  const wanted = Math.max(1, Math.floor(room / (view.clientWidth < 640 ? 116 : 176)));
-  const width = tileWidth(room, wanted);
-  const columns = Math.max(1, Math.floor((room + GAP) / (width + GAP)));
+  const edge = isNarrow() ? GAP : 2 * GAP;
+  const room = view.clientWidth - 2 * edge + GAP;
+  const columns = Math.max(2, Math.round(room / ((isNarrow() ? 122 : 176) * Math.sqrt(data.aspect) + GAP)));
+  const width = Math.floor(room / columns) - GAP;
   const tile = [width, Math.round(width / data.aspect)];
   const line = tile[1] + CAPTION + 16 + GAP;
   const lines = [];
@@ -49,7 +52,7 @@ function inLines() {
     const row = Math.floor(index / columns);
     if (row === lines.length) lines.push({ y: GAP + row * line, items: [] });
     lines[row].items.push(index);
-    return { x: GAP + (index % columns) * (width + GAP), y: lines[row].y, line: row };
+    return { x: edge + (index % columns) * (width + GAP), y: lines[row].y, line: row };
   });
   return { lines, groups: [], columns: [], width: view.clientWidth - 1, height: lines.length * line + 2 * GAP, tile, line };
 }
@@ -64,10 +67,9 @@ function byPeople() {
     if (!mine.has(picture.prompt)) mine.set(picture.prompt, []);
     mine.get(picture.prompt).push(index);
   });
-  const narrow = view.clientWidth < 640;
-  const most = Math.max(1, ...[...cells.values()].flatMap((mine) => [...mine.values()].map((items) => items.length)));
+  const most = [...cells.values()].reduce((so, mine) => [...mine.values()].reduce((far, items) => Math.max(far, items.length), so), 1);
   const abreast = abreastOf(most, prompts.length);
-  const label = narrow ? { width: GAP, height: 32 } : { width: 176, height: 0 };
+  const label = isNarrow() ? { width: GAP, height: 32 } : { width: 176, height: 0 };
   const width = tileWidth(view.clientWidth - label.width - GAP, prompts.length * abreast);
   const tile = [width, Math.round(width / data.aspect)];
   const line = tile[1] + CAPTION + GAP;
@@ -85,7 +87,7 @@ function byPeople() {
 // Few prompts leave room for many seeds side by side.
 function abreastOf(most, prompts) {
   if (most === 1) return 1;
-  const room = Math.floor(view.clientWidth / (view.clientWidth < 640 ? 120 : 190) / prompts);
+  const room = Math.floor(view.clientWidth / (isNarrow() ? 120 : 190) / prompts);
   return Math.min(most, Math.max(2, room));
 }
 
@@ -110,6 +112,7 @@ function addGroup(found, person, mine, abreast, above) {
 
 function drawHeads() {
   heads.replaceChildren(
+    element("div", "corner"),
     ...(layout.columns ?? []).map((column) => {
       const made = element("div", "head", data.prompts[column.prompt]);
       made.title = data.prompts[column.prompt];
@@ -204,7 +207,8 @@ function caption(picture) {
   const made = element("span", "caption");
   if (filters.sort) made.append(element("span", "who", `${personOf(picture)} · ${promptOf(picture)}`));
   const line = element("span", "line");
-  line.append(element("span", "seed", `seed ${picture.seed}`));
+  const room = layout.tile[0];
+  if (room >= 128 || !likeness(picture)) line.append(element("span", "seed", `${room < 128 ? "" : "seed "}${picture.seed}`));
   if (likeness(picture)) line.append(element("span", "likeness", likeness(picture)));
   made.append(line);
   return made;
@@ -213,8 +217,9 @@ function caption(picture) {
 function makeLabel(n) {
   const group = layout.groups[n];
   const made = element("div", "group");
-  made.style.transform = `translateY(${group.y}px)`;
+  made.style.top = `${group.y}px`; // no transform: what stands still in it is placed without it
   made.style.height = `${group.height}px`;
+  const rail = element("div", "rail");
   const label = element("div", "person");
   const name = element("span", "name", data.people[group.person]);
   name.title = data.people[group.person];
@@ -226,7 +231,8 @@ function makeLabel(n) {
     const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
     label.append(element("span", "sum", `likeness ${mean.toFixed(2)}`));
   }
-  made.append(label);
+  rail.append(label);
+  made.append(rail);
   return made;
 }
 
@@ -246,7 +252,7 @@ function reveal(index) {
   const place = places[index];
   if (!place) return;
   const above = heads.hidden ? 0 : heads.offsetHeight;
-  const beside = view.clientWidth < 640 || filters.sort ? 0 : 176;
+  const beside = isNarrow() || filters.sort ? 0 : 176;
   const [width, height] = [layout.tile[0] + GAP, layout.line];
   if (place.y < view.scrollTop) view.scrollTop = place.y - GAP;
   else if (place.y + height + above > view.scrollTop + view.clientHeight) {
@@ -275,7 +281,7 @@ function neighbour(index, key) {
   if (step) return along[along.indexOf(index) + step] ?? layout.lines[line + step]?.items.at(step > 0 ? 0 : -1) ?? index;
   const page = Math.max(1, Math.floor(view.clientHeight / layout.line) - 1);
   const down = { ArrowUp: -1, ArrowDown: 1, PageUp: -page, PageDown: page }[key];
-  let to = Math.min(Math.max(line + down, 0), layout.lines.length - 1);
+  const to = Math.min(Math.max(line + down, 0), layout.lines.length - 1);
   const items = layout.lines[to].items;
   return items.reduce((best, one) => (Math.abs(places[one].x - x) < Math.abs(places[best].x - x) ? one : best), items[0]);
 }

@@ -22,8 +22,12 @@ from worker.picture_file import record_of
 from worker.results import WINDOW_BYTES, Outcome, PictureRow, _in_order, named
 
 
+GALLERY = {"index.html", "gallery/thumbnails-0001.css"}
+
+
 def _files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """What lies in the folder beside its gallery."""
+    return sorted({str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - GALLERY)
 
 
 PICTURES = [
@@ -49,7 +53,7 @@ def test_pictures_and_table_come_into_a_folder(cli: CliWorld) -> None:
         assert hashlib.sha256(Path("out", row["file"]).read_bytes()).hexdigest() == row["sha256"]
         assert row["id_similarity_reason"] == "no_face" and float(row["seconds_denoise"]) >= 0
     assert set(answer) == {
-        *("job_id", "key", "out", "table", "sheet", "fetched", "present", "failed", "rows", "failures")
+        *("job_id", "key", "out", "table", "gallery", "sheet", "fetched", "present", "failed", "rows", "failures")
     }
     assert (answer["fetched"], answer["present"], answer["failed"], answer["rows"]) == (6, 0, 0, 6)
 
