@@ -44,6 +44,7 @@ class Stack:
             "PORTRAITS_REAP_SECONDS": "0.5",
             "PORTRAITS_RESEND_SECONDS": "2",
             "PORTRAITS_RETRY_SECONDS": "0.2",
+            "PORTRAITS_CLERK": "off",  # a process more for each worker, where nothing looks at what it does
             **environment,
         }
         fields = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -21,10 +22,12 @@ def main() -> None:
     asked = argparse.ArgumentParser()
     asked.add_argument("--parent", type=int, required=True)
     parent = asked.parse_args().parent
+    from jobs import logs
     from jobs.clerk.run import run
     from jobs.settings import get_settings
 
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/Clerk] %(message)s")
+    multiprocessing.current_process().name = "Clerk"  # which stands in each line
+    logs.set_up(get_settings())
     status = run(get_settings(), parent=parent)
     logging.shutdown()
     # At once: a thread that was not waited for may be in the middle of an exchange with a server.
