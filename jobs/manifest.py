@@ -138,6 +138,7 @@ class Manifest:
         self._reading = Reading(self._faults, settings)
         self._prompts: list[Prompt] = []
         self._checked: Checked | None = None
+        self._without_consent = Faults()
         self.sent = SentPhotos(settings)
         self._photos: Photos = PhotoSource(reader.folder, settings, sent=self.sent)
         self._spool = Spool()
@@ -171,6 +172,7 @@ class Manifest:
         self._prompts = self._read_prompts(reader)
         people = PeopleCheck(self._reader, self._spool, self._photos, pictures, self._reading, reader, self._prompts)
         counts = people.run()
+        self._without_consent = people.without_consent
         self._faults.raise_any()
         if job is None:  # every way to this has noted a fault
             raise ManifestInvalid([])
@@ -190,6 +192,10 @@ class Manifest:
             renders_histogram=counts,
         )
         return self._checked
+
+    def require_consent(self) -> None:
+        """Raise `ManifestInvalid` if `check` found people without consent or purpose, with line and field of each."""
+        self._without_consent.raise_any()
 
     def people(self, *, composed: bool | None = None) -> Iterator[PlannedIdentity]:
         """The people that `check` found, in the manifest's order; may be walked any number of times.

@@ -17,7 +17,7 @@ from math import fsum
 from typing import Any
 
 from jobs.errors import Fault, PhotoRefused
-from jobs.located import MAX_FAULTS, Mapped, Unreadable, line_of
+from jobs.located import MAX_FAULTS, Faults, Mapped, Unreadable, line_of
 from jobs.manifest_pictures import GivenPictures, Photos
 from jobs.manifest_prompts import Prompt, PromptReader
 from jobs.manifest_reader import ManifestReader
@@ -56,6 +56,8 @@ class PeopleCheck:
         self._job_renders = sum(prompt.drawing.seeds.count for prompt in prompts)
         self._promptless = bool(prompts) or bool(self._faults.total)  # said already, or nothing to say
         self._counts: Counter[int] = Counter()
+        # Kept apart, as only the database knows whether the tenant requires consent.
+        self.without_consent = self._faults if self._settings.require_consent else Faults()
         self._unread: set[str] = set()
 
     def run(self) -> Counter[int]:
@@ -121,6 +123,7 @@ class PeopleCheck:
             self._faults.add(message, line=where.line, field=where.field, source=where.source)
 
         self._check_form(entry, fault)
+        self._check_consent(entry, place)
         marks = self._check_photos(entry, fault)
         members = self._members(entry, fault, place)
         own: list[Prompt] = []
@@ -163,6 +166,18 @@ class PeopleCheck:
             fault("only an identity with photos can be left undrawn, since others are made of it; leave it out", "draw")
         if entry.prompts is not None:
             fault("`draw: false` leaves nothing to draw; leave the prompts out, or `draw`", "prompts")
+
+    def _check_consent(self, entry: IdentityEntry, place: Callable[..., Fault]) -> None:
+        """Whose face it is: a person with photos, or with a weight set that was made of some. Who is made of others of
+        the manifest is covered by theirs.
+        """
+        if entry.identity is not None and entry.identity.weight_set is None:
+            return
+        for name in ("consent", "purpose"):
+            if not getattr(entry, name):
+                where = place(name)
+                message = f"{entry.id!r} has no {name}, which is required here; add `{name}`"
+                self.without_consent.add(message, line=where.line, field=where.field, source=where.source)
 
     def _check_photos(self, entry: IdentityEntry, fault: Callable[..., None]) -> list[str]:
         """The SHA-256 of each photo that is good, and which face is meant if that is said."""

@@ -14,10 +14,14 @@ from jobs.repository import tenants, uploads
 
 
 def check_before_writing(database: Database, manifest: Manifest, checked: Checked) -> None:
-    """Refuse a job that is over a limit, before a photo of it is stored. Raises QuotaExceeded, RateLimited."""
+    """Refuse a job that is over a limit, or whose people lack the consent that their tenant requires, before a photo of
+    it is stored. Raises QuotaExceeded, RateLimited, ManifestInvalid.
+    """
     tenant_id = manifest.job.tenant
     with database.reading(tenant_id) as tx:
         tenant = tenants.find(tx, tenant_id)
+        if tenant.requires_consent:
+            manifest.require_consent()
         if tenant.max_people is not None:
             new = tenants.unknown_people(tx, tenant_id, (person.external_id for person in manifest.people()))
             _require("people", tenant_id, tenant.max_people, tenants.people(tx, tenant_id), new, "forget some")

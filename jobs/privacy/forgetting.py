@@ -13,6 +13,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -23,7 +24,7 @@ from jobs.privacy.receipts import Collected, Receipt
 from jobs.privacy.words import speaks_of
 from jobs.reports import opened
 from jobs.repository import audits, erasure, forgettings, people
-from jobs.repository.erasure import Erased
+from jobs.repository.erasure import Erased, Made
 from jobs.settings import Settings
 from jobs.storage import open_storage
 
@@ -111,18 +112,18 @@ def erase_one(
     tenant: str,
     identity_id: uuid.UUID,
     *,
-    only_if: Callable[[Connection], bool] = lambda tx: True,
+    only_if: Callable[[Connection, Made], bool] = lambda tx, made: True,
+    audit: Callable[[Connection, dict[str, int]], object] = lambda tx, counts: None,
 ) -> Erased | None:
-    """Erase one person and note what is to be dropped, in a transaction; None where it is gone, or `only_if` is not so
-    any more.
+    """Erase one person and note what is to be dropped, in a transaction with what `audit` writes; None where it is
+    gone, or where `only_if`, asked when nobody can change what was made of it, says no.
     """
     for tries_left in reversed(range(TRIES)):
         try:
             with database.transaction() as tx:
-                if not only_if(tx):
-                    return None
-                erased = erasure.erase(tx, tenant, identity_id)
+                erased = erasure.erase(tx, tenant, identity_id, only_if=partial(only_if, tx))
                 if erased is not None:
+                    audit(tx, erased.counts)
                     note(tx, tenant, erased)
                 return erased
         except DatabaseUnavailable:  # such as two transactions that waited for each other

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -82,12 +82,18 @@ class Erased:
         }
 
 
-def erase(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> Erased | None:
-    """Remove a person and everything made from it; None when the tenant knows no such person."""
+def erase(
+    tx: Connection, tenant_id: str, identity_id: uuid.UUID, *, only_if: Callable[[Made], bool] = lambda made: True
+) -> Erased | None:
+    """Remove a person and everything made from it; None when the tenant knows no such person, or when `only_if`, asked
+    when nobody else can change what was made from it any more, says no.
+    """
     known = (Identity.tenant_id == tenant_id, Identity.id == identity_id)
     if tx.execute(select(Identity.id).where(*known)).one_or_none() is None:
         return None
     made, jobs = _locked(tx, tenant_id, identity_id)
+    if not only_if(made):
+        return None
     owners = _owners(tx, tenant_id, identity_id, made.photo_sets)
     found = traces.of(tx, tenant_id, people=owners, photo_sets=made.photo_sets, weight_sets=made.weight_sets)
     before = _totals(tx, tenant_id, jobs)
@@ -105,6 +111,7 @@ def erase(tx: Connection, tenant_id: str, identity_id: uuid.UUID) -> Erased | No
     keys += _erase_photos(tx, tenant_id, photos, found)
     keys += erasure_outside.uploads(tx, tenant_id, found.photos)
     found.people = _erase_people(tx, tenant_id, owners, found.people)
+    erasure_outside.consents(tx, tenant_id, found.people)
     units, renders = (sum(before[one][n] - after[one][n] for one in jobs) for n in (0, 1))
     erased = Erased(len(found.people), units, renders, empty, sorted(set(keys)), found)
     counts = erased.counts

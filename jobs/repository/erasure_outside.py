@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, and_, delete, select, update
+from sqlalchemy import Connection, Text, cast, delete, select
 
-from jobs.database import epoch_now
+from jobs.models import Event
 from jobs.models_outside import Delivery, Gallery, Upload
+from jobs.repository import galleries as gallery_rows
 from jobs.repository.parts import parts
+from jobs.repository.people import CONSENT_CHANGED
 
 EVERY_TOKEN = 2**63 - 1
 """Of a job that is gone: whatever was built for it goes."""
@@ -44,6 +45,13 @@ def uploads(tx: Connection, tenant_id: str, sha256s: Sequence[str]) -> list[str]
     return keys
 
 
+def consents(tx: Connection, tenant_id: str, people: Iterable[uuid.UUID]) -> None:
+    """Remove what was noted when the consent of these people changed. Such events are of no job, and so few."""
+    of_none = (Event.tenant_id == tenant_id, Event.job_id.is_(None), Event.kind == CONSENT_CHANGED)
+    for person in people:
+        tx.execute(delete(Event).where(*of_none, cast(Event.data, Text).like(f"%{person}%")))
+
+
 def galleries(
     tx: Connection, tenant_id: str, jobs: Sequence[uuid.UUID], empty: Sequence[uuid.UUID]
 ) -> dict[uuid.UUID, int]:
@@ -52,12 +60,11 @@ def galleries(
     Returns for each the token up to which what was built shows the person.
     """
     found: dict[uuid.UUID, int] = {}
+    gone = set(empty)
     for some in parts(sorted(jobs)):
-        mine = and_(Gallery.tenant_id == tenant_id, Gallery.job_id.in_(some))
-        rows = tx.execute(select(Gallery.job_id, Gallery.lease_token).where(mine).with_for_update()).all()
-        found |= {row.job_id: EVERY_TOKEN if row.job_id in empty else row.lease_token for row in rows}
-        tx.execute(delete(Gallery).where(mine, Gallery.job_id.in_(empty)))
-        anew: dict[str, Any] = {"due_at": epoch_now(), "lease_token": Gallery.lease_token + 1, "attempts": 0}
-        anew |= dict.fromkeys(("lease_owner", "lease_until", "built_at", "built_token", "pictures", "error"))
-        tx.execute(update(Gallery).where(mine).values(**anew))
+        mine = (Gallery.tenant_id == tenant_id, Gallery.job_id.in_(some))
+        rows = tx.execute(select(Gallery.job_id, Gallery.lease_token).where(*mine).with_for_update()).all()
+        found |= {row.job_id: EVERY_TOKEN if row.job_id in gone else row.lease_token for row in rows}
+        gallery_rows.void(tx, tenant_id, some)
+        gallery_rows.drop(tx, tenant_id, [job_id for job_id in some if job_id in gone])
     return found

@@ -18,9 +18,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobs.errors import PersonErased
 from jobs.models import Identity, JobPicture, Photo, PhotoSet, PhotoSetMember, PhotoSetPhoto, Tenant
 from jobs.orm import Base, new_id, utcnow
+from jobs.repository.jobs import record_event
 from jobs.repository.writer import PersonRows
 
 SetKey = tuple[uuid.UUID, str]
+CONSENT = ("consent_reference", "purpose")
+CONSENT_CHANGED = "consent.changed"
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,28 @@ def register(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> se
     own = {"tenant_id": tenant_id, "created_at": utcnow()}
     rows = [{**own, "id": new_id(), "external_id": person.external_id} for person in in_order]
     _add_missing(tx, Identity, rows, ["tenant_id", "external_id"])
-    for person in in_order:
-        told = {"consent_reference": person.consent_reference, "purpose": person.purpose}
-        told = {name: value for name, value in told.items() if value is not None}
-        if told:
-            mine = (Identity.tenant_id == tenant_id, Identity.external_id == person.external_id)
-            tx.execute(update(Identity).where(*mine).values(**told))
+    _bring_consent_up_to_date(tx, tenant_id, in_order)
     photos = {photo["sha256"]: photo for person in people for photo in person.photos}
     new = register_pictures(tx, tenant_id, photos.values())
     _add_photo_sets(tx, tenant_id, in_order, sorted(photos))
     return new
+
+
+def _bring_consent_up_to_date(tx: Connection, tenant_id: str, people: Sequence[PersonRows]) -> None:
+    """Keep what these people's consent is said to be now; that it was another before is noted, without what it was."""
+    columns = (Identity.id, Identity.external_id, *(getattr(Identity, name) for name in CONSENT))
+    named = Identity.external_id.in_([person.external_id for person in people])
+    rows = tx.execute(select(*columns).where(Identity.tenant_id == tenant_id, named).order_by(Identity.external_id))
+    known = {row.external_id: row for row in rows}
+    for person in people:
+        row = known.get(person.external_id)
+        told = {name: value for name in CONSENT if (value := getattr(person, name)) is not None}
+        changed = [name for name, value in told.items() if row is not None and getattr(row, name) != value]
+        if row is None or not changed:
+            continue
+        tx.execute(update(Identity).where(Identity.tenant_id == tenant_id, Identity.id == row.id).values(**told))
+        if any(getattr(row, name) is not None for name in changed):
+            record_event(tx, tenant_id, CONSENT_CHANGED, data={"identity": str(row.id), "changed": changed})
 
 
 def register_pictures(tx: Connection, tenant_id: str, pictures: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -51,6 +51,8 @@ class TenantRow:
     max_waiting_renders: int | None = None
     max_stored_bytes: int | None = None
     max_renders_per_minute: int | None = None
+    retention_days: int | None = None
+    requires_consent: bool = False
 
     @property
     def is_limited(self) -> bool:

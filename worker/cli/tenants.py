@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from worker.cli.durations import seconds
 from worker.cli.options import AsJson, load_settings
 from worker.cli.output import out, print_json, say, table
 
@@ -21,7 +22,7 @@ LIMITS = {
     "bytes": "max_stored_bytes",
     "per_minute": "max_renders_per_minute",
 }
-MOST, LONGEST_NAME = 2**63 - 1, 64
+MOST, LONGEST_NAME, MOST_DAYS = 2**63 - 1, 64, 36_500
 Limit = Annotated[
     int | None, typer.Option(min=0, max=MOST, help="A whole number; --unlimited takes all limits away first.")
 ]
@@ -58,9 +59,19 @@ def set_(
     bytes_: Annotated[int | None, typer.Option("--bytes", min=0, max=MOST, help="Bytes that may be stored.")] = None,
     per_minute: Limit = None,
     unlimited: Annotated[bool, typer.Option("--unlimited", help="Take all limits away first.")] = False,
+    retention: Annotated[
+        str | None,
+        typer.Option("--retention", help="Days after their last use that people are kept: 30d; none: as the setting."),
+    ] = None,
+    consent: Annotated[
+        bool | None,
+        typer.Option("--require-consent/--no-require-consent", help="Whether people need `consent` and `purpose`."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set a tenant's weight, and how many people, waiting pictures, stored bytes and pictures a minute it may have."""
+    """Set a tenant's weight; how many people, waiting pictures, stored bytes and pictures a minute it may have; how
+    long its people are kept, and whether their consent must be told.
+    """
     from jobs.database import Database
     from jobs.repository import tenants
 
@@ -69,8 +80,13 @@ def set_(
     changes: dict[str, float | int | None] = dict.fromkeys(LIMITS.values()) if unlimited else {}
     changes |= {LIMITS[name]: value for name, value in given.items() if value is not None}
     changes |= {} if weight is None else {"weight": weight}
+    changes |= {} if retention is None else {"retention_days": _days(retention)}
+    changes |= {} if consent is None else {"requires_consent": consent}
     if not changes:
-        raise typer.BadParameter("say what to set: --weight, --people, --waiting, --bytes, --per-minute, --unlimited")
+        raise typer.BadParameter(
+            "say what to set: --weight, --people, --waiting, --bytes, --per-minute, --unlimited, --retention, "
+            "--require-consent"
+        )
     if weight is not None and math.isnan(weight):  # which is neither under a least nor over a most
         raise typer.BadParameter("--weight is a number from 0.001 to 1000, found nan")
     database = Database.from_settings(load_settings())
@@ -99,9 +115,29 @@ def _check_name(tenant: str) -> None:
         )
 
 
+def _days(text: str) -> int | None:
+    """Whole days, or None for `none`. Raises BadParameter."""
+    if text == "none":
+        return None
+    days = seconds(text) / 86_400.0
+    if days < 1 or days != int(days) or days > MOST_DAYS:
+        wanted = f"whole days, such as 30d, at most {MOST_DAYS}, or none"
+        raise typer.BadParameter(f"--retention wants {wanted}; found {text!r}")
+    return int(days)
+
+
 def _show(rows: list[TenantRow]) -> None:
-    columns = ("tenant", "weight", *(name.replace("_", " ") for name in LIMITS))
-    cells = [(row.id, f"{row.weight:g}", *(_limit(getattr(row, field)) for field in LIMITS.values())) for row in rows]
+    columns = ("tenant", "weight", *(name.replace("_", " ") for name in LIMITS), "kept days", "consent")
+    cells = [
+        (
+            row.id,
+            f"{row.weight:g}",
+            *(_limit(getattr(row, field)) for field in LIMITS.values()),
+            _limit(row.retention_days),
+            "required" if row.requires_consent else "",
+        )
+        for row in rows
+    ]
     out().print(table(None, columns, cells, right="weight people waiting bytes"))
 
 
