@@ -93,15 +93,6 @@ def build_now(
     return False
 
 
-def remove(database: Database, storage: Storage, tenant: str, job_ids: Sequence[uuid.UUID]) -> int:
-    """Remove all that was built for these jobs, as after a person of theirs was erased, and ask for new ones; returns
-    how many files went. Whoever builds one at this moment is fenced out and removes its own. Raises: StorageError.
-    """
-    with database.transaction(tenant) as tx:
-        galleries.void(tx, tenant, job_ids)
-    return sum(_remove(storage, list(storage.list(keys.folder(tenant, job_id)))) for job_id in job_ids)
-
-
 def _build(
     database: Database,
     storage: Storage,
@@ -211,7 +202,9 @@ def _clear(storage: Storage, prefix: str, *, older_than: int | None = None) -> N
     """Remove what is not in force; what the store keeps for now, the sweep removes later."""
     try:
         found = list(storage.list(prefix))
-        _remove(storage, [key for key in found if older_than is None or _token(key) < older_than])
+        for key in found:
+            if older_than is None or _token(key) < older_than:
+                storage.delete(key)
     except StorageError as error:
         _log.warning("files of an older gallery are left to the sweep: %s", error)
 
@@ -220,12 +213,6 @@ def _token(key: str) -> int:
     """Under which token a file was written; more than any for a file that no builder writes."""
     parsed = keys.parse(key.partition("/")[2])
     return parsed[1] if parsed else 2**63
-
-
-def _remove(storage: Storage, found: Sequence[str]) -> int:
-    for key in found:
-        storage.delete(key)
-    return len(found)
 
 
 class _Lease:
