@@ -54,7 +54,7 @@ def page_data(storage: Storage, gallery: StoredGallery, number: int) -> dict[str
         found = json.loads(storage.get(gallery.prefix + keys.data_name(number)))
     except ObjectMissing as error:
         raise GalleryOutdated(f"page {number} of the gallery of job {gallery.job_id} is not there; {anew}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GalleryOutdated(f"page {number} of the gallery of job {gallery.job_id} is damaged; {anew}") from error
     if not isinstance(found, dict) or found.get("format") != data.FORMAT:
         raise GalleryOutdated(f"the gallery of job {gallery.job_id} was made by another version; {anew}")
