@@ -450,6 +450,8 @@ class Worker(Base):
     busy: Mapped[bool | None]
     # Up to which moment of `forgettings.at` it has dropped what it was told to.
     forgot_until: Mapped[float | None]
+    # The part of the last minutes in which its device drew, 0 to 1; NULL where it is at no shift.
+    drawing_share: Mapped[float | None]
 
 
 class Shift(Base):

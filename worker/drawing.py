@@ -298,6 +298,7 @@ class Drawer:
         self._draw_batch(batch)
 
     def _draw_batch(self, batch: Planned) -> None:
+        self._observer.batch_began(len(batch.draws))
         asked, before = [self._sample(draw, key) for draw, key in batch.pairs], self.drawn.seconds_drawing
         merging, drawn = self._draw_mixed(batch, asked) if batch.mixed else self._draw_merged(batch, asked)
         count = len(batch.draws)

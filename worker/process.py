@@ -42,6 +42,7 @@ from worker.renderer import Renderer
 from worker.shift import Shift, ShiftReport
 from worker.spool import Spool
 from worker.telemetry import observer_of
+from worker.telemetry.use import DeviceUse
 from worker.watchdog import Watchdog, Watched
 from worker.weights import WeightSets
 
@@ -134,7 +135,8 @@ class WorkerProcess:
         self._breaker = Breaker(self._storage.check, on_change=self._tell_of_the_store)
         self._spool = Spool.from_settings(settings)
         self._watchdog = Watchdog(settings.stall_seconds)
-        self._observer = observer_of(settings, self._database)
+        self._use = DeviceUse()
+        self._observer = observer_of(settings, self._database, self._use)
         self._forgetter, self._at_work = Forgetter(WORKER_ID, self._spool), threading.Lock()
         self._minder = Minder(self._drop_while_idle, seconds=settings.reap_seconds)
         self._unfit_until: dict[str, float] = {}
@@ -401,6 +403,7 @@ class WorkerProcess:
             device=self._renderer.device if self._renderer else None,
             error=error,
             busy=self._busy,
+            drawing_share=self._use.share() if state == "working" else None,
         )
 
     def _ready_for(self, profile_name: str, should_stop: Callable[[], bool]) -> tuple[Renderer, WeightSets]:

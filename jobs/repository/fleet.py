@@ -28,10 +28,12 @@ def sign_of_life(
     device: str | None = None,
     error: str | None = None,
     busy: bool = False,
+    drawing_share: float | None = None,
 ) -> None:
     """Note that this worker lives, what it holds and what it does: starting, idle, working,
     unfit (with the reason in `error`) or stopped. One that was asked to drain is drained when it is not `busy`.
-    `pid` is that of the process that says so: see `child_died`.
+    `pid` is that of the process that says so: see `child_died`. `drawing_share` is the part of the last minutes in
+    which its device drew, None where it is at no shift.
     """
     upsert = (sqlite if tx.dialect.name == "sqlite" else postgresql).insert
     changing: dict[str, Any] = {
@@ -42,6 +44,7 @@ def sign_of_life(
         "last_seen_at": epoch_now(),
         "pid": pid,
         "busy": busy,
+        "drawing_share": drawing_share,
     }
     statement = upsert(Worker).values(id=worker_id, name=name, version=version, started_at=utcnow(), **changing)
     if not busy and state != "stopped":
@@ -77,6 +80,7 @@ def child_died(tx: Connection, worker_id: str, *, pid: int, parent_pid: int) -> 
     """
     state = case((Worker.drain_requested_at.is_not(None), DRAINED), else_="idle")
     gone = {"state": state, "busy": False, "error": None, "profile": None, "device": None, "pid": parent_pid}
+    gone |= {"drawing_share": None}
     mine = (Worker.id == worker_id, Worker.pid == pid, Worker.state != "stopped")
     return tx.execute(update(Worker).where(*mine).values(**gone)).rowcount == 1
 

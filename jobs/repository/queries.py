@@ -234,6 +234,13 @@ def failures(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> list[RowMappi
     return list(tx.execute(statement).mappings())
 
 
+def owners(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> list[str]:
+    """Under which names workers hold units of a job now; those that fell silent are left out."""
+    mine = (Unit.tenant_id == tenant_id, Unit.job_id == job_id, Unit.state == "leased")
+    statement = select(Unit.lease_owner).where(*mine, Unit.lease_until >= epoch_now()).distinct()
+    return sorted(owner for owner in tx.execute(statement).scalars() if owner is not None)
+
+
 def _parts(ids: Sequence[uuid.UUID]) -> Iterator[Sequence[uuid.UUID]]:
     return (ids[start : start + _IDS_AT_ONCE] for start in range(0, len(ids), _IDS_AT_ONCE))
 

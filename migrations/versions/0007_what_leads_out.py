@@ -28,6 +28,7 @@ ADDED = (
     ("units", lambda: sa.Column("told_at", sa.DateTime(timezone=True))),
     ("archived_units", lambda: sa.Column("told_at", sa.DateTime(timezone=True))),
     ("workers", lambda: sa.Column("forgot_until", sa.Double())),
+    ("workers", lambda: sa.Column("drawing_share", sa.Double())),
 )
 TABLES = ("galleries", "tokens", "webhooks", "deliveries", "uploads", "audits", "forgettings")
 

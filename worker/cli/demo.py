@@ -18,7 +18,8 @@ from worker.cli.exits import Exit
 from worker.cli.extras import need_worker_extra
 from worker.cli.options import load_settings
 from worker.cli.output import err, facts, hint, out, say
-from worker.cli.progress import Moment, follow, job_reader, view_for
+from worker.cli.progress import Moment, follow, job_reader
+from worker.cli.views import view_for
 from worker.cli.worker import celery_command
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _follow(settings: Settings, job: Enqueued, process: WorkerProcess) -> None:
 
 
 def _check(moment: Moment, process: WorkerProcess, seconds: float) -> None:
-    if moment.job is not None and moment.job["waiting"] == 0:
+    if moment.is_over:
         return
     if process.exit_status is not None:
         raise WorkerDied(

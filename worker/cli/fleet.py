@@ -19,9 +19,18 @@ def fleet(rows: Sequence[Mapping[str, Any]], now: float, *, silent_after: float)
         state = "silent" if row["state"] in {"working", "starting"} and age > silent_after else row["state"]
         if state in {"working", "starting"} and row.get("drain_requested_at") is not None:
             state = "draining"
-        kept = {name: row[name] for name in ("name", "profile", "device", "version", "error")}
+        kept = {name: row[name] for name in ("name", "profile", "device", "version", "error", "drawing_share")}
         workers.append({**kept, "state": state, "seen_seconds_ago": round(age, 1)})
     return workers
+
+
+def at_work(
+    rows: Sequence[Mapping[str, Any]], workers: Sequence[dict[str, Any]], owners: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Those of these workers, given as rows and as `fleet` tells them, that hold leases under one of these names."""
+    processes = {owner.rpartition(":")[0] for owner in owners}
+    told = zip(rows, workers, strict=True)
+    return [worker for row, worker in told if f"{row['name'].rpartition(':')[0]}:{row['pid']}" in processes]
 
 
 def fleet_line(workers: Sequence[Mapping[str, Any]]) -> str:

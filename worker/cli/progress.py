@@ -1,58 +1,92 @@
-"""Following a job until it is finished: what is read, how fast it goes, how it is shown."""
+"""Following a job until it is finished: what is read, and what it says in words."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from worker.cli.fleet import fleet, unfit_reasons
-from worker.cli.output import ago, clean
+from worker.cli.fleet import at_work, fleet, unfit_reasons
+from worker.cli.output import ago
+from worker.cli.speed import Speed
 
 if TYPE_CHECKING:
     import uuid
 
-    from rich.console import Console
+    from sqlalchemy import Connection
 
     from jobs.database import Database
     from jobs.settings import Settings
 
-WINDOW_SECONDS = 60.0
-LINE_SECONDS = 10.0
 QUIET_SECONDS = 10.0
+SHOWN_WORKERS, SHOWN_FAILURES = 3, 5
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A job at one moment: its counts, or why they could not be read; and whether every worker is told to pause."""
+    """A job at one moment: its counts, or why they could not be read; and whether every worker is told to pause.
+
+    `at_work` are the workers that hold units of it, `failures` how many pictures failed for which reason.
+    """
 
     job: Mapping[str, Any] | None
     workers: list[dict[str, Any]] = field(default_factory=list)
     trouble: str | None = None
     fleet_paused: bool = False
+    at_work: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[Mapping[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the database says that nothing of the job waits any more; never so while it is away."""
+        return self.trouble is None and self.job is not None and self.job["waiting"] == 0
 
 
 def job_reader(database: Database, settings: Settings, tenant: str, job_id: uuid.UUID) -> Callable[[], Moment]:
-    """A function that reads the job now; an outage of the database is an answer, not an error."""
-    from jobs.errors import DatabaseUnavailable
+    """A function that reads the job now; an outage of the database is an answer, not an error.
+
+    It raises UnknownJob when the job is not there any more.
+    """
+    from jobs.errors import DatabaseUnavailable, UnknownJob
     from jobs.repository import control, queries
+
+    failures = _Failures(tenant, job_id)
 
     def read() -> Moment:
         try:
             with database.reading() as tx:
                 job = queries.job(tx, tenant, job_id)
                 seen = [dict(row) for row in queries.workers(tx)]
+                owners = queries.owners(tx, tenant, job_id)
                 fleet_paused = control.fleet_paused_at(tx) is not None
+                told = failures.of(tx, 0 if job is None else job["failed"])
         except DatabaseUnavailable as error:
             return Moment(None, trouble=str(error))
+        if job is None:
+            raise UnknownJob(f"job {job_id} is not there any more: it was erased while it was watched")
         workers = fleet(seen, time.time(), silent_after=settings.lease_seconds)
-        return Moment(dict(job) if job is not None else None, workers, fleet_paused=fleet_paused)
+        return Moment(
+            dict(job), workers, fleet_paused=fleet_paused, at_work=at_work(seen, workers, owners), failures=told
+        )
 
     return read
+
+
+class _Failures:
+    """The reasons of failures, asked for only when there are more or fewer than before."""
+
+    def __init__(self, tenant: str, job_id: uuid.UUID) -> None:
+        self._job = (tenant, job_id)
+        self._count, self._rows = 0, list[Mapping[str, Any]]()
+
+    def of(self, tx: Connection, failed: int) -> list[Mapping[str, Any]]:
+        """The reasons when so many have failed."""
+        from jobs.repository import queries
+
+        if failed != self._count:
+            self._count, self._rows = failed, [dict(row) for row in queries.failures(tx, *self._job)]
+        return self._rows
 
 
 def follow(read: Callable[[], Moment], wait: Callable[[float], object], interval: float) -> Iterator[Moment]:
@@ -60,49 +94,9 @@ def follow(read: Callable[[], Moment], wait: Callable[[float], object], interval
     while True:
         moment = read()
         yield moment
-        if moment.job is not None and moment.job["waiting"] == 0:
+        if moment.is_over:
             return
         wait(interval)
-
-
-class Speed:
-    """Pictures a second over the last minute, from counts as they come.
-
-    It begins with the first change that is seen: the wait before, for a worker that loads its weights, is no drawing.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._seen: deque[tuple[float, int]] = deque()
-        self._first: int | None = None
-        self.changed_at = clock()
-
-    def add(self, settled: int) -> None:
-        """Note how many pictures are settled now."""
-        now = self._clock()
-        if self._seen and self._seen[-1][1] != settled:
-            self.changed_at = now
-            if self._seen[0][1] == self._first:
-                self._first = None
-                self._seen.clear()
-        elif not self._seen:
-            self._first = settled
-        self._seen.append((now, settled))
-        while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW_SECONDS:
-            self._seen.popleft()
-
-    @property
-    def per_second(self) -> float | None:
-        """Pictures a second; None as long as it is unknown."""
-        if len(self._seen) < 2:
-            return None
-        (began, first), (ended, last) = self._seen[0], self._seen[-1]
-        return (last - first) / (ended - began) if ended > began and last > first else None
-
-    @property
-    def quiet_seconds(self) -> float:
-        """For how long nothing has been settled."""
-        return self._clock() - self.changed_at
 
 
 def settled(job: Mapping[str, Any]) -> int:
@@ -129,112 +123,46 @@ def remark(moment: Moment, speed: Speed) -> str:
     return ""
 
 
-def rate_text(moment: Moment, speed: Speed) -> str:
-    """Pictures a second and the time that is left, as far as they are known."""
+def speed_text(speed: Speed) -> str:
+    """Pictures a second, as far as they are known."""
     rate = speed.per_second
-    if rate is None or moment.job is None:
+    return "" if rate is None else f"{rate:.2f} images/s"
+
+
+def left_text(moment: Moment, speed: Speed) -> str:
+    """The time that is left, as sure as it is; empty where nothing waits."""
+    if moment.job is None or not moment.job["waiting"]:
         return ""
-    left = moment.job["waiting"] / rate
-    return f"{rate:.2f} images/s" + (f", {ago(left)} left" if moment.job["waiting"] else "")
+    left = speed.left(moment.job["waiting"])
+    if left is None and speed.is_stalled:
+        return f"time left unknown: nothing has come for {ago(speed.quiet_seconds)}"
+    if left is None:
+        return "time left unknown until more pictures have come"
+    if left.most is None:
+        return f"{ago(left.least)} left or more"
+    return f"about {ago(left.likely)} left ({ago(left.least)} to {ago(left.most)})"
 
 
-class View(AbstractContextManager["View"], Protocol):
-    """Something that shows moments as they come."""
-
-    def show(self, moment: Moment) -> None:
-        """Show the job as it is now."""
-
-
-class LinesView:
-    """A line at the start, at the end, when the trouble changes, and else every few seconds: for pipes and logs."""
-
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console, self._clock = console, clock
-        self._speed = Speed(clock)
-        self._last: tuple[float, int, str] | None = None
-
-    def __enter__(self) -> LinesView:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    def show(self, moment: Moment) -> None:
-        """Print a line if there is something new to say."""
-        now = self._clock()
-        if moment.job is not None:
-            self._speed.add(settled(moment.job))
-        note = remark(moment, self._speed)
-        count = settled(moment.job) if moment.job is not None else -1
-        finished = moment.job is not None and moment.job["waiting"] == 0
-        if self._last is not None and not finished and note == self._last[2]:
-            nothing_new = count in {self._last[1], -1}
-            if nothing_new or now - self._last[0] < LINE_SECONDS:
-                return
-        self._last = (now, count, note)
-        self._console.print(clean(self._line(moment, note)), markup=False, soft_wrap=True)
-
-    def _line(self, moment: Moment, note: str) -> str:
-        if moment.job is None:
-            return note
-        job = moment.job
-        parts = [f"{job['done']}/{job['renders']} drawn", f"{job['failed']} failed" if job["failed"] else ""]
-        parts += [rate_text(moment, self._speed), note]
-        return ", ".join(part for part in parts if part)
+def failures_text(moment: Moment) -> str:
+    """Why pictures failed, the most frequent reason first."""
+    told = [f"{row['renders']} {row['error_code']}" for row in moment.failures[:SHOWN_FAILURES]]
+    rest = sum(row["renders"] for row in moment.failures[SHOWN_FAILURES:])
+    return ", ".join([*told, *([f"{rest} others"] if rest else [])])
 
 
-class BarView:
-    """A live bar, for terminals."""
-
-    def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self._speed = Speed()
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=32),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[failed]}", style="red", markup=False),
-            TextColumn("{task.fields[rate]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", style="yellow", markup=False),
-            console=console,
-        )
-        self._task = self._progress.add_task("drawing", total=None, failed="", rate="", note="")
-
-    def __enter__(self) -> BarView:
-        try:
-            self._progress.start()
-        except BaseException:  # interrupted in here, it would leave the terminal without its cursor
-            self._progress.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def show(self, moment: Moment) -> None:
-        """Move the bar."""
-        if moment.job is None:
-            self._progress.update(self._task, note=clean(remark(moment, self._speed)))
-            return
-        job = moment.job
-        self._speed.add(settled(job))
-        self._progress.update(
-            self._task,
-            description=clean(job["state"]),
-            total=job["renders"],
-            completed=settled(job),
-            failed=f"{job['failed']} failed" if job["failed"] else "",
-            rate=rate_text(moment, self._speed),
-            note=clean(remark(moment, self._speed)),
-        )
+def workers_text(moment: Moment) -> str:
+    """Who is drawing this job and how busy each device is, and how many others are there."""
+    shown = [f"{worker['name']} {_use(worker)}" for worker in moment.at_work[:SHOWN_WORKERS]]
+    rest = len(moment.at_work) - len(shown)
+    others = [w for w in moment.workers if w["state"] in {"working", "starting", "idle"}]
+    elsewhere = max(0, len(others) - len(moment.at_work))
+    parts = [", ".join(shown) if shown else "nobody holds it now", f"{rest} more" if rest > 0 else ""]
+    parts += [f"{elsewhere} other{'s' if elsewhere > 1 else ''} running" if elsewhere else ""]
+    return "; ".join(part for part in parts if part)
 
 
-def view_for(console: Console) -> LinesView | BarView:
-    """A bar on a terminal, lines elsewhere."""
-    return BarView(console) if console.is_terminal else LinesView(console)
+def _use(worker: Mapping[str, Any]) -> str:
+    share = worker["drawing_share"]
+    if share is None:
+        return "(device use unknown)"
+    return f"(device {100 * share:.0f} % drawing, {100 * (1 - share):.0f} % idle)"

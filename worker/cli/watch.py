@@ -11,7 +11,8 @@ import typer
 from worker.cli.exits import Exit
 from worker.cli.options import AsJson, JobOrNewest, Tenant, load_settings, of_tenant
 from worker.cli.output import err, hint, out, print_json, say
-from worker.cli.progress import follow, job_reader, view_for
+from worker.cli.progress import follow, job_reader
+from worker.cli.views import view_for
 
 if TYPE_CHECKING:
     import uuid

@@ -14,9 +14,11 @@ from worker.telemetry.health import Pulse
 from worker.telemetry.lines import Lines
 
 
-def observer_of(settings: Settings, database: Database) -> Observer:
-    """Everybody who is to be told of this process's shifts. Raises SettingsInvalid where spans cannot be sent."""
-    observers: list[Observer] = [Lines()]
+def observer_of(settings: Settings, database: Database, *own: Observer) -> Observer:
+    """Everybody who is to be told of this process's shifts, and `own` ones. Raises SettingsInvalid where spans cannot
+    be sent.
+    """
+    observers: list[Observer] = [*own, Lines()]
     folder = runtime.mine()
     if folder is not None:
         observers.append(Pulse(folder))

@@ -66,6 +66,9 @@ class Observer:
     def out_of_memory(self, what: Literal["batch", "people"], pictures: int) -> None:
         """A batch of so many pictures, or one person's photos, did not fit into the device's memory."""
 
+    def batch_began(self, pictures: int) -> None:
+        """A batch of so many pictures goes into the device."""
+
     def batch_drawn(self, batch: BatchDrawn) -> None:
         """A batch came out of the device; its pictures are looked at next."""
 
