@@ -11,6 +11,8 @@ WorkerError
 ├── PartUnavailable   a ControlNet or upscaler that this worker cannot load (retryable)
 ├── NotInProfile      a ControlNet or upscaler that the worker's profile does not have
 ├── WeightSetDamaged  a stored weight set is not what was recorded     (retryable)
+├── MarkingBroken     pictures cannot be marked as AI-made              (retryable)
+├── WatermarkImpossible  a picture that is too small for a watermark
 ├── SpoolFull         no room for further finished pictures on this disk (retryable)
 ├── SpoolUnusable     the folder for finished pictures cannot be used   (retryable)
 └── SpoolDamaged      a picture that was put aside is not what was written
@@ -92,6 +94,19 @@ class WeightSetDamaged(WorkerError):
 
     code = "weight_set_damaged"
     retryable = True
+
+
+class MarkingBroken(WorkerError):
+    """Pictures cannot be marked as AI-made, so none is shipped."""
+
+    code = "marking_broken"
+    retryable = True
+
+
+class WatermarkImpossible(WorkerError):
+    """The picture is too small for a watermark."""
+
+    code = "watermark_impossible"
 
 
 class SpoolFull(WorkerError):
