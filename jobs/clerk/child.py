@@ -74,6 +74,7 @@ class ClerkChild:
             if process is None:
                 return
             status = process.wait()
+            _let_go(process)
             lived = time.monotonic() - began
             if self._stop.is_set():
                 return
@@ -98,8 +99,7 @@ class ClerkChild:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Tell it to end, by its pipe and by a signal; kill it if it does not listen."""
-    if process.stdin is not None:
-        process.stdin.close()
+    _let_go(process)
     if process.poll() is None:
         process.terminate()
     try:
@@ -108,6 +108,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         log.warning("the clerk did not end in %g s and is killed", PATIENCE_SECONDS)
         process.kill()
         process.wait()
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    """Close our end of its pipe."""
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 @contextmanager

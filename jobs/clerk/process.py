@@ -129,10 +129,18 @@ def take_turn(errand: Errand, stop: threading.Event) -> Outcome:
 
 
 def once(settings: Settings) -> list[Outcome]:
-    """One turn of every errand, one after another; what each did."""
+    """Every errand, one after the other, each until nothing is due; what each did."""
     database, storage = Database.from_settings(settings), open_storage(settings.storage_url, settings)
     try:
-        never = threading.Event()
-        return [take_turn(errand, never) for errand in errands(database, storage, settings, own_name())]
+        return [_until_done(errand) for errand in errands(database, storage, settings, own_name())]
     finally:
         database.dispose()
+
+
+def _until_done(errand: Errand) -> Outcome:
+    never, done = threading.Event(), 0
+    while True:
+        outcome = take_turn(errand, never)
+        done += outcome.done
+        if not outcome.done:
+            return Outcome(errand.name, done, outcome.fault)

@@ -45,8 +45,9 @@ def chosen(tmp_path: Path, database_url: str, receiver: Receiver) -> Settings:
 def allowing(tmp_path: Path, url: str, *receivers: Receiver, **changes: Any) -> Settings:
     """Settings that allow this machine and these receivers' ports, with short times."""
     ports = ",".join(str(one.port) for one in receivers)
-    allowed = {"webhook_allow_http": True, "webhook_networks": "127.0.0.0/8", "webhook_ports": ports}
-    return settings(tmp_path, url, tenant=TENANT, webhook_timeout_seconds=BUDGET_SECONDS, **{**allowed, **changes})
+    allowed: dict[str, Any] = {"webhook_allow_http": True, "webhook_networks": "127.0.0.0/8", "webhook_ports": ports}
+    allowed["webhook_timeout_seconds"] = BUDGET_SECONDS
+    return settings(tmp_path, url, tenant=TENANT, **{**allowed, **changes})
 
 
 def hook(chosen: Settings, url: str, *kinds: str) -> webhooks.manage.Added:
@@ -220,9 +221,8 @@ def test_what_becomes_due_while_a_slow_one_hangs_is_told_in_the_same_round(
 ) -> None:
     # Given a round in which an endpoint hangs for long
     with receiving() as good:
-        patient = {"webhook_timeout_seconds": 30.0}
         url = chosen.database_url.get_secret_value()
-        both = allowing(tmp_path, url, receiver, good).model_copy(update=patient)
+        both = allowing(tmp_path, url, receiver, good, webhook_timeout_seconds=30.0)
         receiver.answers = [hang]
         hook(both, receiver.url, JOB_ENDED), hook(both, good.url, UNIT_ENDED)
         queue(database)
