@@ -10,7 +10,7 @@ TEST_PROCESSES ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test chaos lint format coverage mini-pack gpu bench clean install
+.PHONY: demo test chaos docs lint format coverage mini-pack gpu bench clean install
 
 # From a fresh clone to pictures: install, then the main job on SQLite, a serverless broker, a folder and a tiny model,
 # whose face networks are an InsightFace pack.
@@ -25,6 +25,14 @@ test: .venv/.dev
 CHAOS_OPTIONS ?= --renders 2000 --minutes 30
 chaos: .venv/.dev
 	$(BIN)/python tests/chaos/soak.py $(CHAOS_OPTIONS)
+
+# The documentation as a site in site/: every link must hold. Pages that are made from the code are made anew first.
+docs: .venv/.dev
+	$(BIN)/python scripts/settings_table.py
+	$(BIN)/python scripts/cli_reference.py
+	$(BIN)/python scripts/error_table.py
+	$(BIN)/python scripts/database_reference.py
+	$(BIN)/mkdocs build --strict
 
 # Style, types and import directions.
 lint: .venv/.dev
