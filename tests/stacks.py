@@ -57,9 +57,11 @@ class Stack:
         self.database.upgrade()
 
     @contextmanager
-    def worker(self, name: str = "worker", **extra: str) -> Iterator[subprocess.Popen[bytes]]:
+    def worker(
+        self, name: str = "worker", *, app: str = "worker.app", **extra: str
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """A Celery worker process of its own process group, ended with SIGTERM, and killed if it does not listen."""
-        command = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "-n", f"{name}@%h", "-l", "INFO"]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@%h", "-l", "INFO"]
         log_path = self.home / f"{name}.log"
         with log_path.open("ab") as log:
             process = subprocess.Popen(
