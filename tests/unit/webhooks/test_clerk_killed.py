@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from queue_world import TENANT
-from receiver import hang, receiving
 from sqlalchemy import select, update
 from standardwebhooks import Webhook as Verifier
 from test_delivering import allowing, queue
+from webhook_receiver import hang, receiving
 
 from jobs import webhooks
 from jobs.database import Database, epoch_now

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from queue_world import TENANT, settings
-from receiver import Receiver, certificate, drip, flood, hang, receiving, status
 from sqlalchemy import select, update
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
+from webhook_receiver import Receiver, certificate, drip, flood, hang, receiving, status
 
 from jobs import webhooks
 from jobs.database import Database, epoch_now
