@@ -42,7 +42,7 @@ class DeviceUse(Observer):
                 self._end(self._clock())
 
     def share(self) -> float | None:
-        """Of the time since the shift began, of the last minutes at most, 0 to 1; None as long as no time has passed."""
+        """Of the time since the shift began, and of the last minutes at most, 0 to 1; None when no time passed."""
         with self._lock:
             now = self._clock()
             since = max(self._since, now - WINDOW_SECONDS)

@@ -11,7 +11,8 @@ from sqlalchemy import update
 from jobs.database import Database
 from jobs.models import Worker
 from jobs.repository import fleet
-from worker.cli.progress import Moment, Speed, remark
+from worker.cli.progress import Moment, remark
+from worker.cli.speed import Speed
 from worker.process import WorkerProcess
 
 

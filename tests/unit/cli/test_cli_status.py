@@ -17,7 +17,9 @@ from jobs.repository import fleet
 from worker.cli import watch
 from worker.cli.fleet import fleet as fleet_of
 from worker.cli.fleet import fleet_line, fleet_shifts
-from worker.cli.progress import LinesView, Moment, Speed, follow, remark
+from worker.cli.progress import Moment, follow, remark
+from worker.cli.speed import Speed
+from worker.cli.views import LinesView
 
 
 def test_the_schema_is_shown_and_upgraded(cli: CliWorld) -> None:
@@ -135,8 +137,8 @@ def test_unfit_workers_are_told_with_their_reason(cli: CliWorld) -> None:
 
 
 def _worker(state: str, age: float, **more: Any) -> dict[str, Any]:
-    row = {"name": "w", "profile": None, "device": None, "version": "0", "error": None, "last_seen_at": 1000.0 - age}
-    return {**row, "state": state, **more}
+    row = {"name": "w", "profile": None, "device": None, "version": "0", "error": None}
+    return {**row, "last_seen_at": 1000.0 - age, "drawing_share": None, "state": state, **more}
 
 
 def test_a_working_worker_without_a_sign_of_life_is_silent() -> None:

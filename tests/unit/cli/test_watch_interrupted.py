@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 from cli_world import CliWorld
 
-from worker.cli.progress import BarView
+from worker.cli.views import LiveView
 
 # A shell that runs the tests in the background has its children ignore SIGINT; a user's shell does not.
 LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -84,18 +84,18 @@ def _read_until(terminal: int, enough: Callable[[bytes], bool]) -> bytes:
     return seen
 
 
-def test_a_bar_that_is_interrupted_while_it_appears_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a bar whose start is interrupted
+def test_a_view_that_is_interrupted_while_it_appears_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a view whose start is interrupted
     from rich.console import Console
 
-    view = BarView(Console(force_terminal=True))
+    view = LiveView(Console(force_terminal=True))
     stopped: list[bool] = []
 
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(view._progress, "start", interrupted)
-    monkeypatch.setattr(view._progress, "stop", lambda: stopped.append(True))
+    monkeypatch.setattr(view._live, "start", interrupted)
+    monkeypatch.setattr(view._live, "stop", lambda: stopped.append(True))
 
     # When it is shown, then it stops before the interrupt goes on
     with pytest.raises(KeyboardInterrupt), view:
