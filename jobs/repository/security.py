@@ -19,7 +19,7 @@ from jobs.models import METADATA
 from jobs.repository import planner
 
 SETTING = "portraits.tenant"
-TENANT_ROLE, WORKER_ROLE = "portraits_tenant", "portraits_worker"
+TENANT_ROLE, WORKER_ROLE, PRIVACY_ROLE = "portraits_tenant", "portraits_worker", "portraits_privacy"
 LEAST_VERSION = 150_000
 """PostgreSQL 15: from then on a view can be read with the rights of who reads it."""
 TENANT_VIEWS = ("identity_status", "job_status", "render_metrics", "render_outputs")
@@ -93,8 +93,26 @@ _WRITTEN_BY_WORKERS = {
         "galleries",
         "webhooks",
         "deliveries",
+        "forgettings",
     ],
     "DELETE": ["shifts", "workers", "uploads", "forgettings", "deliveries"],
+}
+_NOT_READ_BY_WORKERS = {"audits"}
+# What forgetting and retention write beside what they delete; most of it only to be locked, or to be counted down.
+_WRITTEN_BY_PRIVACY = {
+    "INSERT": ["audits", "events", "forgettings", "leaders"],
+    "UPDATE": [
+        "jobs",
+        "identities",
+        "photos",
+        "photo_sets",
+        "weight_sets",
+        "units",
+        "shares",
+        "galleries",
+        "forgettings",
+        "leaders",
+    ],
 }
 
 
@@ -116,39 +134,62 @@ def _owner_column(table: Table) -> str | None:
     return "tenant_id" if "tenant_id" in table.columns else None
 
 
-def role_statements(tenant_role: str = TENANT_ROLE, worker_role: str = WORKER_ROLE) -> list[str]:
-    """The SQL that makes both roles, if they are missing, gives them their rights, and puts up the wall; to be run by
-    the owner of the tables, as often as one likes. Raises SettingsInvalid for a name that is none, or for one twice.
+def role_statements(
+    tenant_role: str = TENANT_ROLE, worker_role: str = WORKER_ROLE, privacy_role: str | None = None
+) -> list[str]:
+    """The SQL that makes the roles, if they are missing, gives them their rights, and puts up the wall; to be run by
+    the owner of the tables, as often as one likes. Without `privacy_role` only the owner may erase.
+
+    Raises SettingsInvalid for a name that is none, or for one twice.
     """
-    if tenant_role == worker_role:
+    roles = [role for role in (tenant_role, worker_role, privacy_role) if role is not None]
+    twice = next((role for role in roles if roles.count(role) > 1), None)
+    if twice is not None:
         raise SettingsInvalid(
-            f"both roles are called {tenant_role!r}; wanted two, as workers see the rows of every tenant"
+            f"two roles are called {twice!r}; wanted two, as workers see the rows of every tenant, and who erases may "
+            "delete them"
         )
-    for role in (tenant_role, worker_role):
+    for role in roles:
         if not _ROLE.fullmatch(role):
             raise SettingsInvalid(f"{role!r} is no name of a role; wanted lower case letters, digits and underscores")
-    told = [_make_role(role) for role in (tenant_role, worker_role)]
-    fleet = sorted({name for name in METADATA.tables if name not in tenant_tables()} | {"alembic_version"})
-    for role, rights in ((tenant_role, _WRITTEN_BY_TENANTS), (worker_role, _WRITTEN_BY_WORKERS)):
-        read = _READ_BY_TENANTS if role == tenant_role else fleet
-        told.append(f"GRANT SELECT ON {', '.join((*tenant_tables(), *read, *TENANT_VIEWS, *FLEET_VIEWS))} TO {role}")
-        told += [f"GRANT {right} ON {', '.join(sorted(tables))} TO {role}" for right, tables in rights.items()]
+    told = [_make_role(role) for role in roles]
+    told += [statement for role in roles for statement in _grants(role, tenant_role, worker_role)]
     for table in tenant_tables():
-        told += wall_of(table, worker_role)
+        told += wall_of(table, worker_role, privacy_role)
     told += planner.function_statements(tenant_role)
     return [*told, *(f"ALTER VIEW {view} SET (security_invoker = true)" for view in TENANT_VIEWS)]
 
 
-def wall_of(table: str, worker_role: str) -> list[str]:
-    """The statements that put the wall up around one table; workers serve every tenant."""
+def _grants(role: str, tenant_role: str, worker_role: str) -> list[str]:
+    """What one of the roles may read and write."""
+    fleet = {name for name in METADATA.tables if name not in tenant_tables()} | {"alembic_version"}
+    views = (*TENANT_VIEWS, *FLEET_VIEWS)
+    if role == tenant_role:
+        read, written = (*tenant_tables(), *_READ_BY_TENANTS, *views), _WRITTEN_BY_TENANTS
+    elif role == worker_role:
+        read, written = (*tenant_tables(), *sorted(fleet - _NOT_READ_BY_WORKERS), *views), _WRITTEN_BY_WORKERS
+    else:
+        read = (*tenant_tables(), *sorted(fleet))
+        written = {**_WRITTEN_BY_PRIVACY, "DELETE": [*tenant_tables(), "forgettings"]}
+    told = [f"GRANT SELECT ON {', '.join(read)} TO {role}"]
+    return told + [f"GRANT {right} ON {', '.join(sorted(tables))} TO {role}" for right, tables in written.items()]
+
+
+def wall_of(table: str, worker_role: str, privacy_role: str | None = None) -> list[str]:
+    """The statements that put the wall up around one table; workers serve every tenant, and who erases any of them."""
     mine = f"{tenant_tables()[table]} = current_setting('{SETTING}', true)"
-    return [
+    told = [
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
         f"DROP POLICY IF EXISTS portraits_tenant ON {table}",
         f"CREATE POLICY portraits_tenant ON {table} USING ({mine}) WITH CHECK ({mine})",
-        f"DROP POLICY IF EXISTS portraits_worker ON {table}",
-        f"CREATE POLICY portraits_worker ON {table} TO {worker_role} USING (true) WITH CHECK (true)",
     ]
+    for name, role in (("portraits_worker", worker_role), ("portraits_privacy", privacy_role)):
+        if role is not None:
+            told += [
+                f"DROP POLICY IF EXISTS {name} ON {table}",
+                f"CREATE POLICY {name} ON {table} TO {role} USING (true) WITH CHECK (true)",
+            ]
+    return told
 
 
 def _make_role(role: str) -> str:
@@ -156,7 +197,7 @@ def _make_role(role: str) -> str:
     return f"DO $$ BEGIN IF NOT EXISTS ({there}) THEN CREATE ROLE {role} NOLOGIN; END IF; END $$"
 
 
-def apply(tx: Connection, tenant_role: str, worker_role: str) -> None:
+def apply(tx: Connection, tenant_role: str, worker_role: str, privacy_role: str | None = None) -> None:
     """Run `role_statements`. Raises SettingsInvalid on a database that has no such wall, and for a role that would see
     over it.
     """
@@ -165,9 +206,10 @@ def apply(tx: Connection, tenant_role: str, worker_role: str) -> None:
     found = int(tx.execute(text("SHOW server_version_num")).scalar_one())
     if found < LEAST_VERSION:
         raise SettingsInvalid(f"row-level security behind views needs PostgreSQL 15 or newer, found {found // 10_000}")
-    statements = role_statements(tenant_role, worker_role)
-    for role, others in ((tenant_role, worker_role), (worker_role, "")):
-        _require_bound(tx, role, others)
+    statements = role_statements(tenant_role, worker_role, privacy_role)
+    for role, others in ((tenant_role, worker_role), (worker_role, ""), (privacy_role, "")):
+        if role is not None:
+            _require_bound(tx, role, others)
     lock_tables(tx, ", ".join((*TENANT_VIEWS, *tenant_tables())))
     for statement in statements:
         tx.exec_driver_sql(statement)
@@ -201,23 +243,24 @@ def keep_up(tx: Connection) -> None:
     """
     if tx.dialect.name != "postgresql":
         return
-    worker_role = _worker_role(tx)
+    worker_role = _role_of(tx, "portraits_worker")
     if worker_role is None:
         return
+    privacy_role = _role_of(tx, "portraits_privacy")
     for table in _without_wall(tx):
-        for statement in wall_of(table, worker_role):
+        for statement in wall_of(table, worker_role, privacy_role):
             tx.exec_driver_sql(statement)
     for view in _views_of_the_owner(tx):
         tx.exec_driver_sql(f"ALTER VIEW {view} SET (security_invoker = true)")
 
 
-def _worker_role(tx: Connection) -> str | None:
-    """The role that the policy for workers names; None where no wall stands."""
+def _role_of(tx: Connection, policy: str) -> str | None:
+    """The role that a policy names; None where there is no such policy, as no wall stands or it is an earlier one."""
     statement = text(
         "SELECT roles[1]::text FROM pg_policies WHERE schemaname = current_schema() AND tablename = 'units' "
-        "AND policyname = 'portraits_worker'"
+        "AND policyname = :policy"
     )
-    found: str | None = tx.execute(statement).scalar_one_or_none()
+    found: str | None = tx.execute(statement, {"policy": policy}).scalar_one_or_none()
     return found
 
 

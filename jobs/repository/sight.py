@@ -6,11 +6,13 @@ from sqlalchemy import Connection, text
 
 from jobs.errors import SettingsInvalid
 
-# The policies of `jobs.repository.security`: the workers' hides nothing, the tenants' all but the tenant that is named.
+# The policies of `jobs.repository.security`: the workers' and that of who erases hide nothing, the tenants' all but the
+# tenant that is named.
 _HIDDEN = """
     SELECT row_security_active('tenants') AND NOT EXISTS (
       SELECT FROM pg_policies, unnest(roles) AS role
-      WHERE schemaname = current_schema() AND tablename = 'tenants' AND policyname = 'portraits_worker'
+      WHERE schemaname = current_schema() AND tablename = 'tenants'
+        AND policyname IN ('portraits_worker', 'portraits_privacy')
         AND pg_has_role(role, 'USAGE'))
 """
 # A worker that cannot say that it lives can do nothing else either. Rights on single columns are rights enough.

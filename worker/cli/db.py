@@ -61,18 +61,22 @@ def roles(
         str, typer.Option("--tenant-role", help="Of processes that enqueue and look, for one tenant at a time.")
     ] = "portraits_tenant",
     worker_role: Annotated[str, typer.Option("--worker-role", help="Of workers.")] = "portraits_worker",
+    privacy_role: Annotated[
+        str, typer.Option("--privacy-role", help="Of who may erase; an empty name: the owner of the tables alone.")
+    ] = "portraits_privacy",
     apply: Annotated[bool, typer.Option("--apply", help="Run it, as the owner of the tables.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print the SQL that gives two PostgreSQL roles the least rights they need, and puts row-level security between
-    tenants; or run it.
+    """Print the SQL that gives three PostgreSQL roles the least rights they need, and puts row-level security
+    between tenants; or run it.
 
     Run it again after an upgrade. Then set PORTRAITS_DATABASE_TENANT_ROLE where jobs are enqueued and looked at.
     """
     from jobs.database import Database
     from jobs.repository import security
 
-    statements = security.role_statements(tenant_role, worker_role)
+    names = (tenant_role, worker_role, privacy_role or None)
+    statements = security.role_statements(*names)
     if not apply:
         if as_json:
             print_json({"statements": statements, "applied": False})
@@ -82,11 +86,12 @@ def roles(
     database = Database.from_settings(load_settings(database_tenant_role=""))
     try:
         with database.transaction() as tx:
-            security.apply(tx, tenant_role, worker_role)
+            security.apply(tx, *names)
     finally:
         database.dispose()
     if as_json:
         print_json({"statements": statements, "applied": True})
     else:
-        say(f"{database}: the roles {tenant_role} and {worker_role} have their rights, and the wall stands")
+        roles = ", ".join(name for name in names if name)
+        say(f"{database}: the roles {roles} have their rights, and the wall stands")
         hint(f"GRANT {tenant_role} TO the user that enqueues; PORTRAITS_DATABASE_TENANT_ROLE={tenant_role}")

@@ -35,8 +35,9 @@ def test_on_sqlite_roles_are_refused(cli: CliWorld, monkeypatch: pytest.MonkeyPa
 @pytest.mark.postgres
 def test_the_wall_is_put_up_twice_and_a_missing_role_is_told(cli: CliWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given an installation on PostgreSQL whose tenants' role does not exist
-    shop, studio = (f"portraits_{kind}_{uuid.uuid4().hex[:10]}" for kind in ("shop", "studio"))
-    with fresh_postgres() as url, dropped_roles(url, shop, studio):
+    shop, studio, desk = (f"portraits_{kind}_{uuid.uuid4().hex[:10]}" for kind in ("shop", "studio", "desk"))
+    roles = ("--tenant-role", shop, "--worker-role", studio, "--privacy-role", desk)
+    with fresh_postgres() as url, dropped_roles(url, shop, studio, desk):
         monkeypatch.setenv("PORTRAITS_DATABASE_URL", url)
         monkeypatch.setenv("PORTRAITS_DATABASE_TENANT_ROLE", shop)
         cli.run("db", "upgrade")
@@ -44,7 +45,7 @@ def test_the_wall_is_put_up_twice_and_a_missing_role_is_told(cli: CliWorld, monk
 
         # When the wall is put up, twice, then status works under the role
         for _ in range(2):
-            assert cli.json("db", "roles", "--tenant-role", shop, "--worker-role", studio, "--apply")["applied"] is True
+            assert cli.json("db", "roles", *roles, "--apply")["applied"] is True
         assert "has no jobs" in cli.run("status").stdout
 
 
@@ -53,13 +54,14 @@ def test_a_worker_is_refused_under_a_login_that_may_not_write_its_row(
     cli: CliWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given the wall, a login of the tenants' role and one of the workers', and a process that would be replaced
-    shop, studio = (f"portraits_{kind}_{uuid.uuid4().hex[:10]}" for kind in ("shop", "studio"))
+    shop, studio, desk = (f"portraits_{kind}_{uuid.uuid4().hex[:10]}" for kind in ("shop", "studio", "desk"))
+    roles = ("--tenant-role", shop, "--worker-role", studio, "--privacy-role", desk)
     started: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments))
-    with fresh_postgres() as url, dropped_roles(url, shop, studio) as database:
+    with fresh_postgres() as url, dropped_roles(url, shop, studio, desk) as database:
         monkeypatch.setenv("PORTRAITS_DATABASE_URL", url)
         cli.run("db", "upgrade")
-        cli.run("db", "roles", "--tenant-role", shop, "--worker-role", studio, "--apply")
+        cli.run("db", "roles", *roles, "--apply")
         with database.transaction() as tx:
             for role in (shop, studio):
                 tx.execute(text(f"ALTER ROLE {role} LOGIN"))
