@@ -11,7 +11,9 @@ import numpy as np
 from PIL.Image import Image
 
 from hyperlora.faces.types import Face
+from jobs.digital_source import DRAWN, REDRAWN, DigitalSource
 from jobs.options import OutputOption
+from worker.marking.marker import Marker
 from worker.picture_file import encode, extension_of, shape
 from worker.renderer import Renderer
 from worker.trial import Candidate, Trial
@@ -37,17 +39,18 @@ class PictureFile:
 
 
 class Outputs:
-    """Makes the files with one renderer's upscalers."""
+    """Makes the files with one renderer's upscalers, and marks them."""
 
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
+    def __init__(self, renderer: Renderer, marker: Marker | None = None) -> None:
+        """Without `marker` they say by IPTC's word alone that they are AI-made."""
+        self._renderer, self._encode = renderer, encode if marker is None else marker.encode
 
     def files(self, trial: Trial, known: Mapping[str, Any]) -> list[PictureFile]:
         """The chosen picture in every form asked for, the main one first; each enlargement is made once."""
         best, enlarged = trial.best, dict[str, Image]()
         assert best is not None
         return [
-            self._file(best, output, known, enlarged, main=number == 0)
+            self._file(best, output, known, enlarged, source=_source(trial), main=number == 0)
             for number, output in enumerate(trial.options.outputs)
         ]
 
@@ -55,7 +58,7 @@ class Outputs:
         """A candidate that was not chosen, as it was drawn, in the main file's format."""
         main = trial.options.outputs[0]
         plain = OutputOption(format=main.format, quality=main.quality)
-        return replace(self._file(candidate, plain, known, {}), candidate=candidate)
+        return replace(self._file(candidate, plain, known, {}, source=_source(trial)), candidate=candidate)
 
     def _file(
         self,
@@ -64,6 +67,7 @@ class Outputs:
         known: Mapping[str, Any],
         enlarged: dict[str, Image],
         *,
+        source: DigitalSource,
         main: bool = False,
     ) -> PictureFile:
         began = time.perf_counter()
@@ -76,7 +80,8 @@ class Outputs:
             image = larger
         image = shape(image, crop=output.crop, size=output.size, face=face)
         finished = time.perf_counter()
-        data, media_type = encode(image, _record(candidate, image, known), format=output.format, quality=output.quality)
+        record = _record(candidate, image, known)
+        data, media_type = self._encode(image, record, format=output.format, quality=output.quality, source=source)
         encoded = time.perf_counter()
         return PictureFile(
             output="" if main else output.name,
@@ -87,6 +92,11 @@ class Outputs:
             seconds_finish=finished - began,
             seconds_encode=encoded - finished,
         )
+
+
+def _source(trial: Trial) -> DigitalSource:
+    """Drawn from nothing, or a picture that was given, redrawn."""
+    return DRAWN if trial.options.start is None else REDRAWN
 
 
 def _record(candidate: Candidate, image: Image, known: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,10 +32,11 @@ from jobs.storage import open_storage
 from worker.aside import Outages
 from worker.breaker import Breaker
 from worker.costs import Costs, load_costs, name_of
-from worker.errors import SpoolFull, SpoolUnusable
+from worker.errors import MarkingBroken, SpoolFull, SpoolUnusable
 from worker.forgetting import Forgetter, Minder
 from worker.leases import Leases
 from worker.lessons import Lessons
+from worker.marking.marker import Marker
 from worker.plan import BatchKey, BatchSizes
 from worker.recorder import Recorder
 from worker.renderer import Renderer
@@ -132,8 +133,9 @@ class WorkerProcess:
         self._weight_sets: WeightSets | None = None
         self._sizes = BatchSizes(1)
         self._costs: Costs | None = None
-        self._breaker = Breaker(self._storage.check, on_change=self._tell_of_the_store)
+        self._breaker = Breaker(self._storage.check, on_change=self._tell_of_a_change)
         self._spool = Spool.from_settings(settings)
+        self._marker = Marker(settings, version=package_version(), on_change=self._tell_of_a_change)
         self._watchdog = Watchdog(settings.stall_seconds)
         self._use = DeviceUse()
         self._observer = observer_of(settings, self._database, self._use)
@@ -161,14 +163,15 @@ class WorkerProcess:
         with self._at_work, _sigterm_finishes_the_batch() as told:
 
             def should_stop() -> bool:
-                return told.is_set() or STOPPING.is_set() or self._draining.is_set()
+                is_told = told.is_set() or STOPPING.is_set() or self._draining.is_set()
+                return is_told or self._marker.holds_back  # what is drawn now could not be shipped
 
             if not self._may_work(unit_id):
                 return ShiftReport()
             report: ShiftReport | None = None
             try:
                 self._confirm_forgetting()
-                self._check_disk(profile_name)
+                self._check_means(profile_name)
                 renderer, weight_sets = self._ready_for(profile_name, should_stop)
                 if should_stop():
                     return ShiftReport()
@@ -294,6 +297,7 @@ class WorkerProcess:
                 hold_seconds=self._settings.spool_hold_seconds,
                 is_over=should_stop,
             ),
+            marker=self._marker,
             observer=self._observer,
         )
         try:
@@ -366,18 +370,21 @@ class WorkerProcess:
         self._observer.stands_still(reason)
         self.tell("unfit", reason)
 
-    def _tell_of_the_store(self) -> None:
-        """The store went away or came back: the worker's row says so at once."""
+    def _tell_of_a_change(self) -> None:
+        """The store went away or came back, marking broke or works again: the worker's row says so at once."""
         try:
             self.tell()
         except JobsError as error:
-            log.warning("the worker's row does not tell of the store: %s", error)
+            log.warning("the worker's row does not tell that it changed: %s", error)
 
-    def _check_disk(self, profile_name: str) -> None:
-        """Take no unit where a finished picture could not be kept: this worker's own disk is full or read-only."""
+    def _check_means(self, profile_name: str) -> None:
+        """Take no unit where a finished picture could not be kept, as this worker's own disk is full or read-only, or
+        could not be marked as AI-made.
+        """
         try:
             self._spool.check()
-        except (SpoolFull, SpoolUnusable) as error:
+            self._marker.check()
+        except (SpoolFull, SpoolUnusable, MarkingBroken) as error:
             self._unfit_until[profile_name] = time.monotonic() + UNFIT_SECONDS
             self.tell("unfit", str(error))
             log.error("this worker takes no unit: %s", error)
@@ -392,6 +399,8 @@ class WorkerProcess:
         state, away = self._state, self._breaker.reason
         if away is not None and error is None:
             state, error = "unfit", f"waiting for storage: {away}"
+        elif self._marker.fault is not None and error is None:
+            state, error = "unfit" if self._marker.holds_back else state, f"pictures not marked: {self._marker.fault}"
         fleet.sign_of_life(
             tx,
             WORKER_ID,

@@ -28,8 +28,9 @@ from worker.aside import PASSING, Outages, spooled
 from worker.begun import Begun, Claim, claim_of
 from worker.breaker import AWAY
 from worker.cast import Cast
-from worker.errors import SpoolFull, SpoolUnusable, code_of, is_retryable
+from worker.errors import MarkingBroken, SpoolFull, SpoolUnusable, code_of, is_retryable
 from worker.judge import Judge, Judgement
+from worker.marking.marker import Marker
 from worker.outputs import Outputs, PictureFile
 from worker.records import Records, candidate_key, output_key
 from worker.renderer import Renderer
@@ -70,12 +71,16 @@ class Recorder:
         threads: int,
         queue: int,
         outages: Outages | None = None,
+        marker: Marker | None = None,
         observer: Observer = NOBODY,
     ) -> None:
-        """Without `outages` a picture that cannot be recorded is its unit's fault, and drawn again."""
+        """Without `outages` a picture that cannot be recorded is its unit's fault, and drawn again; without `marker`
+        pictures are not signed.
+        """
         self._database, self._storage = database, storage
         self._owner, self._outages, self._observer = owner, outages, observer
-        self._judge, self._outputs, self._records = Judge(renderer), Outputs(renderer), Records(renderer, worker_name)
+        self._judge, self._outputs = Judge(renderer), Outputs(renderer, marker)
+        self._records = Records(renderer, worker_name)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="recorder")
         self._room = threading.BoundedSemaphore(queue)
         self._lock = threading.Lock()
@@ -134,7 +139,9 @@ class Recorder:
             self._outages.breaker.suspect(error)
 
     def is_outage(self, error: Exception) -> bool:
-        """Whether a unit's fault is that the store is away, or the disk full: no attempt of the unit's own."""
+        """Whether a unit's fault is that the store is away, the disk full or marking broken: no attempt of its own."""
+        if isinstance(error, MarkingBroken):
+            return True
         if self._outages is None:
             return False
         is_away = isinstance(error, AWAY) and self._outages.breaker.reason is not None
