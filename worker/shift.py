@@ -404,10 +404,13 @@ class Shift:
         Whatever is raised here, the lease is let go: it runs out, and somebody else takes the unit.
         """
         outcome: Outcome = "left"
+        failed = 0
         try:
             if self._leases.holds(unit):
                 with self._database.transaction() as tx:
+                    open_before = unit_rows.open_renders(tx, unit)
                     outcome = self._settle_held(tx, unit, fault)
+                    failed = open_before if fault is not None and outcome in {"done", "failed"} else 0
             else:
                 with self._database.reading() as tx:
                     outcome = unit_rows.became(tx, unit)
@@ -415,6 +418,8 @@ class Shift:
             log_fault(f"unit {unit.id} is left to its lease", error)
         finally:
             self._leases.let_go(unit)
+        if fault is not None and failed:
+            self._observer.pictures_failed(unit, failed, fault)
         self._observer.unit_settled(unit, outcome, fault)
 
     def _settle_held(self, tx: Connection, unit: ClaimedUnit, fault: Exception | None) -> Outcome:

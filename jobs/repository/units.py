@@ -215,6 +215,13 @@ def lock_held(tx: Connection, unit: ClaimedUnit, owner: str) -> bool:
     return tx.execute(select(Unit.id).where(_held(unit, owner)).with_for_update()).one_or_none() is not None
 
 
+def open_renders(tx: Connection, unit: ClaimedUnit) -> int:
+    """How many pictures of a unit are not over."""
+    over = Unit.renders_done + Unit.renders_failed + Unit.renders_cancelled
+    mine = (Unit.tenant_id == unit.tenant_id, Unit.id == unit.id)
+    return tx.execute(select(Unit.renders_total - over).where(*mine)).scalar_one_or_none() or 0
+
+
 def became(tx: Connection, unit: ClaimedUnit) -> Became:
     """How a unit has left that its worker held under this token; one that is gone, erased or archived, is over."""
     mine = (Unit.tenant_id == unit.tenant_id, Unit.id == unit.id)

@@ -81,6 +81,9 @@ class Observer:
     def picture_failed(self, render: WaitingRender, error: Exception) -> None:
         """A render ends without a picture, and its row says why."""
 
+    def pictures_failed(self, unit: ClaimedUnit, count: int, error: Exception) -> None:
+        """So many renders of a unit end without a picture, all for the same reason, as the unit itself failed."""
+
     def unit_settled(self, unit: ClaimedUnit, outcome: Outcome, error: Exception | None) -> None:
         """Nothing more becomes of this unit here."""
 

@@ -149,8 +149,14 @@ class Metrics(Observer):
         self._counts.images.labels("put aside").inc()
 
     def picture_failed(self, render: WaitingRender, error: Exception) -> None:
-        self._counts.images.labels("failed").inc()
-        self._counts.failures.labels(self._code(error)).inc()
+        self._failed(1, error)
+
+    def pictures_failed(self, unit: ClaimedUnit, count: int, error: Exception) -> None:
+        self._failed(count, error)
+
+    def _failed(self, count: int, error: Exception) -> None:
+        self._counts.images.labels("failed").inc(count)
+        self._counts.failures.labels(self._code(error)).inc(count)
 
     def unit_settled(self, unit: ClaimedUnit, outcome: Outcome, error: Exception | None) -> None:
         self._counts.settled.labels(outcome).inc()

@@ -200,7 +200,7 @@ def test_a_unit_that_leaves_the_workers_hands_is_told_by_what_took_it(
 
     # When a shift draws, then the unit is told of by what took it
     world.shift()
-    assert [outcome for _, outcome, _ in told.of("unit_settled")][0] == how
+    assert next(outcome for _, outcome, _ in told.of("unit_settled")) == how
     assert not told.of("picture_recorded")
 
 

@@ -61,6 +61,7 @@ def test_a_shift_is_counted(
         return found[f"portraits_{name}", tuple(sorted(labels.items()))]
 
     assert count("images_total", outcome="recorded") == 5
+    assert count("images_total", outcome="failed") == count("image_failures_total", code="no_usable_photo") == 3
     assert count("units_claimed_total") == 2 and count("claim_latency_seconds_count") == 2
     assert count("units_settled_total", outcome="done") == 1
     assert count("units_settled_total", outcome="failed") == 1
