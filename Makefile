@@ -32,7 +32,8 @@ docs: .venv/.dev
 	$(BIN)/python scripts/cli_reference.py
 	$(BIN)/python scripts/error_table.py
 	$(BIN)/python scripts/database_reference.py
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
 
 # Style, types and import directions.
 lint: .venv/.dev

@@ -35,7 +35,7 @@ def require_command(words: list[str]) -> None:
     name = max((name for name in COMMANDS if words[: len(name.split())] == name.split()), key=len, default="")
     assert name, f"no such command: {' '.join(words)}"
     known = cli_reference.options_of(COMMANDS[name])
-    asked = {word.partition("=")[0] for word in words if word.startswith("--")}
+    asked = {word.partition("=")[0] for word in words if word.startswith("--") and word != "--"}
     assert asked <= known, f"{name} has no {sorted(asked - known)}"
 
 

@@ -1,0 +1,89 @@
+"""The documentation as a site: it builds strictly, fetches nothing, and shows commands and settings that exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_docker import COMMANDS, require_command, require_settings
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SHOWN = [page for page in PAGES if "decisions" not in page.parts]
+_BLOCK = re.compile(r"^```(?:sh|console)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# What is no setting of the product: the tests' and the compose file's own variables.
+_OTHERS = ("PORTRAITS_TEST", "PORTRAITS_FAKE", "PORTRAITS_CHAOS", "PORTRAITS_VERSION")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; every link, anchor and page of the navigation holds, else it is not built."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [str(Path(sys.executable).parent / "mkdocs"), "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_every_page_is_built(site: Path) -> None:
+    built = {file.parent.relative_to(site).as_posix() for file in site.rglob("index.html")}
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = page.relative_to(ROOT / "docs").with_suffix("").as_posix()
+        assert re.sub(r"(^|/)(index|README)$", "", name) in built | {"", "."}, name
+
+
+def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
+    # Given what makes a browser fetch something by itself
+    fetched = re.compile(
+        r"<(?:script|img|iframe|source)[^>]*?\ssrc=[\"']?(https?:)?//|<link[^>]*?\srel=[\"']?stylesheet[^>]*?//"
+    )
+    for file in site.rglob("*.html"):
+        assert not fetched.search(file.read_text(encoding="utf-8")), file
+
+
+def commands_of(page: Path) -> list[str]:
+    """Every line of the page's shell blocks that begins with `portraits`, continued lines joined."""
+    lines = []
+    for block in _BLOCK.findall(page.read_text(encoding="utf-8")):
+        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+            text = re.sub(r"^\$ ", "", line)
+            if re.match(r"portraits [a-z]", text) and not re.match(
+                r"portraits (lora|db|dataset|tenants)? *\.\.\.", text
+            ):
+                lines.append(text)
+    return lines
+
+
+@pytest.mark.parametrize("page", SHOWN, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_command_that_is_shown_exists(page: Path) -> None:
+    for line in commands_of(page):
+        words = re.split(r"\s+#|\s*(?:\|\||&&|[;|>&])", line)[0].replace("[", "").replace("]", "").split()
+        require_command(words)
+
+
+def test_the_commands_are_found_at_all() -> None:
+    assert sum(len(commands_of(page)) for page in SHOWN) > 60
+    with pytest.raises(AssertionError, match="no such command"):
+        require_command(["portraits", "paint"])
+    with pytest.raises(AssertionError, match="--colour"):
+        require_command(["portraits", "status", "--colour"])
+    assert len(COMMANDS) > 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_setting_that_is_named_exists(page: Path) -> None:
+    named = set(re.findall(r"\bPORTRAITS_[A-Z0-9_]*[A-Z0-9]", page.read_text(encoding="utf-8")))
+    plain = {re.sub(r"_FILE$", "", name) if name != "PORTRAITS_PROFILES_FILE" else name for name in named}
+    require_settings({name for name in plain if not name.startswith(_OTHERS)})
+
+
+@pytest.mark.parametrize("script", ["settings_table", "cli_reference", "error_table", "database_reference"])
+def test_pages_that_are_made_from_the_code_are_fresh(script: str) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
