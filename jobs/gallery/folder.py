@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.errors import GalleryRefused
-from jobs.gallery.data import Head
+from jobs.gallery.data import PICTURES_A_PAGE, Head
 from jobs.gallery.files import write_whole
 from jobs.gallery.make import Files, Maker, Place, Row
 
@@ -39,6 +39,7 @@ class FolderGallery:
                 folder=f"{SHEETS}/",
                 page_name=lambda number: INDEX if number == 1 else f"index-{number:04d}.html",
             ),
+            pictures_a_page=PICTURES_A_PAGE,
         )
 
     def add(self, row: Row) -> None:

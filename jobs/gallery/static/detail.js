@@ -66,7 +66,7 @@ function showActions(picture) {
     made.push(outward(links.pictures + file, name));
   }
   if (stateOf(picture) === "done" && address === null) {
-    if (links.serve) made.push(outward(`${links.serve}/pictures/${picture.id}`, "Full picture"));
+    if (links.serve !== null) made.push(outward(`${links.serve}/pictures/${picture.id}`, "Full picture"));
     else made.push(element("p", "hint", "Full pictures are shown by `portraits serve`, or fetched by `portraits results`."));
   }
   byId("actions").replaceChildren(...made);

@@ -70,12 +70,13 @@ function byPeople() {
   const most = [...cells.values()].reduce((so, mine) => [...mine.values()].reduce((far, items) => Math.max(far, items.length), so), 1);
   const abreast = abreastOf(most, prompts.length);
   const label = isNarrow() ? { width: GAP, height: 32 } : { width: 176, height: 0 };
-  const width = tileWidth(view.clientWidth - label.width - GAP, prompts.length * abreast);
+  const between = abreast > 1 ? GAP : 0; // columns of several stand further apart
+  const width = tileWidth(view.clientWidth - label.width - GAP - prompts.length * between, prompts.length * abreast);
   const tile = [width, Math.round(width / data.aspect)];
   const line = tile[1] + CAPTION + GAP;
-  const column = abreast * (width + GAP) + (abreast > 1 ? GAP : 0);
+  const column = abreast * (width + GAP) + between;
   const found = { lines: [], groups: [], tile, line, height: 0 };
-  found.columns = prompts.map((prompt, n) => ({ prompt, x: label.width + n * column, width: column - GAP }));
+  found.columns = prompts.map((prompt, n) => ({ prompt, x: label.width + n * column, width: column - GAP - between }));
   found.width = Math.max(view.clientWidth - 1, label.width + prompts.length * column + GAP);
   places = new Array(shown.length);
   const order = [...cells.keys()].sort((a, b) => a - b);

@@ -2,7 +2,7 @@
 
 function start() {
   const head = data.head;
-  const many = head.counts.renders > data.pictures.length;
+  const many = links.previous !== null || links.next !== null;
   byId("facts").textContent = [
     `${several(head.counts.renders, "picture")} of ${several(head.people, "person", "people")}`,
     `job ${head.state}`,
