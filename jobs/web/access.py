@@ -35,14 +35,19 @@ class Caller:
     may_write: bool
 
 
-def by_token(services: Services, address: str, text: str) -> Caller:
-    """Who shows this token. Raises NotAuthenticated, TooManyAttempts."""
-    services.throttle.check(address)
+def by_token(services: Services, address: str, text: str, *, is_login: bool = False) -> Caller:
+    """Who shows this token. Raises NotAuthenticated, TooManyAttempts.
+
+    A program whose token was good before is let in whatever others show from its address; a login waits with them.
+    """
+    if is_login or not services.throttle.has_seen(text):
+        services.throttle.check(address)
     try:
         row = tokens.authenticate(services.database, text)
     except NotAuthenticated:
         services.throttle.wrong(address)
         raise
+    services.throttle.right(text)
     return _caller(services, row)
 
 

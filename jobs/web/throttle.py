@@ -6,6 +6,7 @@ look-up each time. In this process's memory, bounded; an address is an IPv4 addr
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import threading
 import time
@@ -26,6 +27,7 @@ class Throttle:
         self._clock = clock
         self._lock = threading.Lock()
         self._wrong: OrderedDict[str, list[float]] = OrderedDict()
+        self._right: OrderedDict[str, None] = OrderedDict()
 
     def check(self, address: str) -> None:
         """Raises TooManyAttempts while too many wrong tokens have come from there lately."""
@@ -42,9 +44,26 @@ class Throttle:
             if len(self._wrong) > MOST_ADDRESSES:
                 self._wrong.popitem(last=False)
 
+    def right(self, text: str) -> None:
+        """Remember a token that was good, by its hash."""
+        mark = _mark(text)
+        with self._lock:
+            self._right[mark] = None
+            self._right.move_to_end(mark)
+            if len(self._right) > MOST_ADDRESSES:
+                self._right.popitem(last=False)
+
+    def has_seen(self, text: str) -> bool:
+        """Whether this token was good before; it may be over by now."""
+        return _mark(text) in self._right
+
     def _recent(self, name: str) -> list[float]:
         since = self._clock() - WINDOW_SECONDS
         return [moment for moment in self._wrong.get(name, ()) if moment > since]
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _network(address: str) -> str:

@@ -48,7 +48,9 @@ def seconds(value: float | None) -> str:
     for name, length in _SPANS:
         if value >= 2 * length:
             return f"{value / length:.0f} {name}"
-    return f"{value:.0f} s" if value >= 10 else f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
+    if value >= 10:
+        return f"{value:.0f} s"
+    return f"{value:.1f} s" if value >= 1 else f"{1000 * value:.0f} ms"
 
 
 def ago(moment: dt.datetime | None) -> str:
@@ -56,7 +58,12 @@ def ago(moment: dt.datetime | None) -> str:
     if moment is None:
         return "–"
     passed = (dt.datetime.now(dt.UTC) - moment).total_seconds()
-    return "just now" if passed < 2 else f"{seconds(float(int(passed)))} ago"
+    return "just now" if passed < 2 else f"{span(passed)} ago"
+
+
+def span(value: float) -> str:
+    """A stretch of time in whole units."""
+    return f"{value:.0f} s" if value < 10 else seconds(value)
 
 
 def moment(value: dt.datetime | None) -> str:
