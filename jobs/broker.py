@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.errors import BrokerUnavailable, SettingsInvalid
 from jobs.settings import Settings
 from jobs.sqlite import use_wal
+from jobs.tls import broker_tls
 
 SHIFT_TASK = "portraits.shift"
 # Redis hands a message out again when its worker has not acknowledged it for this long; a shift must end well before.
@@ -73,6 +74,9 @@ def make_app(settings: Settings, *, current: bool = False) -> Celery:
         task_publish_retry=False,
         task_store_errors_even_if_ignored=False,
     )
+    encrypted = broker_tls(settings)
+    if encrypted is not None:
+        app.conf.broker_use_ssl = encrypted
     if url.startswith("amqp"):
         app.conf.task_default_queue_type = "quorum"
         app.conf.task_default_exchange_type = "topic"

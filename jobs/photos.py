@@ -159,7 +159,9 @@ class PhotoSource:
         if self._held_server is None:
             from jobs.s3 import S3Server
 
-            self._held_server = S3Server(self._settings.s3_endpoint_url, self._settings.s3_region)
+            self._held_server = S3Server(
+                self._settings.s3_endpoint_url, self._settings.s3_region, ca_file=self._settings.s3_ca_file
+            )
         return self._held_server
 
     def _read_s3(self, source: str, limit: int) -> bytes:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -30,6 +31,7 @@ from jobs.errors import (
     StorageFull,
     StorageUnavailable,
 )
+from jobs.tls import readable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -65,7 +67,7 @@ class S3Server:
     may make two clients; the last one stays, and both work.
     """
 
-    def __init__(self, endpoint_url: str, region: str, *, attempts: int = 4) -> None:
+    def __init__(self, endpoint_url: str, region: str, *, attempts: int = 4, ca_file: Path | None = None) -> None:
         parts = urlsplit(endpoint_url)
         if endpoint_url and (parts.scheme not in ("http", "https") or not parts.hostname):
             raise SettingsInvalid("PORTRAITS_S3_ENDPOINT_URL is no URL such as https://s3.example.com; correct it")
@@ -73,7 +75,7 @@ class S3Server:
             raise SettingsInvalid("PORTRAITS_S3_ENDPOINT_URL holds a user or password; use AWS_ACCESS_KEY_ID and so on")
         self.endpoint_url = endpoint_url
         self.region = region
-        self._attempts = attempts
+        self._attempts, self._ca_file = attempts, ca_file
         self._held: tuple[int, S3Client] | None = None
 
     @property
@@ -124,7 +126,9 @@ class S3Server:
         )
         # A session of its own: boto3's default session is not thread-safe while a client is being made.
         session = boto3.session.Session()
-        return session.client("s3", endpoint_url=self.endpoint_url or None, region_name=self.region, config=config)
+        more: dict[str, Any] = {} if self._ca_file is None else {"verify": str(readable(self._ca_file, "S3_CA_FILE"))}
+        endpoint = self.endpoint_url or None
+        return session.client("s3", endpoint_url=endpoint, region_name=self.region, config=config, **more)
 
     def _refusal(self, error: aws.ClientError, where: str, bucket: str, key: str | None) -> JobsError:
         code = str(error.response.get("Error", {}).get("Code", ""))

@@ -40,11 +40,23 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="Celery broker: sqla+sqlite:///file.db, redis://, amqp:// or filesystem:///folder; empty: in home.",
     )
+    broker_ca_file: Path | None = Field(
+        None,
+        description="Certificates (PEM) that a rediss:// or amqps:// broker's must come from; empty: the system's.",
+    )
+    broker_cert_file: Path | None = Field(
+        None, description="Certificate (PEM) by which this process is known to the broker; empty: none."
+    )
+    broker_key_file: Path | None = Field(None, description="The key (PEM) of that certificate.")
     queue: str = Field("portraits", pattern=r"^[A-Za-z0-9_.-]{1,100}$", description="Name of the queue at the broker.")
     storage_url: str = Field(
         "", description="Object store: file:///folder or s3://bucket/prefix. Empty: a folder in home."
     )
     s3_endpoint_url: str = Field("", description="Endpoint of an S3-compatible server; empty: AWS.")
+    s3_ca_file: Path | None = Field(
+        None,
+        description="Certificates (PEM) that the S3 server's must come from; empty: the system's, or AWS_CA_BUNDLE.",
+    )
     s3_region: str = Field("us-east-1", description="Region used to sign requests.")
     photo_buckets: str = Field(
         "",

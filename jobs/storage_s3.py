@@ -38,7 +38,7 @@ class S3Storage:
     def __init__(self, bucket: str, prefix: str, settings: Settings, *, server: S3Server | None = None) -> None:
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
-        self.server = server or S3Server(settings.s3_endpoint_url, settings.s3_region)
+        self.server = server or S3Server(settings.s3_endpoint_url, settings.s3_region, ca_file=settings.s3_ca_file)
         self._bucket_seen = False
 
     def put(self, key: str, data: bytes, *, content_type: str, if_absent: bool = False) -> None:
