@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from jobs.secret_files import secret_fields, variable_of
 from jobs.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,7 +42,9 @@ def require_command(words: list[str]) -> None:
 
 def require_settings(variables: set[str]) -> None:
     """Fails for a PORTRAITS_* variable that no setting reads."""
-    known = {f"PORTRAITS_{name.upper()}" for name in Settings.model_fields} | {"PORTRAITS_SECRETS_DIR"}
+    fields = Settings.model_fields
+    known = {f"PORTRAITS_{name.upper()}" for name in fields} | {"PORTRAITS_SECRETS_DIR"}
+    known |= {f"{variable_of(Settings, name).upper()}_FILE" for name in secret_fields(Settings)}
     assert variables - known == set()
 
 

@@ -78,8 +78,7 @@ def test_the_commands_are_found_at_all() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_setting_that_is_named_exists(page: Path) -> None:
     named = set(re.findall(r"\bPORTRAITS_[A-Z0-9_]*[A-Z0-9]", page.read_text(encoding="utf-8")))
-    plain = {re.sub(r"_FILE$", "", name) if name != "PORTRAITS_PROFILES_FILE" else name for name in named}
-    require_settings({name for name in plain if not name.startswith(_OTHERS)})
+    require_settings({name for name in named if not name.startswith(_OTHERS)})
 
 
 @pytest.mark.parametrize("script", ["settings_table", "cli_reference", "error_table", "database_reference"])
