@@ -24,7 +24,7 @@ from jobs.settings import Settings
 from jobs.sqlite import use_wal
 from jobs.tls import broker_tls
 
-SHIFT_TASK = "portraits.shift"
+SHIFT_TASK, RETENTION_TASK = "portraits.shift", "portraits.retention"
 # Redis hands a message out again when its worker has not acknowledged it for this long; a shift must end well before.
 REDIS_VISIBILITY_SECONDS = 3 * 3600
 # RabbitMQ closes the channel of a consumer that holds a message for longer than its consumer timeout (30 minutes).

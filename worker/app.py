@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from celery import Celery
 from celery.concurrency import ALIASES as POOLS
+from celery.schedules import crontab
 from celery.signals import (
     celeryd_init,
     setup_logging,
@@ -23,7 +24,7 @@ from celery.signals import (
 )
 
 from jobs import logs
-from jobs.broker import Broker, make_app
+from jobs.broker import RETENTION_TASK, Broker, make_app
 from jobs.clerk import ClerkChild
 from jobs.errors import BrokerUnavailable
 from jobs.settings import get_settings
@@ -53,6 +54,12 @@ class Helper(Protocol):
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 app: Celery = make_app(get_settings(), current=True)
 app.conf.imports = ("worker.tasks",)
+# For who runs `celery beat`: hourly, as the database knows whether the day's sweep was done. The schedule is kept in
+# memory, so that no file of pickles is written.
+app.conf.beat_scheduler = "celery.beat:Scheduler"
+app.conf.beat_schedule = {
+    "retention": {"task": RETENTION_TASK, "schedule": crontab(minute=17), "options": {"expires": 3600}}
+}
 app.steps["consumer"].add(Polling)
 
 _helpers: list[Helper] = []

@@ -1,4 +1,4 @@
-"""The one Celery task: a shift."""
+"""The Celery tasks: a shift, and for who runs `celery beat` the sweep of who is kept too long."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import uuid
 
 from kombu.exceptions import OperationalError
 
-from jobs.broker import SHIFT_TASK
+from jobs.broker import RETENTION_TASK, SHIFT_TASK
+from jobs.database import Database
+from jobs.privacy import retention as sweeping
 from jobs.settings import get_settings
+from jobs.storage import open_storage
 from worker.app import app
 from worker.process import STOPPING, WorkerProcess
 
@@ -65,3 +68,16 @@ def _wake_another(unit_id: uuid.UUID) -> None:
         app.send_task(SHIFT_TASK, args=[str(unit_id)], retry=False)
     except (OperationalError, OSError) as error:
         log.warning("the reaper will announce what was handed back: %s", error)
+
+
+@app.task(name=RETENTION_TASK, ignore_result=True)  # type: ignore[untyped-decorator]
+def retention() -> None:
+    """A turn of what clerks do as well: who is kept too long is erased, once a day, whoever asks how often."""
+    settings = get_settings()
+    database = Database.from_settings(settings)
+    try:
+        done = sweeping.turn(database, open_storage(settings.storage_url, settings), settings)
+    finally:
+        database.dispose()
+    if done:
+        log.info("retention: %d people, photos, uploads and objects let go of", done)
