@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import ARGUMENTS, DESKTOP, chromium_binary
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from services import missing
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-# Without a sandbox, as tests run as root in containers; and silent, as pages must work without the world outside.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PHONE, DESKTOP = (390, 844), (1440, 900)
 WAIT_MILLISECONDS = 20_000
-
-
-def chromium_binary() -> str | None:
-    """The browser of this machine: `PORTRAITS_TEST_CHROMIUM`, or one on the path; none is ever downloaded."""
-    named = os.environ.get("PORTRAITS_TEST_CHROMIUM")
-    return named or next((found for name in CHROMIUM if (found := shutil.which(name))), None)
 
 
 @pytest.fixture(scope="module")

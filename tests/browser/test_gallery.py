@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DESKTOP, PHONE
+from chromium import DESKTOP, PHONE
 from gallery_world import HOSTILE, Row, draw_file, failed, head, job, row, write_gallery
 from playwright.sync_api import Page, expect
 
