@@ -64,6 +64,11 @@ def render(data: Mapping[str, Any], links: Links) -> bytes:
     return html.encode("utf-8")
 
 
+def policy_of(links: Links) -> str:
+    """What a page with these links may load and run, for whoever serves it with headers of its own."""
+    return _policy(_text(SCRIPTS), _text(STYLES), links)
+
+
 def json_block(value: Any) -> str:
     """JSON that may stand between <script> tags: none of its characters ends the block or opens another."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

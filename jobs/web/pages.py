@@ -20,6 +20,7 @@ from jobs.repository.browse import People, Pictures
 from jobs.web import login
 from jobs.web.access import Caller
 from jobs.web.files import picture_answer, thumbnail_answer
+from jobs.web.galleries import gallery_file
 from jobs.web.problems import headers_of, problem_of, tell
 from jobs.web.reading import Reading
 from jobs.web.rendering import page, static_file
@@ -96,6 +97,13 @@ def person(request: Request, reading: Reading, caller: Caller) -> Response:
     found = reading.job(request.path_params["job"])
     identity_id = request.path_params["identity"]
     return _grid(request, reading, caller, found, reading.person(found["job_id"], identity_id))
+
+
+def gallery(request: Request, reading: Reading, caller: Caller) -> Response:
+    """A file of a job's gallery; its first page where none is named."""
+    found = reading.job(request.path_params["job"])
+    row = reading.gallery(found["job_id"])
+    return gallery_file(services_of(request), caller.tenant, found, row, request.path_params.get("name", ""))
 
 
 def _grid(
@@ -216,6 +224,8 @@ ROUTES = [
     Route("/jobs", _for_visitors(jobs)),
     Route("/jobs/{job}", _for_visitors(job)),
     Route("/jobs/{job}/pictures", _for_visitors(pictures)),
+    Route("/jobs/{job}/gallery/", _for_visitors(gallery)),
+    Route("/jobs/{job}/gallery/{name}", _for_visitors(gallery)),
     Route("/jobs/{job}/people/{identity:uuid}", _for_visitors(person)),
     Route("/pictures/{render:uuid}", _for_visitors(picture)),
     Route("/pictures/{render:uuid}/file", _for_visitors(picture_file)),

@@ -24,6 +24,7 @@ RETRY_SECONDS = {"rate_limited": 60, "quota_exceeded": 600, "too_many_attempts":
 _STATUS = {
     "bad_key": 404,
     "file_refused": 422,
+    "gallery_outdated": 409,
     "job_archived": 409,
     "key_conflict": 409,
     "manifest_invalid": 422,
