@@ -58,10 +58,10 @@ class Stack:
 
     @contextmanager
     def worker(
-        self, name: str = "worker", *, app: str = "worker.app", **extra: str
+        self, name: str = "worker", *, app: str = "worker.app", level: str = "INFO", **extra: str
     ) -> Iterator[subprocess.Popen[bytes]]:
         """A Celery worker process of its own process group, ended with SIGTERM, and killed if it does not listen."""
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@%h", "-l", "INFO"]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@%h", "-l", level]
         log_path = self.home / f"{name}.log"
         with log_path.open("ab") as log:
             process = subprocess.Popen(

@@ -11,13 +11,15 @@ import typer
 from worker.cli.exits import Exit
 from worker.cli.options import AsJson, JobOrNewest, Tenant, load_settings, of_tenant
 from worker.cli.output import err, hint, out, print_json, say
-from worker.cli.progress import follow, job_reader
-from worker.cli.views import view_for
+from worker.cli.progress import Moment, follow, job_reader
+from worker.cli.views import View, view_for
 
 if TYPE_CHECKING:
     import uuid
+    from collections.abc import Callable
 
     from jobs.database import Database
+    from jobs.reports import JobStatus
     from jobs.settings import Settings
 
 
@@ -57,11 +59,11 @@ def _watch(
         with view_for(console) as view:
             for moment in follow(read, threading.Event().wait, interval):
                 view.show(moment)
+            found = _patiently(lambda: status(job_id, tenant=tenant, settings=settings), view, interval)
     except KeyboardInterrupt:
         again = f"portraits watch {job_id}{of_tenant(tenant, settings)}"
         hint(f"the job goes on without you; `{again}` shows it again")
         return Exit.INTERRUPTED
-    found = status(job_id, tenant=tenant, settings=settings)
     if as_json:
         print_json(asdict(found))
     else:
@@ -70,3 +72,15 @@ def _watch(
         for failure in found.failures:
             hint(f"  {failure['renders']} x {failure['error_code']}: {failure['example'] or ''}")
     return Exit.OK if found.job["state"] == "done" else Exit.PROBLEM
+
+
+def _patiently(read: Callable[[], JobStatus], view: View, interval: float) -> JobStatus:
+    """How the job has ended, as soon as the database says it."""
+    from jobs.errors import DatabaseUnavailable
+
+    while True:
+        try:
+            return read()
+        except DatabaseUnavailable as error:
+            view.show(Moment(None, trouble=str(error)))
+        threading.Event().wait(interval)

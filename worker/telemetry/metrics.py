@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from jobs.repository.renders import Drawn as DrawnRow
 from jobs.repository.renders import WaitingRender
 from jobs.repository.units import ClaimedUnit
-from worker.errors import code_of
+from worker.errors import INTERNAL, code_of
 from worker.telemetry.events import BatchDrawn, Observer, Outcome, stages_of
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Counts:
 
         self.claimed = counter("units_claimed", "Units that were leased to this worker.")
         self.waited = seconds("claim_latency_seconds", "From a unit's being ready to its claim.", WAITS)
+        self.suspected = counter("suspected_claims", "Claims of units that a worker was lost with.")
         self.settled = counter("units_settled", "Units that left this worker's hands, and how.", "outcome")
         self.retries = counter("retries", "Units that are tried again later, by the reason.", "code")
         self.lost = counter("lease_losses", "Units whose lease this worker lost to somebody else.")
@@ -81,6 +82,10 @@ class Counts:
         """Every value that is known beforehand is there from the start: a rate needs a first point."""
         for settled in get_args(get_args(Outcome)[0]) + get_args(get_args(Outcome)[1]):
             self.settled.labels(settled)
+        for reasons in (self.retries, self.failures):
+            reasons.labels(INTERNAL)
+        for outcome in ("handed back", "given up"):
+            self.reaped.labels(outcome)
         for outcome in ("recorded", "put aside", "failed"):
             self.images.labels(outcome)
         for source in ("memory", "storage", "generated"):
@@ -117,7 +122,9 @@ class Metrics(Observer):
     def claimed(self, units: Sequence[ClaimedUnit]) -> None:
         self._counts.claimed.inc(len(units))
         for unit in units:
-            if not unit.is_suspected:  # one that lost its worker has been ready since before it was drawn
+            if unit.is_suspected:  # it has been ready since before it was drawn
+                self._counts.suspected.inc()
+            else:
                 self._counts.waited.observe(max(0.0, unit.waited_seconds))
 
     def weights_ready(self, tenant: str, weights: Weights) -> None:

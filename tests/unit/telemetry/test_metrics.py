@@ -89,7 +89,7 @@ def test_reasons_have_a_bound(registry: CollectorRegistry) -> None:
 
     # Then a hundred have a label of their own, and none is lost
     found = {labels: value for (name, labels), value in values(registry).items() if name.endswith("failures_total")}
-    assert len(found) == 101 and found[(("code", "other"),)] == 400
+    assert len(found) == 102 and found[(("code", "other"),)] == 400 and found[(("code", "internal"),)] == 0
     assert sum(found.values()) == 500
 
 
