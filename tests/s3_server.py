@@ -12,10 +12,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -63,8 +64,10 @@ def weed_binary() -> str | None:
 
 
 @contextmanager
-def run_s3_server(folder: Path) -> Iterator[S3Server]:
+def run_s3_server(folder: Path, more: Sequence[dict[str, Any]] = ()) -> Iterator[S3Server]:
     """Start SeaweedFS in a fresh folder, make a bucket, and kill the server afterwards.
+
+    `more` are identities beside the one that may do everything, as its configuration has them.
 
     A port may be taken between the moment it was free and the moment the server listens on it; then the server ends,
     and is started again with other ports.
@@ -77,7 +80,7 @@ def run_s3_server(folder: Path) -> Iterator[S3Server]:
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, *more]}))
     for left in reversed(range(STARTS)):
         attempt = folder / f"start-{STARTS - left}"
         attempt.mkdir()
