@@ -89,6 +89,7 @@ def forget(
         if dry_run:
             return Forgotten(owner, erased.counts, others, is_dry=True)
         removed = clear(database, open_storage(chosen.storage_url, chosen), ids=ids)
+        database.settle_erased()
         return Forgotten(
             owner, erased.counts, others, removed, _behind(database), erased.traces.claimed, _receipt(owner, erased)
         )

@@ -109,6 +109,7 @@ def _sweep(database: Database, storage: Storage, settings: Settings, swept: Swep
     while some := uploads.remove_expired(database, storage):
         swept.uploads += some
     swept.objects += clearing.clear(database, storage)
+    database.settle_erased()
     return True
 
 

@@ -47,6 +47,7 @@ def forget_tenant(
         collected = Collected(tenant)
         removed = _erase(database, storage, collected, counts, actor or audits.actor(), reason) if is_there else 0
         removed += purge(database, storage, tenant, everything_under(storage, f"{tenant}/"))
+        database.settle_erased()
         with database.reading() as tx:
             behind = forgettings.behind(tx)
         return Forgotten(tenant, counts, [], removed, behind, [], collected.receipt())

@@ -218,3 +218,22 @@ def test_moments_of_what_is_to_be_dropped_rise_and_are_never_parted(world: World
     assert [len(row.names["weight_sets"]) for row in first] == [1_000, 1_000, 500]
     assert len({row.at for row in first}) == 1 and [row.names for row in second] == [{"weight_sets": ["f" * 64]}]
     assert second[0].at > first[0].at
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_an_sqlite_file_keeps_no_remnant_of_a_name(people: PrivacyWorld, world: World, database_url: str) -> None:
+    # Given a file in which somebody's name stands, in rows or in the log of recent changes
+    name = PEOPLE[3].encode()
+    file = Path(database_url.removeprefix("sqlite:///"))
+
+    def found() -> int:
+        return sum(path.read_bytes().count(name) for path in file.parent.glob(f"{file.name}*"))
+
+    assert found()
+
+    # When that one is forgotten by both tenants, and the pages that are free were overwritten
+    for tenant in (TENANT, OTHER):
+        privacy.forget(PEOPLE[3], tenant=tenant, settings=people.settings)
+
+    # Then the bytes of the name are nowhere in the files
+    assert world.database.settle_erased() and found() == 0
