@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import struct
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
+from jobs.decoders import BOMBS, DECODER_ERRORS
 from jobs.errors import FileRefused, ObjectMissing, PhotoRefused, SettingsInvalid, StorageError
 from jobs.files import read_inside
 from jobs.planned import CheckedPhoto
@@ -36,22 +35,6 @@ _MAX_JPEG_SCANS = 500
 _ORIENTATION = 0x0112
 _TRANSPOSED = {5, 6, 7, 8}
 _READ_CHUNK = 1 << 20
-# What Pillow's decoders raise on damaged files, hostile ones included; warnings too, where they are made errors.
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    UserWarning,
-)
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def decode_photo(data: bytes, settings: Settings) -> Image.Image:
@@ -62,7 +45,7 @@ def decode_photo(data: bytes, settings: Settings) -> Image.Image:
     image = _open(data, settings)
     try:
         image.load()
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise PhotoRefused(f"wanted a whole photo, found damaged or missing data ({error}); export it again") from error
     return image
 
@@ -75,7 +58,7 @@ def load_photo(data: bytes, settings: Settings) -> Image.Image:
     image = decode_photo(data, settings)
     try:
         return _rgb(_upright(image))
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise PhotoRefused(f"wanted a photo that can be turned upright, found {error}; export it again") from error
 
 
@@ -226,9 +209,9 @@ def _open(data: bytes, settings: Settings) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
-    except _BOMBS as error:
+    except BOMBS as error:
         raise PhotoRefused(f"too many pixels ({error}); at most {limit} are allowed, make it smaller") from error
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise PhotoRefused(f"wanted a JPEG, PNG or WebP photo, found {_kind(data)}; convert it") from error
     width, height = image.size
     if width * height > limit:
@@ -268,7 +251,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 where there is none or where EXIF cannot be read."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

@@ -147,7 +147,7 @@ def _write(
         with_data=True,
         look=look,
     )
-    maker = Maker(Head.of(job, utcnow()), place)
+    maker = Maker(Head.of(dict(job), utcnow()), place)
     for row in _rows(database, tenant, job_id):
         look()
         maker.add(row)
@@ -160,7 +160,7 @@ def _rows(database: Database, tenant: str, job_id: uuid.UUID) -> Iterator[Row]:
     last = -1
     while True:
         with database.reading(tenant) as tx:
-            rows = list(queries.renders(tx, tenant, job_id, after=last, limit=queries.PAGE))
+            rows = [dict(row) for row in queries.renders(tx, tenant, job_id, after=last, limit=queries.PAGE)]
         yield from rows
         if len(rows) < queries.PAGE:
             return

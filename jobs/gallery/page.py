@@ -52,7 +52,7 @@ def render(data: Mapping[str, Any], links: Links) -> bytes:
     """The page of these data, `PageData.as_data()`, with these links."""
     head = data["head"]
     script, style = _text(SCRIPTS), _text(STYLES)
-    html = _template().render(
+    html: str = _template().render(
         title=head["name"] or f"Job {head['key']}",
         head=head,
         policy=_policy(script, style, links),

@@ -152,7 +152,7 @@ def _gallery(database: Database, job: JobRow, folder: Path) -> FolderGallery | N
 
     with database.reading(job.tenant_id) as tx:
         found = queries.job(tx, job.tenant_id, job.id)
-    return FolderGallery(folder, Head.of(found, utcnow())) if found is not None else None
+    return FolderGallery(folder, Head.of(dict(found), utcnow())) if found is not None else None
 
 
 class _bar:
