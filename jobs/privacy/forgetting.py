@@ -14,13 +14,14 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from sqlalchemy import Connection
 
 from jobs.database import Database
 from jobs.errors import AuditRefused, DatabaseUnavailable, UnknownPerson
 from jobs.privacy.clearing import clear
-from jobs.privacy.receipts import Collected, Receipt
+from jobs.privacy.receipts import Collected, Receipt, ReceiptFile
 from jobs.privacy.words import speaks_of
 from jobs.reports import opened
 from jobs.repository import audits, erasure, forgettings, people
@@ -60,39 +61,59 @@ def forget(
     dry_run: bool = False,
     reason: str | None = None,
     actor: str | None = None,
+    receipt: Path | None = None,
     settings: Settings | None = None,
 ) -> Forgotten:
     """Forget a person, known by external id or by id, and everything made from it.
 
-    `dry_run` counts what would go and rolls back. Raises: UnknownPerson, AuditRefused for a reason that names the
-    person, StorageError, DatabaseUnavailable. What could not be removed from the store is noted, and goes later.
+    `dry_run` counts what would go and rolls back; `receipt` is a new file for the ids and keys that went. Raises:
+    UnknownPerson, AuditRefused for a reason that names the person, ReceiptInvalid, StorageError, DatabaseUnavailable.
+    What could not be removed from the store is noted, and goes later.
     """
-    with opened(settings) as (chosen, database):
-        owner, erased, ids = tenant or chosen.tenant, None, list[uuid.UUID]()
-        name = ""
-        try:
-            with database.transaction() as tx:
-                found = people.look_up(tx, owner, identity)
-                if found is None or (erased := erasure.erase(tx, owner, found.id)) is None:
-                    raise UnknownPerson(f"tenant {owner!r} knows nobody as {str(identity)!r}; nothing was erased")
-                name = found.external_id
-                check_reason(reason, name)
-                if dry_run:
-                    raise _OnlyLooking
-                who = actor or audits.actor()
-                audits.add(tx, audits.FORGET_PERSON, owner, actor=who, reason=reason, counts=erased.counts)
-                ids = note(tx, owner, erased)
-        except _OnlyLooking:
-            pass
-        assert erased is not None
-        others = sorted(one for one in erased.traces.people.values() if one != name)
+    with opened(settings) as (chosen, database), ReceiptFile(None if dry_run else receipt) as file:
+        owner = tenant or chosen.tenant
         if dry_run:
-            return Forgotten(owner, erased.counts, others, is_dry=True)
+            return _looked_at(database, owner, identity, reason)
+        with database.transaction() as tx:
+            name, erased = _erased(tx, owner, identity, reason)
+            who = actor or audits.actor()
+            audits.add(tx, audits.FORGET_PERSON, owner, actor=who, reason=reason, counts=erased.counts)
+            ids = note(tx, owner, erased)
+        told = _receipt(owner, erased)
+        file.write(told)
         removed = clear(database, open_storage(chosen.storage_url, chosen), ids=ids)
         database.settle_erased()
-        return Forgotten(
-            owner, erased.counts, others, removed, _behind(database), erased.traces.claimed, _receipt(owner, erased)
-        )
+        others = _others(erased, name)
+        return Forgotten(owner, erased.counts, others, removed, _behind(database), erased.traces.claimed, told)
+
+
+def _looked_at(database: Database, tenant: str, identity: str | uuid.UUID, reason: str | None) -> Forgotten:
+    """What would go: erased in a transaction that is rolled back, so that it is counted by what would do it."""
+    looked: Forgotten | None = None
+    try:
+        with database.transaction() as tx:
+            name, erased = _erased(tx, tenant, identity, reason)
+            looked = Forgotten(tenant, erased.counts, _others(erased, name), is_dry=True)
+            raise _OnlyLooking
+    except _OnlyLooking:
+        assert looked is not None
+        return looked
+
+
+def _erased(tx: Connection, tenant: str, identity: str | uuid.UUID, reason: str | None) -> tuple[str, Erased]:
+    """The person's external id, and what went. Raises UnknownPerson, AuditRefused."""
+    found = people.look_up(tx, tenant, identity)
+    if found is not None:
+        check_reason(reason, found.external_id)
+        erased = erasure.erase(tx, tenant, found.id)
+        if erased is not None:
+            return found.external_id, erased
+    raise UnknownPerson(f"tenant {tenant!r} knows nobody as {str(identity)!r}; nothing was erased")
+
+
+def _others(erased: Erased, name: str) -> list[str]:
+    """Who went because they were made of this person."""
+    return sorted(one for one in erased.traces.people.values() if one != name)
 
 
 def note(tx: Connection, tenant: str, erased: Erased) -> list[uuid.UUID]:

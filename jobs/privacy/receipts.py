@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -33,16 +35,6 @@ class Receipt(BaseModel):
     weight_sets: list[Hash] = []
     keys: list[Annotated[str, Field(max_length=1024)]] = []
 
-    def save(self, path: Path) -> None:
-        """Write it as JSON, readable by this user alone; the file must be new. Raises ReceiptInvalid."""
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(self.model_dump(mode="json"), file)
-                file.write("\n")
-        except OSError as error:
-            raise ReceiptInvalid(f"the receipt cannot be written to {path}: {error.strerror}") from error
-
     @classmethod
     def load(cls, path: Path) -> Receipt:
         """Read it back. Raises ReceiptInvalid, which does not repeat what stands in it."""
@@ -55,6 +47,44 @@ class Receipt(BaseModel):
         except (ValidationError, RecursionError) as error:
             count = error.error_count() if isinstance(error, ValidationError) else 1
             raise ReceiptInvalid(f"{path} is no receipt of this version ({count} faults)") from None
+
+
+class ReceiptFile:
+    """Where a receipt is written to: a new file, readable by this user alone, made before anything is erased.
+
+    It is written as soon as the rows are gone, before the objects: whatever breaks off then, the receipt is there. A
+    block that ends without one removes the file.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._is_written = path, False
+
+    def __enter__(self) -> ReceiptFile:
+        if self._path is not None:
+            with _told(self._path):
+                os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._path is not None and not self._is_written:
+            self._path.unlink(missing_ok=True)
+
+    def write(self, receipt: Receipt) -> None:
+        """Write it as JSON. Raises ReceiptInvalid."""
+        if self._path is None:
+            return
+        with _told(self._path), self._path.open("w") as file:
+            json.dump(receipt.model_dump(mode="json"), file)
+            file.write("\n")
+            self._is_written = True
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ReceiptInvalid(f"the receipt cannot be written to {path}, a new file: {error.strerror}") from error
 
 
 @dataclass

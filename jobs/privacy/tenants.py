@@ -5,13 +5,15 @@ Every step is a transaction of bounded size. A call that was interrupted is repe
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sqlalchemy.exc import IntegrityError
 
 from jobs.database import Database
 from jobs.errors import TenantBusy, UnknownTenant
 from jobs.privacy.clearing import clear, everything_under, purge
 from jobs.privacy.forgetting import Forgotten, check_reason, erase_one
-from jobs.privacy.receipts import Collected
+from jobs.privacy.receipts import Collected, ReceiptFile
 from jobs.reports import opened
 from jobs.repository import audits, forgettings, whole_tenant
 from jobs.settings import Settings
@@ -28,14 +30,18 @@ def forget_tenant(
     dry_run: bool = False,
     reason: str | None = None,
     actor: str | None = None,
+    receipt: Path | None = None,
     settings: Settings | None = None,
 ) -> Forgotten:
     """Forget everybody and everything of a tenant.
 
-    Raises: UnknownTenant, AuditRefused, TenantBusy where it goes on enqueueing, StorageError, DatabaseUnavailable.
+    `dry_run` only counts; `receipt` is a new file for the ids and keys that went in this call.
+
+    Raises: UnknownTenant, AuditRefused, ReceiptInvalid, TenantBusy where it goes on enqueueing, StorageError,
+    DatabaseUnavailable.
     """
     check_reason(reason)
-    with opened(settings) as (chosen, database):
+    with opened(settings) as (chosen, database), ReceiptFile(None if dry_run else receipt) as file:
         storage = open_storage(chosen.storage_url, chosen)
         with database.reading() as tx:
             is_there = whole_tenant.exists(tx, tenant)
@@ -46,6 +52,7 @@ def forget_tenant(
             return Forgotten(tenant, counts, is_dry=True)
         collected = Collected(tenant)
         removed = _erase(database, storage, collected, counts, actor or audits.actor(), reason) if is_there else 0
+        file.write(collected.receipt())
         removed += purge(database, storage, tenant, everything_under(storage, f"{tenant}/"))
         database.settle_erased()
         with database.reading() as tx:

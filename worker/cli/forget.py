@@ -54,10 +54,8 @@ def forget(
             _tell(looked, as_json=as_json)
             return
         _ask(looked, identity or f"the whole tenant {whole_tenant}")
-    done = _forget(identity, tenant, whole_tenant, dry_run=False, **called)
+    done = _forget(identity, tenant, whole_tenant, dry_run=False, receipt=receipt, **called)
     _clear_here(done, settings)
-    if receipt is not None and done.receipt is not None:
-        done.receipt.save(receipt)
     _tell(done, as_json=as_json, receipt=receipt)
 
 
