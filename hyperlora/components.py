@@ -16,13 +16,12 @@ from typing import Any
 import torch
 
 from hyperlora.errors import InvalidRequest, WeightsMissing
-from hyperlora.hub import file_sha256, files_fingerprint, resolve_file, split_hub_id
+from hyperlora.hub import PARTS, file_sha256, files_fingerprint, resolve_file, split_hub_id
 from hyperlora.one_at_a_time import LOADING
 from hyperlora.presets import Preset, find_preset, fuse_preset, preset_fingerprint
 from hyperlora.tensorfile import tensor_bytes
 from hyperlora.vae_range import fit_half
 
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 _WEIGHTED = PARTS[:4]
 
 

@@ -15,6 +15,8 @@ from hyperlora.errors import WeightsMissing
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(/[\w][\w./-]*)?")
 _SAFE = ("*.safetensors", "*.json", "*.txt")
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+"""The folders of an SDXL pipeline, those with weights first."""
 
 
 def split_hub_id(name: str) -> tuple[str, str]:

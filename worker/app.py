@@ -108,12 +108,13 @@ def _start_helpers(**_: Any) -> None:
         Broker(get_settings(), app).prepare()
     except BrokerUnavailable as error:  # without it dead letters are dropped, and their units are announced again
         log.warning("%s: %s", error, error.__cause__)
-    for helper in (
+    helpers: list[Helper] = [
         Reaper(get_settings(), parent.observer()),
         Committer(get_settings()),
         ClerkChild(get_settings()),
         *parent.helpers(get_settings()),
-    ):
+    ]
+    for helper in helpers:
         helper.start()
         _helpers.append(helper)
 

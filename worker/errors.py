@@ -10,6 +10,11 @@ WorkerError
 ├── ContentRefused    the safety checker refused what was drawn
 ├── PartUnavailable   a ControlNet or upscaler that this worker cannot load (retryable)
 ├── NotInProfile      a ControlNet or upscaler that the worker's profile does not have
+├── LicenceNotAccepted  weights were to be downloaded whose licence nobody has accepted
+├── HubUnavailable    the Hugging Face hub does not answer, or lacks what was asked for (retryable)
+├── ModelDamaged      a downloaded file is not what the hub says it is
+├── ModelsNoRoom      the disk has no room for weights that are to be downloaded
+├── LockInvalid       models.lock cannot be read or written
 ├── WeightSetDamaged  a stored weight set is not what was recorded     (retryable)
 ├── MarkingBroken     pictures cannot be marked as AI-made              (retryable)
 ├── WatermarkImpossible  a picture that is too small for a watermark
@@ -107,6 +112,37 @@ class WatermarkImpossible(WorkerError):
     """The picture is too small for a watermark."""
 
     code = "watermark_impossible"
+
+
+class LicenceNotAccepted(WorkerError):
+    """A licence is not accepted."""
+
+    code = "licence_not_accepted"
+
+
+class HubUnavailable(WorkerError):
+    """The Hugging Face hub does not answer."""
+
+    code = "hub_unavailable"
+    retryable = True
+
+
+class ModelDamaged(WorkerError):
+    """A downloaded file is not what the hub says it is."""
+
+    code = "model_damaged"
+
+
+class ModelsNoRoom(WorkerError):
+    """The disk has no room for the weights that are to be downloaded."""
+
+    code = "models_no_room"
+
+
+class LockInvalid(WorkerError):
+    """The lock file of models cannot be read or written."""
+
+    code = "models_lock_invalid"
 
 
 class SpoolFull(WorkerError):

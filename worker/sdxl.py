@@ -45,6 +45,7 @@ from worker.generation import Generation, choice_of
 from worker.likeness import embedding_in, likeness
 from worker.lossy import lossy_of
 from worker.mini_pack import with_weights
+from worker.models.pinned import pinned
 from worker.renderer import Batch, GeneratedWeights, Order, Person, Photo, Sample, Setting
 from worker.vram import Room, face_room, loading_device, make_room
 from worker.warming import Warming, engine_options
@@ -123,7 +124,7 @@ class SdxlRenderer:
     @classmethod
     def load_profile(cls, profile: Profile, settings: Settings) -> SdxlRenderer:
         """Load every part of a profile. Raises WeightsMissing, CheckpointMismatch, FaceEncoderMismatch."""
-        profile = with_weights(profile, settings.home)
+        profile = pinned(with_weights(profile, settings.home), settings)
         device, dtype = choose_device(settings.device), DTYPES[profile.dtype]
         make_current(device)
         if device == "cpu" and dtype is torch.float16:

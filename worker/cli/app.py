@@ -28,6 +28,7 @@ from worker.cli import (
     gallery,
     health,
     lora,
+    models,
     privacy,
     results,
     serve,
@@ -202,6 +203,7 @@ app.command("sweep", rich_help_panel=_RUNNING)(sweep.sweep)
 app.command("demo", rich_help_panel=_RUNNING)(demo.demo)
 app.command("forget", rich_help_panel=_RUNNING)(forget.forget)
 app.add_typer(privacy.commands, name="privacy", rich_help_panel=_RUNNING)
+app.add_typer(models.commands, name="models", rich_help_panel=_RUNNING)
 app.add_typer(tenants.commands, name="tenants", rich_help_panel=_RUNNING)
 app.add_typer(tokens.commands, name="tokens", rich_help_panel=_RUNNING)
 app.add_typer(webhooks.commands, name="webhooks", rich_help_panel=_RUNNING)
