@@ -262,8 +262,8 @@ def test_candidates_and_further_forms_are_put_aside_too(
 
 
 def test_a_full_spool_stops_drawing_and_loses_nothing(world: World, tmp_path: Path) -> None:
-    # Given room for one picture on the disk, a queue of four, and a store that goes away
-    outage = OutageWorld(world, tmp_path, limit=6_000)
+    # Given room for two pictures on the disk, a queue of four, and a store that goes away
+    outage = OutageWorld(world, tmp_path, limit=8_000)
     job = add_job(world.database, [person("ada", [16], world.settings)])
     away_from_the_first_picture(outage)
     full = threading.Event()
