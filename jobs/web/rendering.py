@@ -52,7 +52,20 @@ def _environment() -> Environment:
         # Every text of a template goes through here, so that no name turns the direction of what stands around it.
         finalize=lambda value: words.clean(value) if type(value) is str else value,
     )
-    names = ("number", "size", "percent", "similarity", "seconds", "span", "ago", "moment", "short", "parts", "times")
+    names = (
+        "number",
+        "size",
+        "percent",
+        "similarity",
+        "seconds",
+        "span",
+        "ago",
+        "moment",
+        "short",
+        "parts",
+        "times",
+        "prose",
+    )
     made.filters |= {name: getattr(words, name) for name in names}
     made.globals |= {"static": static_address, "total_seconds": words.total_seconds}
     return made

@@ -172,6 +172,7 @@ class WorkerAnswer(Answer):
     version: str
     started_at: dt.datetime
     seconds_since_seen: float
+    drawing_share: float | None = Field(None, description="Of the last minutes of a worker that works: time drawing.")
     busy_share: float | None = Field(None, description="Of the last shifts that ended within a day: time drawing.")
     idle_share: float | None = Field(None, description="Of the same: time between batches.")
 

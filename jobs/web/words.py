@@ -7,8 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup, escape
+
 # Characters that turn the direction of text, or are not seen: names come from other people.
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+_CODE = re.compile(r"`([^`]+)`")
 STATES = ("done", "running", "waiting", "failed", "cancelled")
 _BYTES = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 _SPANS = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0))
@@ -75,6 +78,12 @@ def short(text: object, most: int) -> str:
     """The text, cut to at most so many characters."""
     told = clean(text)
     return told if len(told) <= most else f"{told[: most - 1]}…"
+
+
+def prose(text: str) -> list[Markup]:
+    """The paragraphs of a docstring, with what stands between backticks as code."""
+    paragraphs = (str(escape(" ".join(part.split()))) for part in text.split("\n\n"))
+    return [Markup(_CODE.sub(r"<code>\1</code>", told)) for told in paragraphs]
 
 
 def parts(row: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from hyperlora.errors import NoUsablePhoto
 from jobs import tokens
 from jobs.database import Database
 from jobs.intake import enqueue
+from jobs.repository import fleet
 from jobs.settings import Settings
 from worker.testing import FakeRenderer
 
@@ -40,6 +41,16 @@ class Shown:
         refused = NoUsablePhoto("no face was found in 1 of 1 photos; take one from the front")
         self.world(lambda photos: refused).shift()
         self.waits = self.enqueue("waits", name="Winter issue", people=3, profile="elsewhere")
+
+        with database.transaction() as tx:
+            for state in ("working", "idle", "unfit"):
+                about = {
+                    "name": f"portraits@gpu-{state}",
+                    "pid": 1,
+                    "version": "0.2.0",
+                    "device": "NVIDIA H100 80GB HBM3",
+                }
+                fleet.sign_of_life(tx, state, state=state, profile="realvis", **about)
 
     def enqueue(self, key: str, *, name: str, people: int, profile: str = "fake") -> str:
         """A job of so many people with four pictures each."""

@@ -186,7 +186,7 @@ def test_the_way_from_jobs_to_a_picture(site: Site) -> None:
     with site.database.transaction() as tx:
         fleet.sign_of_life(tx, "one", name="one@here", pid=1, version="1", state="working")
     assert "one@here" in read(site, "/workers").text
-    assert "POST" in read(site, "/api").text
+    assert "POST /jobs" in read(site, "/api").text and "<code>next</code>" in site.client.get("/api").text
 
 
 def test_another_tenants_pages_are_as_unknown_as_what_is_not_there(site: Site) -> None:
