@@ -39,7 +39,7 @@ from jobs.models import (
     WeightSet,
     WeightSetSource,
 )
-from jobs.repository import archive, erasure_outside, shares, traces
+from jobs.repository import archive, ends, erasure_outside, shares, traces
 from jobs.repository.jobs import lock_units, record_event
 from jobs.repository.traces import Traces
 
@@ -112,6 +112,8 @@ def erase(
     keys += erasure_outside.uploads(tx, tenant_id, found.photos)
     found.people = _erase_people(tx, tenant_id, owners, found.people)
     erasure_outside.consents(tx, tenant_id, found.people)
+    for job_id in set(jobs) - set(empty):  # one that only waited for this person is over, and no unit's end will tell
+        ends.tell_job(tx, tenant_id, job_id, again=False)
     units, renders = (sum(before[one][n] - after[one][n] for one in jobs) for n in (0, 1))
     erased = Erased(len(found.people), units, renders, empty, sorted(set(keys)), found)
     counts = erased.counts

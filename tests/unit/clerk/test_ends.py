@@ -17,7 +17,7 @@ from jobs.clerk.errands import tell_ends
 from jobs.database import Database
 from jobs.models import ARCHIVED_UNITS, Job, Unit
 from jobs.models_outside import Delivery, Gallery
-from jobs.repository import again, ends, units, webhooks
+from jobs.repository import again, ends, erasure, units, webhooks
 from jobs.repository import jobs as job_rows
 from jobs.settings import Settings
 
@@ -148,6 +148,26 @@ def test_a_cancelled_job_has_ended(database: Database, chosen: Settings) -> None
     states = Counter(row.payload["data"].get("unit", {}).get("state") for row in told(database))
     assert states == {"done": 1, "cancelled": 1, None: 1}
     assert told(database)[-1].payload["data"]["job"]["state"] == "cancelled"
+
+
+def test_a_job_that_only_waited_for_somebody_who_is_erased_has_ended(database: Database, chosen: Settings) -> None:
+    # Given a job of two, one of whom is drawn and told of
+    add_job(database, [person("ada", [1], chosen), person("alan", [1], chosen)])
+    hook(database, *BOTH)
+    (first,) = claimed(database, limit=1)
+    settle(database, [first])
+    tell_ends(database)
+    assert kinds(database) == {"unit.ended": 1}
+    # When the other one is erased, then the job is over, which is told once
+    with database.transaction() as tx:
+        mine = (Unit.tenant_id == TENANT, Unit.id != first.id)
+        assert erasure.erase(tx, TENANT, tx.execute(select(Unit.identity_id).where(*mine)).scalar_one())
+    assert kinds(database) == {"unit.ended": 1, "job.ended": 1}
+    assert told(database)[-1].payload["data"]["job"]["renders"] == 1
+    # And when the first one is erased too, then nothing that named that person is left, and no job
+    with database.transaction() as tx:
+        assert erasure.erase(tx, TENANT, first.identity_id)
+    assert tell_ends(database) == 0 and told(database) == []
 
 
 def test_many_ends_are_told_in_parts_and_the_job_with_the_last(database: Database, chosen: Settings) -> None:
