@@ -4,8 +4,9 @@
 
 The pictures are noise over colours, each its own, as large on a sheet as photographs are. Scrolled from end to end at a
 steady speed, first in the order in which they were asked for, then in the order of their likeness, in which every line
-needs thumbnails of all sheets. `--sprites` measures the same pages once more with thumbnails cut out of large pictures,
-320 each, as sheets of thumbnails are usually made. Needs Chromium (`PORTRAITS_TEST_CHROMIUM`) and playwright.
+needs thumbnails of all sheets. How much of the time the page's main thread computes is told beside frames, since these
+also wait for whatever else the machine does. `--sprites` measures the same pages once more with thumbnails cut out of
+large pictures, as sheets of thumbnails are usually made. Needs Chromium (`PORTRAITS_TEST_CHROMIUM`) and playwright.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import CDPSession, Page, sync_playwright
 
 from bench import common
 
@@ -125,21 +126,26 @@ def _measure(index: Path, options: argparse.Namespace) -> dict[str, Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_binary(), args=ARGUMENTS)
         page = browser.new_context(viewport=VIEW).new_page()
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.enable", {"timeDomain": "threadTicks"})  # what it computes, not what it waits for
         began = time.perf_counter()
         page.goto(index.as_uri())
         page.wait_for_function("document.querySelector('.tile .picture') && document.styleSheets.length > 1")
         shown = time.perf_counter() - began
         orders = {
-            name: _scrolled(page, options.seconds, order) for name, order in (("asked", ""), ("likeness", "best"))
+            name: _scrolled(page, session, options.seconds, order)
+            for name, order in (("asked", ""), ("likeness", "best"))
         }
         browser.close()
     return {"first_seconds": shown, **orders}
 
 
-def _scrolled(page: Page, seconds: float, order: str) -> dict[str, Any]:
+def _scrolled(page: Page, session: CDPSession, seconds: float, order: str) -> dict[str, Any]:
+    before = _computed(session)
     raw = page.evaluate(SCROLL, {"seconds": seconds, "order": order})
     frames = sorted(raw["frames"])
     return {
+        "computed_share": (_computed(session) - before) / seconds,
         "frames": len(frames),
         "median_ms": statistics.median(frames),
         "p95_ms": frames[int(0.95 * (len(frames) - 1))],
@@ -153,6 +159,12 @@ def _scrolled(page: Page, seconds: float, order: str) -> dict[str, Any]:
         "nodes": raw["nodes"],
         "heap_bytes": raw["heap"],
     }
+
+
+def _computed(session: CDPSession) -> float:
+    """Seconds of a processor that the page's main thread has taken so far."""
+    metrics = session.send("Performance.getMetrics")["metrics"]
+    return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
 
 
 def _into_sprites(folder: Path) -> None:
@@ -176,7 +188,19 @@ def _into_sprites(folder: Path) -> None:
 
 
 def _told(found: dict[str, Any]) -> str:
-    head = ("thumbnails", "order", "frames", "median", "p95", "p99", "longest", "over 50 ms", "long tasks", "elements")
+    head = (
+        "thumbnails",
+        "order",
+        "frames",
+        "median",
+        "p95",
+        "p99",
+        "longest",
+        "over 50 ms",
+        "long tasks",
+        "computing",
+        "elements",
+    )
     rows = [
         (
             way,
@@ -185,6 +209,7 @@ def _told(found: dict[str, Any]) -> str:
             *(f"{one[name]:.0f} ms" for name in ("median_ms", "p95_ms", "p99_ms", "longest_ms")),
             one["over_50_ms"],
             f"{one['long_tasks']} (longest {one['longest_task_ms']:.0f} ms)",
+            f"{one['computed_share']:.0%}",
             one["nodes"],
         )
         for way, measured in found["ways"].items()
