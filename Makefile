@@ -10,7 +10,7 @@ TEST_PROCESSES ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test chaos docs lint format coverage mini-pack gpu bench clean install
+.PHONY: demo test chaos docs pages lint format coverage mini-pack gpu bench clean install
 
 # From a fresh clone to pictures: install, then the main job on SQLite, a serverless broker, a folder and a tiny model,
 # whose face networks are an InsightFace pack.
@@ -26,14 +26,19 @@ CHAOS_OPTIONS ?= --renders 2000 --minutes 30
 chaos: .venv/.dev
 	$(BIN)/python tests/chaos/soak.py $(CHAOS_OPTIONS)
 
-# The documentation as a site in site/: every link must hold. Pages that are made from the code are made anew first.
+# The documentation as a site in site/: every link must hold.
 docs: .venv/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
+# Write anew what is made from the code, and the output that the tutorials show (a minute: a worker really draws).
+pages: .venv/.dev
 	$(BIN)/python scripts/settings_table.py
 	$(BIN)/python scripts/cli_reference.py
 	$(BIN)/python scripts/error_table.py
 	$(BIN)/python scripts/database_reference.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "open site/index.html"
+	$(BIN)/python scripts/image_lock.py
+	$(BIN)/python scripts/doc_output.py --write
 
 # Style, types and import directions.
 lint: .venv/.dev

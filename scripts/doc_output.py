@@ -32,7 +32,8 @@ _VOLATILE = (
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "ID"),
     (re.compile(r"\b[0-9a-f]{12,64}\b"), "HEX"),
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z| UTC)?"), "TIME"),
-    (re.compile(r"\b\d+(\.\d+)? (s|ms|min|h|B|KB|kB|MB|MiB|GB|images/s)\b"), r"N \2"),
+    (re.compile(r"\b\d+(\.\d+)? (s|ms|min|h|days?)\b"), "N s"),
+    (re.compile(r"\b\d+(\.\d+)? (B|KB|kB|MB|MiB|GB|images/s)\b"), r"N \2"),
     (re.compile(r"─+"), "─"),
     (re.compile(r"\s+"), " "),
 )
