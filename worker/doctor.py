@@ -67,6 +67,9 @@ def examine(settings: Settings, *, missing: list[str], database_file: Path | Non
     yield _device(settings)
     yield from _profiles(settings)
     yield from _memory(settings)
+    from worker.marking.examined import examine as examine_marking
+
+    yield from (Finding("marking", *said) for said in examine_marking(settings))
 
 
 def configuration(settings: Settings) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from jobs.database import Database
+from jobs.digital_source import ASSEMBLED, png_of
 from jobs.errors import ObjectMissing, PhotoRefused
 from jobs.photos import load_photo
 from jobs.reports import results
@@ -75,7 +76,7 @@ def write_job_sheet(job: JobRow, settings: Settings, file: Path) -> WrittenSheet
         note=_note(job, len(people)),
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(sheet).save(file, format="PNG")
+    file.write_bytes(png_of(draw_sheet(sheet), ASSEMBLED))
     return WrittenSheet(file, sheet.notice)
 
 

