@@ -68,11 +68,11 @@ def deliveries(tx: Connection) -> tuple[dict[str, int], float]:
     """Webhook deliveries that wait, are `retrying`, or were given up; and for how long the oldest is overdue."""
     state = case((and_(Delivery.state == "waiting", Delivery.attempts > 0), "retrying"), else_=Delivery.state)
     named = state.label("state")
-    asked = select(named, func.count().label("count"), func.min(Delivery.due_at).label("due_at"))
+    asked = select(named, func.count().label("deliveries"), func.min(Delivery.due_at).label("due_at"))
     rows = tx.execute(asked.where(Delivery.state.in_(("waiting", "failed"))).group_by(named)).all()
     now = tx.execute(select(epoch_now())).scalar_one()
     overdue = [now - row.due_at for row in rows if row.state != "failed"]
-    return {row.state: row.count for row in rows}, max([0.0, *overdue])
+    return {row.state: row.deliveries for row in rows}, max([0.0, *overdue])
 
 
 def galleries_due(tx: Connection) -> int:

@@ -22,4 +22,4 @@ def begin_counting(folder: RunFolder) -> None:
 
     counts_of(folder).mkdir(mode=0o700, exist_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(counts_of(folder))
-    values.ValueClass = values.MultiProcessValue()
+    values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]

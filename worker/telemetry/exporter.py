@@ -96,7 +96,7 @@ class Exporter:
 
     def _registry(self) -> CollectorRegistry:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(counts_of(self._folder)))
+        MultiProcessCollector(registry, str(counts_of(self._folder)))  # type: ignore[no-untyped-call]
         registry.register(QueueCollector(self._database))
         return registry
 

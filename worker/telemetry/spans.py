@@ -75,7 +75,7 @@ class Spans(Observer):
 
     def picture_recorded(self, render: WaitingRender, row: DrawnRow, seconds_commit: float) -> None:
         stages = stages_of(row, seconds_commit)
-        told = {f"seconds_{name}": seconds for name, seconds in stages.items()}
+        told: dict[str, Any] = {f"seconds_{name}": seconds for name, seconds in stages.items()}
         told |= {"size_bytes": row.size_bytes, "id_similarity": row.id_similarity, "draws": row.draws}
         behind = sum(stages.get(name, 0.0) for name in ("finish", "encode", "upload", "commit"))
         with self._past("picture", self._batch_of(render), behind, {"render": render.id, **told}) as span:

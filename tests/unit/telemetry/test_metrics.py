@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from queue_world import TENANT, World, add_job, person, settings
-from sqlalchemy import update
+from sqlalchemy import delete, insert, update
 from test_events import watch
 
 from hyperlora.errors import NoUsablePhoto
@@ -20,6 +20,8 @@ from jobs import queue_metrics
 from jobs.database import Database, epoch_now
 from jobs.errors import DatabaseUnavailable
 from jobs.models import Unit
+from jobs.models_outside import Delivery, Gallery, Webhook
+from jobs.orm import utcnow
 from jobs.queue_metrics import MOST_PROFILES, QueueCollector
 from jobs.repository import fleet
 from worker.telemetry.metrics import Counts, Metrics
@@ -149,6 +151,33 @@ def test_the_queue_is_told_by_state(database: Database, database_url: str, tmp_p
     assert found["portraits_queue_oldest_ready_seconds", (("profile", "fake"),)] == pytest.approx(100, abs=30)
     assert found["portraits_workers", (("state", "working"),)] == 1
     assert found["portraits_queue_up", ()] == 1
+
+
+def test_deliveries_and_galleries_are_told(database: Database, database_url: str, tmp_path: Path) -> None:
+    # Given a webhook with deliveries: one that waits, two that are tried again, one given up, one done; a gallery due
+    world = World(database, settings(tmp_path, database_url), FakeRenderer())
+    job = add_job(database, [person("ada", [1], world.settings)])
+    with database.transaction() as tx:
+        now, hook = tx.execute(epoch_now().select()).scalar_one(), uuid.uuid4()
+        place = {"tenant_id": TENANT, "id": hook, "url": "https://example.com", "secret": "s", "kinds": []}
+        tx.execute(insert(Webhook).values(created_at=utcnow(), **place))
+        for state, attempts, due_at in (
+            *(("waiting", 0, now + 60), ("waiting", 3, now - 500), ("waiting", 1, now + 5)),
+            *(("failed", 9, now - 9000), ("done", 1, now - 9000)),
+        ):
+            row = {"tenant_id": TENANT, "id": uuid.uuid4(), "webhook_id": hook, "kind": "job.ended", "payload": {}}
+            row |= {"state": state, "attempts": attempts, "due_at": due_at, "created_at": utcnow()}
+            tx.execute(insert(Delivery).values(**row))
+        gallery = {"tenant_id": TENANT, "job_id": job, "due_at": now - 1, "lease_token": 0, "attempts": 0}
+        tx.execute(delete(Gallery))
+        tx.execute(insert(Gallery).values(**gallery))
+
+    # Then each is told in its state, and the oldest that is not over by how late it is
+    found = _collected(database)
+    told = {state: found["portraits_deliveries", (("state", state),)] for state in queue_metrics.DELIVERY_STATES}
+    assert told == {"waiting": 1, "retrying": 2, "failed": 1}
+    assert found["portraits_delivery_overdue_seconds", ()] == pytest.approx(500, abs=30)
+    assert found["portraits_galleries_due", ()] == 1
 
 
 def test_profiles_that_a_manifest_makes_up_have_a_bound(database: Database, database_url: str, tmp_path: Path) -> None:
