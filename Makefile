@@ -37,6 +37,7 @@ pages: .venv/.dev
 	$(BIN)/python scripts/cli_reference.py
 	$(BIN)/python scripts/error_table.py
 	$(BIN)/python scripts/database_reference.py
+	$(BIN)/python scripts/http_reference.py
 	$(BIN)/python scripts/image_lock.py
 	$(BIN)/python scripts/doc_output.py --write
 

@@ -81,7 +81,9 @@ def test_every_setting_that_is_named_exists(page: Path) -> None:
     require_settings({name for name in named if not name.startswith(_OTHERS)})
 
 
-@pytest.mark.parametrize("script", ["settings_table", "cli_reference", "error_table", "database_reference"])
+@pytest.mark.parametrize(
+    "script", ["settings_table", "cli_reference", "error_table", "database_reference", "http_reference"]
+)
 def test_pages_that_are_made_from_the_code_are_fresh(script: str) -> None:
     command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
