@@ -97,7 +97,7 @@ class QueueCollector(Collector):
         up.add_metric([], 0.0 if state is None else 1.0)
         yield up
         if state is not None:
-            yield from _gauges(state)
+            yield from gauges(state)
 
     def _refresh(self) -> None:
         began = self._clock()
@@ -112,7 +112,8 @@ class QueueCollector(Collector):
         self._due = self._clock() + max(LEAST_SECONDS, SHARE * (self._clock() - began))
 
 
-def _gauges(state: QueueState) -> Iterator[GaugeMetricFamily]:
+def gauges(state: QueueState) -> Iterator[GaugeMetricFamily]:
+    """The queue as it was found, for a registry."""
     units = _family("queue_units", "Units that are not over.", "profile", "state")
     pictures = _family("queue_pictures", "Pictures of these units that are not over.", "profile", "state")
     oldest = _family("queue_oldest_ready_seconds", "For how long the oldest due unit has waited.", "profile")
