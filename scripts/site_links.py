@@ -26,6 +26,6 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
             return match[1]
         if target.startswith("..") or not (root / target).exists():
             raise PluginError(f"{page.file.src_uri} links to {match[1]}, which is not in the repository")
-        return f"{config['repo_url'].rstrip('/')}/{BRANCH}/{target}"
+        return f"{config['extra']['repository']}/{BRANCH}/{target}"
 
     return _LINK.sub(outside, markdown)
