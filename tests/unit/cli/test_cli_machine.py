@@ -18,10 +18,10 @@ from PIL import Image
 
 import worker.cli.demo as demo_command
 import worker.demo as demo_parts
-import worker.doctor
 from worker.cli import extras
 from worker.cli.exits import MEANING, Exit, exit_code_of
 from worker.cli.worker import START, celery_command
+from worker.doctor import drawing
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
@@ -135,10 +135,10 @@ def test_the_doctor_says_the_same_as_the_error_where_a_package_is_missing(
     (cli.folder / "pack").mkdir()
     (cli.folder / "pack" / "det.onnx").write_bytes(b"")
     monkeypatch.setattr("hyperlora.faces.insightface.importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("worker.doctor.find_spec", lambda name: None)
+    monkeypatch.setattr("worker.doctor.drawing.find_spec", lambda name: None)
 
     # When it is examined
-    found = worker.doctor._faces(f"insightface:{cli.folder / 'pack'}")
+    found = drawing.faces(f"insightface:{cli.folder / 'pack'}")
 
     # Then both tell to install it, and nobody is sent to look for files
     assert "pip install 'hyperlora-portraits[insightface]'" in found.detail

@@ -16,7 +16,7 @@ from jobs.broker import SHIFT_TASK, Broker, make_app
 from jobs.database import Database
 from jobs.models import Unit
 from jobs.settings import Settings
-from worker.doctor import _broker
+from worker.doctor.services import broker as broker_findings
 from worker.reaper import turn
 from worker.testing import FakeRenderer
 
@@ -85,12 +85,12 @@ def test_the_default_times_keep_the_minute(tmp_path: Path) -> None:
 
 def test_doctor_tells_what_waits_at_the_broker(serverless: World) -> None:
     # Given a broker at which nobody has been, and one with a message
-    before = list(_broker(serverless.settings))
+    before = list(broker_findings(serverless.settings))
     add_job(serverless.database, [person("ada", [1], serverless.settings)])
     reap(serverless)
 
     # When doctor looks
-    (after,) = _broker(serverless.settings)
+    (after,) = broker_findings(serverless.settings)
 
     # Then it tells the count, without an alarm, and of no dead letters where there are none by design
     assert [found.state for found in before] == ["ok"]
@@ -133,7 +133,7 @@ def test_rabbitmq_confirms_what_it_took_and_dead_letters_are_seen(rabbit: Settin
 
 
 def _states(rabbit: Settings) -> Iterator[tuple[str, str]]:
-    return ((found.name, found.state) for found in _broker(rabbit))
+    return ((found.name, found.state) for found in broker_findings(rabbit))
 
 
 @pytest.mark.rabbitmq

@@ -26,7 +26,7 @@ from jobs.repository.units import ClaimedUnit
 from jobs.settings import Settings
 from jobs.storage_folder import FolderStorage
 from worker.committer import commit_all
-from worker.doctor import _spool
+from worker.doctor.drawing import spool as spool_findings
 from worker.errors import SpoolDamaged, SpoolFull, SpoolUnusable
 from worker.spool import ABANDONED_SECONDS, Spool
 from worker.spooled import Spooled, SpooledObject, folder_of
@@ -372,12 +372,12 @@ def test_a_file_that_cannot_be_read_blocks_no_other(
 def test_doctor_tells_what_waits_and_what_is_damaged(tmp_path: Path) -> None:
     # Given a home without a spool, then with a picture and a damaged file in it
     home = Settings(home=tmp_path)
-    before = [(found.state, found.detail.split()[0]) for found in _spool(home)]
+    before = [(found.state, found.detail.split()[0]) for found in spool_findings(home)]
     spool = Spool.from_settings(home)
     spool.put(picture(7))
     spool.put(picture(8))
     spool.set_aside(spool.names()[0])
 
     # When doctor looks, then it tells both, and makes nothing where there was nothing
-    after = [(found.state, found.detail.split()[0]) for found in _spool(home)]
+    after = [(found.state, found.detail.split()[0]) for found in spool_findings(home)]
     assert (before, after) == ([("ok", "0")], [("note", "1"), ("note", "1")])
