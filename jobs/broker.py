@@ -40,10 +40,15 @@ LOST_CHILD_SECONDS = 1.0
 def describe_broker(settings: Settings) -> str:
     """The broker's kind and place, without its password."""
     url = settings.broker_url.get_secret_value()
-    parts = urlsplit(url)
-    if parts.hostname is None:
-        return url  # a file or folder: there is no password in it
-    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "a URL that cannot be read"
+    if host is None:
+        # A file or folder has no password; what is no URL may be anything, a password too.
+        return url if "://" in url and "@" not in url else "no URL of a broker"
+    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"
 
 
 def make_app(settings: Settings, *, current: bool = False) -> Celery:

@@ -16,6 +16,8 @@ from jobs.settings import Settings
 from worker.marking.provenance import Provenance, read_provenance
 from worker.picture_file import record_of
 
+_HEADS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
+
 
 @dataclass(frozen=True)
 class Inspected:
@@ -33,9 +35,19 @@ class Inspected:
 
 
 def inspect_picture(file: Path, settings: Settings, *, anchors_pem: bytes | None = None) -> Inspected:
-    """Read one file within the limits of photos. Raises PhotoRefused for what is no picture, or too large."""
+    """Read one file within the limits of photos. Raises PhotoRefused for what is no picture, or too large.
+
+    A picture whose pixels are damaged still shows what its signature says of that.
+    """
     data = _read(file, settings)
-    image = decode_photo(data, settings)
+    try:
+        image = decode_photo(data, settings)
+    except PhotoRefused as error:
+        media_type = next((kind for head, kind in _HEADS.items() if data.startswith(head)), None)
+        proof = Provenance("none") if media_type is None else read_provenance(data, media_type, anchors_pem=anchors_pem)
+        if media_type is None or proof.state == "none":
+            raise
+        return Inspected(file, media_type, 0, 0, None, {}, None, proof, f"not looked for: {error}")
     media_type = Image.MIME[str(image.format)]
     return Inspected(
         file=file,
