@@ -57,52 +57,55 @@ function inLines() {
   return { lines, groups: [], columns: [], width: view.clientWidth - 1, height: lines.length * line + 2 * GAP, tile, line };
 }
 
-// One group of lines for each person. A cell that has several seeds shows them two abreast.
+// One group of lines for each person. A prompt of several seeds shows them side by side.
 function byPeople() {
-  const cells = new Map();
-  const prompts = [...new Set(shown.map((picture) => picture.prompt))].sort((a, b) => a - b);
+  const cells = new Map(); // person -> prompt -> places in `shown`
+  const most = new Map(); // prompt -> how many pictures of one person it has
   shown.forEach((picture, index) => {
     if (!cells.has(picture.person)) cells.set(picture.person, new Map());
     const mine = cells.get(picture.person);
     if (!mine.has(picture.prompt)) mine.set(picture.prompt, []);
-    mine.get(picture.prompt).push(index);
+    most.set(picture.prompt, Math.max(most.get(picture.prompt) ?? 0, mine.get(picture.prompt).push(index)));
   });
-  const most = [...cells.values()].reduce((so, mine) => [...mine.values()].reduce((far, items) => Math.max(far, items.length), so), 1);
-  const abreast = abreastOf(most, prompts.length);
   const label = isNarrow() ? { width: GAP, height: 32 } : { width: 176, height: 0 };
-  const between = abreast > 1 ? GAP : 0; // columns of several stand further apart
-  const width = tileWidth(view.clientWidth - label.width - GAP - prompts.length * between, prompts.length * abreast);
-  const tile = [width, Math.round(width / data.aspect)];
-  const line = tile[1] + CAPTION + GAP;
-  const column = abreast * (width + GAP) + between;
-  const found = { lines: [], groups: [], tile, line, height: 0 };
-  found.columns = prompts.map((prompt, n) => ({ prompt, x: label.width + n * column, width: column - GAP - between }));
-  found.width = Math.max(view.clientWidth - 1, label.width + prompts.length * column + GAP);
+  const found = { lines: [], groups: [], height: 0, ...columnsOf(most, label.width) };
   places = new Array(shown.length);
   const order = [...cells.keys()].sort((a, b) => a - b);
-  for (const person of order) addGroup(found, person, cells.get(person), abreast, label.height);
+  for (const person of order) addGroup(found, person, cells.get(person), label.height);
   found.height += GAP;
   return found;
 }
 
-// Few prompts leave room for many seeds side by side.
-function abreastOf(most, prompts) {
-  if (most === 1) return 1;
-  const room = Math.floor(view.clientWidth / (isNarrow() ? 120 : 190) / prompts);
-  return Math.min(most, Math.max(2, room));
+// Where each prompt stands, and how large a tile is: few prompts leave room for more seeds side by side.
+function columnsOf(most, left) {
+  const prompts = [...most.keys()].sort((a, b) => a - b);
+  const room = Math.floor(view.clientWidth / (isNarrow() ? 120 : 190) / prompts.length);
+  const abreast = prompts.map((prompt) => Math.min(most.get(prompt), Math.max(2, room)));
+  const apart = Math.max(...abreast) > 1 ? GAP : 0; // columns of several stand further apart
+  const across = abreast.reduce((sum, count) => sum + count, 0);
+  const width = tileWidth(view.clientWidth - left - GAP - prompts.length * apart, across);
+  const tile = [width, Math.round(width / data.aspect)];
+  let x = left;
+  const columns = prompts.map((prompt, n) => {
+    const column = { prompt, x, abreast: abreast[n], width: abreast[n] * (width + GAP) - GAP };
+    x += column.width + GAP + apart;
+    return column;
+  });
+  return { columns, tile, line: tile[1] + CAPTION + GAP, width: Math.max(view.clientWidth - 1, x - apart) };
 }
 
-function addGroup(found, person, mine, abreast, above) {
+function addGroup(found, person, mine, above) {
   const top = found.height;
-  const rows = Math.max(...[...mine.values()].map((items) => Math.ceil(items.length / abreast)));
+  const filled = found.columns.filter((column) => mine.has(column.prompt));
+  const rows = Math.max(...filled.map((column) => Math.ceil(mine.get(column.prompt).length / column.abreast)));
   const first = found.lines.length;
   for (let row = 0; row < rows; row += 1) {
     found.lines.push({ y: top + above + GAP + row * found.line, items: [] });
   }
-  for (const column of found.columns) {
-    (mine.get(column.prompt) ?? []).forEach((index, n) => {
-      const line = first + Math.floor(n / abreast);
-      const x = column.x + (n % abreast) * (found.tile[0] + GAP);
+  for (const column of filled) {
+    mine.get(column.prompt).forEach((index, n) => {
+      const line = first + Math.floor(n / column.abreast);
+      const x = column.x + (n % column.abreast) * (found.tile[0] + GAP);
       places[index] = { x, y: found.lines[line].y, line };
       found.lines[line].items.push(index);
     });
