@@ -135,8 +135,8 @@ def jobs_of_person(tx: Connection, tenant_id: str, identity_id: uuid.UUID, *, li
     return list(tx.execute(statement.order_by(Job.id.desc()).limit(limit)))
 
 
-def gallery(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> Row[Any] | None:
+def gallery(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> RowMapping | None:
     """When a job's gallery was built, under which token, and whether it is to be built anew; None: never asked for."""
     mine = (Gallery.tenant_id == tenant_id, Gallery.job_id == job_id)
     statement = select(Gallery.built_at, Gallery.built_token, Gallery.due_at, Gallery.pictures).where(*mine)
-    return tx.execute(statement).one_or_none()
+    return tx.execute(statement).mappings().one_or_none()

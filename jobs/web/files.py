@@ -50,6 +50,7 @@ def thumbnail_answer(services: Services, request: Request, picture: dict[str, An
 
 
 def _file(picture: dict[str, Any], output: str | None) -> dict[str, Any]:
+    found: dict[str, Any] | None
     if output:
         found = next((one for one in picture["outputs"] if one["name"] == output), None)
     else:

@@ -16,7 +16,7 @@ _CACHE = "private, max-age=300"
 
 def gallery_file(services: Services, tenant: str, job: dict[str, Any], row: Any, name: str) -> Response:
     """A page of the gallery, or a sheet of its thumbnails. Raises UnknownJob, GalleryOutdated, StorageError."""
-    token = row.built_token if row is not None else None
+    token = row["built_token"] if row is not None else None
     file = f"{job['job_id']}/gallery/{token}/{name or keys.FIRST_PAGE}"
     if token is None or keys.parse(file) is None or name.startswith(keys.SIGNED_PREFIX):
         raise UnknownJob("this job has no gallery, or no such page of it")

@@ -52,8 +52,8 @@ def show_login(request: Request) -> Response:
 
 
 def _form(then: str, message: str = "", status: int = 200, retry: str = "") -> Response:
-    headers = {"Retry_After": retry} if retry else {}
-    return page("login.html", {"then": then, "message": message}, status=status, **headers)
+    headers = {"Retry-After": retry} if retry else {}
+    return page("login.html", {"then": then, "message": message}, status=status, headers=headers)
 
 
 async def log_in(request: Request) -> Response:

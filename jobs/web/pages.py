@@ -62,7 +62,7 @@ def jobs(request: Request, reading: Reading, caller: Caller) -> Response:
     further = f"/jobs?after={found[-1]['job_id']}" if len(found) == JOBS else None
     is_open = any(job["state"] not in FINISHED_STATES for job in found)
     values = {"jobs": found, "next": further, "is_first": after is None, "is_open": is_open}
-    return page(_fragment(request, "jobs.html", "_jobs.html"), values, caller=caller, X_Live=_live(is_open))
+    return page(_fragment(request, "jobs.html", "_jobs.html"), values, caller=caller, headers=_live(is_open))
 
 
 def job(request: Request, reading: Reading, caller: Caller) -> Response:
@@ -71,7 +71,7 @@ def job(request: Request, reading: Reading, caller: Caller) -> Response:
     is_open = found["state"] not in FINISHED_STATES
     values: dict[str, Any] = {"job": found, "is_open": is_open}
     if _is_live(request):
-        return page("_progress.html", values, caller=caller, X_Live=_live(is_open))
+        return page("_progress.html", values, caller=caller, headers=_live(is_open))
     having, named = request.query_params.get("having"), request.query_params.get("named", "").strip()[:200]
     which = People(having if having in ("failed", "open") else None, named or None)  # type: ignore[arg-type]
     people = reading.people(found["job_id"], which, limit=PEOPLE, after=_id(request, "after"))
@@ -156,7 +156,7 @@ def picture_thumbnail(request: Request, reading: Reading, caller: Caller) -> Res
 def workers(request: Request, reading: Reading, caller: Caller) -> Response:
     """The fleet's workers."""
     values = reading.workers()
-    return page(_fragment(request, "workers.html", "_workers.html"), values, caller=caller, X_Live=_live(True))
+    return page(_fragment(request, "workers.html", "_workers.html"), values, caller=caller, headers=_live(True))
 
 
 def api(request: Request, reading: Reading, caller: Caller) -> Response:
@@ -172,8 +172,9 @@ def _fragment(request: Request, whole: str, part: str) -> str:
     return part if _is_live(request) else whole
 
 
-def _live(is_open: bool) -> str:
-    return "more" if is_open else "over"
+def _live(is_open: bool) -> dict[str, str]:
+    """Whether a page's script is to ask again."""
+    return {"X-Live": "more" if is_open else "over"}
 
 
 def _id(request: Request, name: str) -> uuid.UUID | None:
@@ -195,8 +196,7 @@ def of_jobs_error(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     title = "Not found" if isinstance(error, UnknownJob | UnknownPicture) else problem.title.rstrip(".")
     values = {"status": problem.status, "title": title, "detail": problem.detail, "code": problem.code}
-    headers = {name.replace("-", "_"): value for name, value in headers_of(error).items()}
-    return page("error.html", values, status=problem.status, **headers)
+    return page("error.html", values, status=problem.status, headers=headers_of(error))
 
 
 def of_http_error(request: Request, error: Exception) -> Response:

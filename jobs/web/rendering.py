@@ -75,8 +75,13 @@ _TEMPLATES = _environment()
 
 
 def page(
-    name: str, values: Mapping[str, Any], *, caller: Caller | None = None, status: int = 200, **headers: str
+    name: str,
+    values: Mapping[str, Any],
+    *,
+    caller: Caller | None = None,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
 ) -> HTMLResponse:
     """A page as an answer."""
     text = _TEMPLATES.get_template(name).render(**values, caller=caller)
-    return HTMLResponse(text, status, {name.replace("_", "-"): value for name, value in headers.items()})
+    return HTMLResponse(text, status, dict(headers or {}))
