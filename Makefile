@@ -76,7 +76,7 @@ install: .venv/.worker
 
 .venv/.dev: pyproject.toml .venv/.torch
 	@echo "Installing the worker and the developers' tools ..."
-	$(PIP) install -c $(CONSTRAINTS) -e '.[worker,insightface,train,evaluate,serve,telemetry,docs,dev]'
+	$(PIP) install -c $(CONSTRAINTS) -e '.[worker,insightface,train,evaluate,serve,telemetry,watermark,docs,dev]'
 	@# spandrel asks for torchvision, whose builds must match torch's; the upscaler does without it.
 	$(PIP) install -c $(CONSTRAINTS) --no-deps spandrel
 	@touch $@ .venv/.worker
