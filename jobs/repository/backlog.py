@@ -28,7 +28,7 @@ def open_units() -> Select[Any]:
 
     Besides the states of a row: `put off`, ready but not due yet; `expired`, leased by a worker that fell silent.
     """
-    now = epoch_now()
+    now = select(epoch_now()).scalar_subquery()  # once, and not for each of a million rows
     state = case(
         (and_(Unit.state == "ready", Unit.ready_at > now), "put off"),
         (and_(Unit.state == "leased", Unit.lease_until < now), "expired"),
@@ -45,7 +45,6 @@ def open_units() -> Select[Any]:
         )
         .where(Unit.state.in_(("ready", "leased", "paused")))
         .group_by(Unit.profile, state)
-        .order_by(Unit.profile, state)
     )
 
 

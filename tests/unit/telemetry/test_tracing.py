@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -243,6 +244,28 @@ def test_a_variable_that_may_be_meant_for_others_is_a_warning(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318")
     assert tracing.tracer(Settings(home=tmp_path), "worker") is None
     assert "no spans are sent" in caplog.text
+
+
+def test_a_collector_that_is_away_keeps_no_job_out(tmp_path: Path) -> None:
+    # Given a command line whose spans go to a port where nobody listens
+    import os
+
+    manifest = tmp_path / "people.json"
+    manifest.write_text(json.dumps(_manifest(tmp_path)))
+    own = {**os.environ, "PORTRAITS_HOME": str(tmp_path / "home"), "PORTRAITS_TRACES_ENDPOINT": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", "from worker.cli import main; main()"]
+    subprocess.run([*command, "db", "upgrade"], env=own, cwd=tmp_path, capture_output=True, check=True)
+
+    # When a job is enqueued, then it is, and its trace is kept for whoever draws it
+    done = subprocess.run(
+        [*command, "enqueue", str(manifest), "--json"], env=own, cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    database = Database.from_settings(Settings(home=tmp_path / "home"))
+    with database.reading() as tx:
+        kept = tx.execute(select(Job.traceparent)).scalar_one()
+    database.dispose()
+    assert kept is not None and tracing.parent_of(kept)
 
 
 def test_nothing_is_imported_where_nobody_asks(tmp_path: Path) -> None:
