@@ -66,7 +66,7 @@ def test_every_object_has_the_form_of_its_kind(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_pods_are_without_root_and_rights(overlay: str) -> None:
-    assert len(pods(overlay)) == 6
+    assert len(pods(overlay)) == 7
     for name, pod in pods(overlay).items():
         spec = pod["spec"]
         assert spec["automountServiceAccountToken"] is False, name
