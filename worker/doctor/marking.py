@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -10,44 +9,37 @@ from jobs.settings import Settings
 from worker.doctor.findings import Finding
 from worker.errors import MarkingBroken
 
-TOPIC, NAME = "drawing", "marking"
-SOON = dt.timedelta(days=30)
+TOPIC = "marking"
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """A self-made certificate is not made by looking."""
-    if settings.sign == "off":
-        hint = "PORTRAITS_SIGN=on; the law of some places wants it, see marking.md"
-        yield Finding(TOPIC, NAME, "note", "pictures are not signed as AI-made", hint)
-        return
-    if find_spec("c2pa") is None:
+    """What `worker.marking.examined` says, and whether it signs; a self-made certificate is not made by looking."""
+    if settings.sign == "on" and find_spec("c2pa") is None:
         hint = "pip install c2pa-python, or PORTRAITS_SIGN=off"
-        yield Finding(TOPIC, NAME, "problem", "c2pa-python is not installed, so nothing can be signed", hint)
+        yield Finding(TOPIC, "signing", "problem", "c2pa-python is not installed, so nothing can be signed", hint)
         return
-    from worker.marking.self_made import FOLDER
+    from worker.marking import examined
 
-    if settings.sign_certificate is None and settings.sign_key is None and not (settings.home / FOLDER).is_dir():
-        hint = "set PORTRAITS_SIGN_CERTIFICATE and PORTRAITS_SIGN_KEY for a certificate that readers trust"
-        yield Finding(TOPIC, NAME, "note", "a self-made certificate is made when a worker first needs one", hint)
-        return
-    yield _tried(settings)
+    for said in examined.examine(settings):
+        fault = _fault(settings) if said.name == "signing" and said.state != "problem" else ""
+        if fault:
+            yield Finding(TOPIC, said.name, "problem", fault, "mend the files; workers look again within a minute")
+        else:
+            yield Finding(TOPIC, *said)
 
 
-def _tried(settings: Settings) -> Finding:
-    from worker.marking.credentials import load_credentials
+def _fault(settings: Settings) -> str:
+    """Why a small picture cannot be signed; empty where it can, or where nobody has tried to yet."""
     from worker.marking.marker import Marker
-    from worker.version import package_version
+    from worker.marking.self_made import FOLDER
+    from worker.process import package_version
 
-    hint = "mend certificate and key; workers claim nothing until then"
+    own = settings.sign_certificate is not None
+    if settings.sign == "off" or not (own or (settings.home / FOLDER).is_dir()):
+        return ""
     try:
-        credentials = load_credentials(settings)
-        # Required, so that a fault is told and not gone around.
+        # As if it were required, so that a fault is told and not gone around.
         Marker(settings.model_copy(update={"marking_required": True}), version=package_version()).check()
     except MarkingBroken as error:
-        return Finding(TOPIC, NAME, "problem", str(error), hint)
-    told = f"signs as {credentials.name}, valid until {credentials.not_after:%Y-%m-%d}"
-    if credentials.not_after - dt.datetime.now(dt.UTC) < SOON:
-        return Finding(TOPIC, NAME, "note", told, "renew the certificate in time; workers find the new file")
-    if credentials.is_self_made:
-        return Finding(TOPIC, NAME, "note", f"{told}, a self-made certificate", "readers will say it is not trusted")
-    return Finding(TOPIC, NAME, "ok", told)
+        return str(error)
+    return ""

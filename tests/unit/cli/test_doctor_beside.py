@@ -24,6 +24,8 @@ from jobs.repository import fleet, webhooks
 from jobs.settings import Settings
 from worker.doctor import beside, marking, surroundings, weights
 from worker.doctor.findings import Finding
+from worker.errors import MarkingBroken
+from worker.marking.self_made import FOLDER, make_self_made
 from worker.models import lock
 from worker.models.lock import Locked, LockedFile
 
@@ -184,16 +186,27 @@ def test_a_certificate_that_cannot_sign_is_a_problem(tmp_path: Path) -> None:
     (found,) = marking.examine(chosen)
     assert found.state == "note" and not (tmp_path / "home").exists()
     (found,) = marking.examine(chosen.model_copy(update={"sign": "off"}))
-    assert found.state == "note" and "not signed" in found.detail
+    assert found.state == "note" and found.detail.startswith("off")
     (tmp_path / "x.pem").write_text("nothing")
     broken = {"sign_certificate": tmp_path / "x.pem", "sign_key": tmp_path / "x.pem"}
     (found,) = marking.examine(chosen.model_copy(update=broken))
     assert found.state == "problem" and "x.pem" in found.detail
 
 
-def test_a_self_made_certificate_signs_and_says_so(tmp_path: Path) -> None:
-    from worker.marking.self_made import FOLDER, make_self_made
+def test_a_certificate_that_is_none_to_the_signer_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given files that can be read, and a signer that refuses them
+    chosen = Settings(home=tmp_path)  # type: ignore[call-arg]
+    make_self_made(tmp_path / FOLDER)
 
+    def refuse(*_: object, **__: object) -> None:
+        raise MarkingBroken("the signer refuses it")
+
+    monkeypatch.setattr("worker.marking.signer.Signer.__init__", refuse)
+    (found,) = marking.examine(chosen)
+    assert (found.state, found.detail) == ("problem", "the signer refuses it")
+
+
+def test_a_self_made_certificate_signs_and_says_so(tmp_path: Path) -> None:
     chosen = Settings(home=tmp_path)  # type: ignore[call-arg]
     make_self_made(tmp_path / FOLDER)
     (found,) = marking.examine(chosen)
