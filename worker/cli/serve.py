@@ -67,11 +67,11 @@ def _run(settings: Settings, host: str, port: int, tls: dict[str, Any], *, with_
     from jobs.web.app import create_app
 
     app = create_app(settings)
-    # uvicorn ends in good order at these and then raises them again; by then there is nothing left to interrupt.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(host, port))
+        # uvicorn ends in good order at these and then raises them again; by then there is nothing left to interrupt.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         config = uvicorn.Config(
             app,
             log_config=None,
