@@ -10,7 +10,7 @@ TEST_PROCESSES ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test chaos docs pages lint format coverage mini-pack gpu bench clean install
+.PHONY: demo test chaos docs pages lint audit sbom format coverage mini-pack gpu bench clean install
 
 # From a fresh clone to pictures: install, then the main job on SQLite, a serverless broker, a folder and a tiny model,
 # whose face networks are an InsightFace pack.
@@ -46,6 +46,17 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known vulnerabilities of what is installed; says so and ends with 3 where the advisories cannot be asked.
+audit: .venv/.dev
+	$(BIN)/python scripts/audit.py
+
+# A bill of what is installed, as CycloneDX JSON, checked against its schema.
+SBOM ?= .portraits/sbom.json
+sbom: .venv/.dev
+	@mkdir -p $(dir $(SBOM))
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --of JSON --sv 1.6 --output-reproducible --validate \
+		--output-file $(SBOM) $(BIN)/python
 
 # Rewrite the code in the house's style.
 format: .venv/.dev

@@ -80,7 +80,7 @@ class Marker:
         if self._settings.watermark == "on":
             image, told["watermark"] = self._with_watermark(image)
         data, media_type = encode(image, told, format=format, quality=quality, source=source, tells_making=tells_making)
-        signed = self._signed(data, media_type, source, record.get("model_fingerprint"))
+        signed = self.sign(data, media_type, source=source, model=record.get("model_fingerprint"))
         if signed is not None:
             return signed, media_type
         told["unsigned"] = MarkingBroken.code
@@ -89,7 +89,7 @@ class Marker:
     def page(self, page: Image) -> bytes:
         """A page of pictures that were drawn, such as a strip, as a marked PNG. Raises MarkingBroken as `encode`."""
         data = png_of(page, ASSEMBLED)
-        return self._signed(data, "image/png", ASSEMBLED, None) or data
+        return self.sign(data, "image/png", source=ASSEMBLED) or data
 
     def _prepare(self) -> None:
         if self._settings.watermark == "on":
@@ -112,25 +112,30 @@ class Marker:
             log.warning("pictures are signed with a %s; set PORTRAITS_SIGN_CERTIFICATE for one of yours", SELF_MADE)
         return Signer(credentials, version=self._version, timestamp_url=self._settings.sign_timestamp_url)
 
-    def _signed(self, data: bytes, media_type: str, source: DigitalSource, model: Any) -> bytes | None:
-        """Signed, or as it is where that is switched off; None where it cannot be done and need not."""
+    def sign(
+        self, data: bytes, media_type: str, *, source: DigitalSource = DRAWN, model: str | None = None
+    ) -> bytes | None:
+        """An encoded file signed, or as it is where that is switched off; None where it cannot be done and need not be.
+
+        Raises: MarkingBroken where marking is required and cannot be done.
+        """
         if self._settings.sign == "off":
             return data
         try:
-            return self._sign(data, media_type, source, model)
+            return self._signed(data, media_type, source, model)
         except MarkingBroken as error:
             self._broke(error)
             if self._settings.marking_required:
                 raise
             return None
 
-    def _sign(self, data: bytes, media_type: str, source: DigitalSource, model: Any) -> bytes:
+    def _signed(self, data: bytes, media_type: str, source: DigitalSource, model: str | None) -> bytes:
         """Signed; where a time stamp authority is asked, which may be away for a moment, tried a few times."""
         signer = self._ready_signer()
         tries = TRIES if self._settings.sign_timestamp_url else 1
         for attempt in range(tries):
             try:
-                return signer.sign(data, media_type, source=source, model=None if model is None else str(model))
+                return signer.sign(data, media_type, source=source, model=model)
             except MarkingBroken as error:
                 if attempt == tries - 1:
                     raise
