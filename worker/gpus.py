@@ -15,12 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
+from jobs.errors import SettingsInvalid
 from worker.errors import GpusNotThere
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
 STEADY_SECONDS = 120.0  # who lived so long is started again at once
 LOOK_SECONDS = 0.2
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE, METRICS_PORT = "CUDA_VISIBLE_DEVICES", "PORTRAITS_METRICS_PORT"
+LAST_PORT = 65_535
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -51,6 +53,19 @@ def require_any_gpu(device: str) -> None:
             f"--gpus gives each worker one GPU, which it knows as cuda:0; found PORTRAITS_DEVICE={device}. Set it to "
             "auto, and name the GPUs with --gpus"
         )
+
+
+def metrics_ports(first: int, gpus: Sequence[str]) -> dict[str, int]:
+    """The port of each GPU's worker: the first one and those after it; 0 for all where there is none.
+
+    Raises SettingsInvalid where there are not so many ports.
+    """
+    if first and first + len(gpus) - 1 > LAST_PORT:
+        raise SettingsInvalid(
+            f"{METRICS_PORT}={first} leaves no ports for {len(gpus)} workers, which have one each from it on up to "
+            f"{LAST_PORT}; choose a lower one"
+        )
+    return {gpu: first and first + number for number, gpu in enumerate(gpus)}
 
 
 def cuda_count() -> int:

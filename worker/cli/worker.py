@@ -73,7 +73,15 @@ def worker(
 
 
 def _run_fleet(settings: Settings, gpus: str, *, loglevel: str, name: str, more: Sequence[str]) -> int:
-    from worker.gpus import GpuFleet, chosen_gpus, cuda_count, own_environment, require_any_gpu
+    from worker.gpus import (
+        METRICS_PORT,
+        GpuFleet,
+        chosen_gpus,
+        cuda_count,
+        metrics_ports,
+        own_environment,
+        require_any_gpu,
+    )
 
     require_any_gpu(settings.device)
     chosen = chosen_gpus(gpus, os.environ, cuda_count)
@@ -83,11 +91,8 @@ def _run_fleet(settings: Settings, gpus: str, *, loglevel: str, name: str, more:
     def command(gpu: str) -> list[str]:
         return celery_command(settings, loglevel=loglevel, name=f"{host}-gpu{gpu}{at}{machine}", more=more)
 
-    def ports(gpu: str) -> dict[str, str]:
-        port = settings.metrics_port and settings.metrics_port + chosen.index(gpu)
-        return {"PORTRAITS_METRICS_PORT": str(port)}
-
-    return GpuFleet(chosen, command, own_environment(), hint, ports).run()
+    ports = metrics_ports(settings.metrics_port, chosen)
+    return GpuFleet(chosen, command, own_environment(), hint, lambda gpu: {METRICS_PORT: str(ports[gpu])}).run()
 
 
 def celery_command(settings: Settings, *, loglevel: str, name: str, more: Sequence[str] = ()) -> list[str]:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.errors import SettingsInvalid
 from worker import gpus
 from worker.errors import GpusNotThere
-from worker.gpus import GpuFleet, chosen_gpus
+from worker.gpus import METRICS_PORT, GpuFleet, chosen_gpus, metrics_ports
 
 # A worker that writes down which GPU it sees, and ends with SIGTERM as a warm shutdown does.
 OBEDIENT = """
@@ -51,6 +52,40 @@ def test_which_gpus(wanted: str, visible: str, count: int, found: list[str]) -> 
 def test_gpus_that_are_not_there(wanted: str, visible: str, count: int) -> None:
     with pytest.raises(GpusNotThere):
         chosen_gpus(wanted, {"CUDA_VISIBLE_DEVICES": visible}, lambda: count)
+
+
+def test_each_worker_has_a_metrics_port_of_its_own() -> None:
+    assert metrics_ports(9464, ["0", "2", "GPU-8f"]) == {"0": 9464, "2": 9465, "GPU-8f": 9466}
+    assert metrics_ports(0, ["0", "2"]) == {"0": 0, "2": 0}
+    with pytest.raises(SettingsInvalid, match="no ports for 3 workers"):
+        metrics_ports(65_534, ["0", "1", "2"])
+
+
+def test_a_worker_is_told_what_it_alone_has(tmp_path: Path) -> None:
+    # Given a fleet whose workers write down the port that they were told
+    writes = "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(os.environ['PORTRAITS_METRICS_PORT'])"
+    for gpu in ("0", "2"):
+        os.mkfifo(tmp_path / gpu)
+    ports = metrics_ports(9464, ["0", "2"])
+    fleet = GpuFleet(
+        ["0", "2"],
+        lambda gpu: [sys.executable, "-c", writes, str(tmp_path / gpu)],
+        os.environ,
+        lambda line: None,
+        lambda gpu: {METRICS_PORT: str(ports[gpu])},
+    )
+    told: dict[str, str] = {}
+
+    def watch() -> None:
+        told.update({gpu: (tmp_path / gpu).read_text() for gpu in ("0", "2")})
+        fleet.stop()
+
+    # When it runs, then each has its own
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    fleet.run()
+    watcher.join()
+    assert told == {"0": "9464", "2": "9465"}
 
 
 def test_each_worker_sees_its_gpu_and_all_end_with_the_parent(tmp_path: Path) -> None:
