@@ -182,6 +182,7 @@ def test_many_ends_are_told_in_parts_and_the_job_with_the_last(database: Databas
     assert tell_ends(database) == 2 * ends.CHUNK + 2
     # Then each is told once, and each job after the last of its units; the small one did not wait for the large one
     rows = told(database)
+    assert kinds(database) == {"unit.ended": 2 * ends.CHUNK + 2, "job.ended": 2}
     assert len({row.unit_id for row in rows}) == 2 * ends.CHUNK + 2 + 1  # and None, of the jobs
     place = {row.payload["data"]["job"]["key"]: n for n, row in enumerate(rows) if row.kind == "job.ended"}
     last = {row.payload["data"]["job"]["key"]: n for n, row in enumerate(rows) if row.kind == "unit.ended"}
