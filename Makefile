@@ -28,7 +28,7 @@ chaos: .venv/.dev
 
 # The documentation as a site in site/: every link must hold.
 docs: .venv/.dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict # without --quiet, which takes the warnings from strict
 	@echo "open site/index.html"
 
 # Write anew what is made from the code, and the output that the tutorials show (a minute: a worker really draws).

@@ -19,15 +19,41 @@ _BLOCK = re.compile(r"^```(?:sh|console)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _OTHERS = ("PORTRAITS_TEST", "PORTRAITS_FAKE", "PORTRAITS_CHAOS", "PORTRAITS_VERSION")
 
 
+def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """Build strictly. Not quietly: then MkDocs' strictness sees no warning."""
+    command = [str(Path(sys.executable).parent / "mkdocs"), "build", "--strict", "-f", str(config), "-d", str(site)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site; every link, anchor and page of the navigation holds, else it is not built."""
     folder = tmp_path_factory.mktemp("site")
-    command = [str(Path(sys.executable).parent / "mkdocs"), "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = build(ROOT / "mkdocs.yml", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+@pytest.mark.parametrize(
+    ("link", "words"),
+    [
+        ("missing.md", "'missing.md', but the target is not found"),
+        ("index.md#nowhere", "no such anchor"),
+        ("../not-in-the-repository.md", "not in the repository"),
+    ],
+)
+def test_a_link_that_leads_nowhere_ends_the_build(tmp_path: Path, link: str, words: str) -> None:
+    # Given one page with one link, and our configuration but for its navigation
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("not_in_nav:")[0]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# Page\n\n[link]({link})\n")
+    config = tmp_path / "mkdocs.yml"
+    config.write_text(text.replace("scripts/site_links.py", str(ROOT / "scripts" / "site_links.py")))
+
+    # When it is built, then the link is named
+    done = build(config, tmp_path / "site")
+    assert done.returncode != 0 and words in done.stdout + done.stderr
 
 
 def test_every_page_is_built(site: Path) -> None:
