@@ -109,13 +109,17 @@ def _build(
             shown = _write(database, storage, settings, claimed, lambda: _go_on(lease, is_over))
         with database.transaction(claimed.tenant_id) as tx:
             is_in_force = galleries.complete(tx, claimed, pictures=shown)
-    except Abandoned:
+    except (Abandoned, KeyboardInterrupt) as stopped:
         with database.transaction(claimed.tenant_id) as tx:
             galleries.release(tx, claimed)
-        is_in_force = False
+        _clear(storage, own)
+        if isinstance(stopped, KeyboardInterrupt):
+            raise
+        return False
     except Exception as error:
         _note(database, claimed, error)
-        _clear(storage, own)
+        if not isinstance(error, DatabaseUnavailable):  # which may have put it in force, and lost its answer
+            _clear(storage, own)
         if is_asked or not isinstance(error, JobsError):
             raise
         _log.warning("the gallery of job %s could not be built: %s", claimed.job_id, error)

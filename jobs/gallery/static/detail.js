@@ -84,7 +84,7 @@ function showFacts(picture) {
   const rows = [
     ["State", stateOf(picture)],
     ["Reason", [picture.code, picture.problem ?? picture.error].filter(Boolean).join(": ")],
-    ["Likeness", likenessInWords(picture)],
+    ["ID similarity", likenessInWords(picture)],
     ["Seed", String(picture.seed)],
     ["Prompt", text(picture.text)],
     ["Not wanted", text(picture.negative)],

@@ -17,7 +17,7 @@ from queue_world import TENANT, World, add_job, person, settings
 from sqlalchemy import update
 
 from jobs.database import Database
-from jobs.errors import StorageDenied, StorageUnavailable
+from jobs.errors import DatabaseUnavailable, StorageDenied, StorageUnavailable
 from jobs.gallery import build_due, build_now, keys
 from jobs.gallery.pictures import box
 from jobs.models_outside import Gallery
@@ -195,6 +195,47 @@ def test_who_is_told_to_end_hands_the_gallery_back(world: World) -> None:
     found = row(world, job)
     assert (found["lease_owner"], found["attempts"], found["built_token"]) == (None, 0, None)
     assert files(world, job) == []
+    assert build(world) == 1
+
+
+def test_a_gallery_stays_whose_builder_never_hears_that_it_is_in_force(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a database that does what it is told to, and falls silent before it says so
+    job = drawn(world, ("ada", 1))
+    complete = galleries.complete
+
+    def fall_silent(tx: Any, claimed: galleries.ClaimedGallery, **options: Any) -> bool:
+        assert complete(tx, claimed, **options)
+        tx.commit()
+        raise DatabaseUnavailable("the database fell silent")
+
+    monkeypatch.setattr(galleries, "complete", fall_silent)
+
+    # When the gallery is built
+    assert build(world) == 0
+
+    # Then it is in force, with its files, and not built again
+    assert row(world, job)["built_token"] == 1 and row(world, job)["error"] is None
+    assert files(world, job) == ["1/index.html", "1/page-0001.json", "1/thumbnails-0001.css"]
+    monkeypatch.undo()
+    assert build(world) == 0
+
+
+def test_an_interrupt_from_the_keyboard_hands_the_gallery_back(world: World) -> None:
+    # Given somebody who waits for a gallery, and interrupts it
+    job = drawn(world, ("ada", 1))
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    # When it is being built
+    with pytest.raises(KeyboardInterrupt):
+        storage = Store(world.storage, before_put=interrupt)
+        build_now(world.database, storage, world.settings, TENANT, job, owner="me")
+
+    # Then the next one need not wait for its lease
+    assert (row(world, job)["lease_owner"], files(world, job)) == (None, [])
     assert build(world) == 1
 
 
