@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from sqlalchemy import update
+from sqlalchemy import select, update
 from web_world import ACME, GLOBEX, Site, manifest
 
 from jobs.archive import archive
-from jobs.models import Worker
+from jobs.models import METADATA, Worker
 from jobs.repository import fleet
 
 RFC_FIELDS = {"type", "title", "status", "detail", "code"}
@@ -315,3 +315,39 @@ def test_the_numbers_name_no_tenant(site: Site) -> None:
     told = site.client.get("/metrics")
     assert told.status_code == 200
     assert "portraits_queue_units{" in told.text and ACME not in told.text and "ada" not in told.text
+
+
+def test_no_id_of_another_tenant_is_anything_here(site: Site) -> None:
+    # Given every id of every row of a tenant with jobs drawn, failed and archived, and a job of another one
+    site.enqueue("ada", "ben")
+    site.draw()
+    archive(older_than_seconds=0, settings=site.settings)
+    site.enqueue("cleo", key="bad", photo="blue.png")
+    site.fail()
+    site.token()
+    with site.database.reading() as tx:
+        ids = {
+            value
+            for table in METADATA.tables.values()
+            if "tenant_id" in table.columns
+            for row in tx.execute(select(table).where(table.c.tenant_id == ACME)).mappings()
+            for value in row.values()
+            if isinstance(value, uuid.UUID)
+        }
+    assert len(ids) > 20
+    own = site.enqueue("eve", tenant=GLOBEX, key="own")
+    shown = {"Authorization": f"Bearer {site.token(GLOBEX)}"}
+
+    # When the other one asks for each of them wherever an id can stand, then there is no such thing
+    site.log_in(GLOBEX)
+    for one in ids:
+        paths = [f"/jobs/{one}", f"/jobs/{one}/people", f"/jobs/{one}/pictures"]
+        paths += [f"/pictures/{one}", f"/pictures/{one}/file", f"/pictures/{one}/thumbnail"]
+        for path in paths:
+            assert site.client.get(f"/api/v1{path}", headers=shown).status_code == 404, path
+        assert site.client.post(f"/api/v1/jobs/{one}/cancel", headers=shown).status_code == 404
+        for path in (f"/jobs/{one}", f"/jobs/{one}/gallery/", f"/jobs/{own}/people/{one}", f"/pictures/{one}"):
+            assert site.client.get(path).status_code == 404, path
+        # Nor does a page that begins after it tell of more than its own
+        page = site.client.get(f"/api/v1/jobs?after={one}", headers=shown).json()["jobs"]
+        assert {job["key"] for job in page} <= {"own"}
