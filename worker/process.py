@@ -33,7 +33,7 @@ from worker.breaker import Breaker
 from worker.costs import Costs, load_costs, name_of
 from worker.errors import MarkingBroken, SpoolFull, SpoolUnusable
 from worker.forgetting import Forgetter, Minder
-from worker.leases import Leases
+from worker.leases import Leases, end_this_process
 from worker.lessons import Lessons
 from worker.marking.marker import Marker
 from worker.plan import BatchKey, BatchSizes
@@ -152,7 +152,7 @@ class WorkerProcess:
 
         The profile is loaded and warmed first, with nothing claimed; told to stop meanwhile, nothing is.
         """
-        with self._at_work, _sigterm_finishes_the_batch() as told:
+        with self._alone(), _sigterm_finishes_the_batch() as told:
 
             def should_stop() -> bool:
                 is_told = told.is_set() or STOPPING.is_set() or self._draining.is_set()
@@ -195,6 +195,19 @@ class WorkerProcess:
     def _look_for_drain(self, tx: Connection) -> None:
         if drain.is_asked(tx, WORKER_ID):
             self._draining.set()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nothing is dropped beside a shift that only a resting process may drop. Where dropping hangs in a driver,
+        this process is given up, as nothing else would end it.
+        """
+        if not self._at_work.acquire(timeout=self._settings.stall_seconds):
+            log.critical("dropping what is forgotten stands still; this process is ended")
+            end_this_process()
+        try:
+            yield
+        finally:
+            self._at_work.release()
 
     def forget(self, weight_sets: frozenset[str]) -> None:
         """Drop these weight sets and every remembered prompt, beside a drawing; see `worker.forgetting`."""

@@ -25,7 +25,8 @@ def verify(
         Path | None, typer.Option("--receipt", help="What `portraits forget --receipt` wrote: ids, hashes, keys.")
     ] = None,
     photo: Annotated[
-        list[Path] | None, typer.Option("--photo", help="A photo of that person; may be said again.")
+        list[Path] | None,
+        typer.Option("--photo", exists=True, dir_okay=False, help="A photo of that person; may be said again."),
     ] = None,
     whole_tenant: Annotated[
         str | None, typer.Option("--whole-tenant", metavar="NAME", help="Whatever is left of a whole tenant.")

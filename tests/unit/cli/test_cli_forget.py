@@ -73,6 +73,7 @@ def test_whoever_is_unknown_is_told_and_so_is_what_cannot_be_meant(cli: CliWorld
     cli.run("forget", exit_code=2)
     cli.run("forget", "ada", "--whole-tenant", "acme", exit_code=2)
     cli.run("privacy", "verify", exit_code=2)
+    cli.run("privacy", "verify", "--photo", cli.folder / "none.png", exit_code=2)
     assert cli.json("privacy", "audits") == {"audits": []}
 
 

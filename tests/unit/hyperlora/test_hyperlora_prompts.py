@@ -333,3 +333,23 @@ def test_reading_the_syntax_is_quiet_and_needs_no_network() -> None:
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout == "a fox\n"
+
+
+def test_what_is_forgotten_is_encoded_anew_and_a_thread_in_the_middle_is_not_disturbed(encoder: PromptEncoder) -> None:
+    # Given a remembered text, and one that is being encoded when everything is forgotten
+    first = encoder.encode("portrait of somebody")
+    plain = encoder._plain
+
+    def forgets(text: str) -> PromptEmbedding:
+        encoder.forget()
+        return plain(text)
+
+    encoder._plain = forgets  # type: ignore[method-assign]
+    second = encoder.encode("portrait of somebody else")
+    encoder._plain = plain  # type: ignore[method-assign]
+
+    # When both are asked for again, then nothing was remembered, and they come out the same
+    before = encoder.encoded
+    assert same(encoder.encode("portrait of somebody"), first)
+    assert same(encoder.encode("portrait of somebody else"), second)
+    assert encoder.encoded == before + 2
