@@ -73,7 +73,8 @@ function update() {
   draw();
   byId("nothing").hidden = shown.length > 0;
   const all = data.pictures.length;
-  byId("count").textContent = shown.length === all ? several(all, "picture") : `${number(shown.length)} of ${several(all, "picture")}`;
+  const of = shown.length === all ? "" : `${number(shown.length)} of `;
+  byId("count").textContent = `${of}${several(all, "picture")}${links.previous || links.next ? " on this page" : ""}`;
   remember();
 }
 
