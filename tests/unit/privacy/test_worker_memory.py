@@ -16,8 +16,12 @@ from jobs import privacy
 from jobs.database import Database
 from jobs.models import Unit, Worker
 from jobs.models_outside import Forgetting
+from jobs.profiles import find_profile
+from jobs.settings import Settings
 from worker import process
 from worker.process import WorkerProcess
+from worker.renderer import Sample, Setting
+from worker.sdxl import SdxlRenderer
 from worker.testing import FakeRenderer
 
 PROFILES = '[profiles.fake]\nrenderer = "fake"\nbatch_size = 2\n'
@@ -141,3 +145,18 @@ def test_a_process_that_cannot_rest_is_ended(worker: WorkerProcess, monkeypatch:
     with worker._alone():
         worker._at_work.acquire(blocking=False)
     assert ended == ["ended"]
+
+
+def test_the_real_renderer_forgets_its_prompts_and_brings_the_pristine_weights_back(tmp_path: Path) -> None:
+    # Given the built-in model with somebody merged, and a prompt that it has encoded
+    chosen = Settings(home=tmp_path, device="cpu")
+    renderer = SdxlRenderer.load_profile(find_profile(chosen, "mini"), chosen)
+    asked, setting = [Sample("portrait of ada-quill", "", 1, 3.0)], Setting(64, 64, 2, "euler")
+    renderer.apply([(renderer.stand_ins(1)[0], 0.8)])
+    merged = renderer.draw(asked, setting).images[0]
+    assert renderer._pipeline.prompts._cache and not renderer._pipeline.merger.is_pristine
+
+    # When it is made to forget, then neither is there, and it draws as if nobody had been merged
+    renderer.forget()
+    assert not renderer._pipeline.prompts._cache and renderer._pipeline.merger.is_pristine
+    assert renderer.draw(asked, setting).images[0].tobytes() != merged.tobytes()
