@@ -80,8 +80,8 @@ def test_a_hash_of_another_tenants_photo_is_no_photo(site: Site) -> None:
 def test_what_is_sent_must_be_what_was_announced(site: Site) -> None:
     place = site.ask("POST", "/photos", json=announced(GREEN)).json()
     other = photo_bytes("white")
-    padded = GREEN + b"\0"
-    for data in (other, padded, b""):
+    padded, changed = GREEN + b"\0", GREEN[:-4] + b"abcd"
+    for data in (other, padded, changed, b""):
         answer = site.client.put(place["url"], content=data)
         assert (answer.status_code, answer.json()["code"]) == (422, "upload_refused"), len(data)
     assert keys(site) == []
