@@ -41,7 +41,7 @@ from worker.recorder import Recorder
 from worker.renderer import Renderer
 from worker.shift import Shift, ShiftReport
 from worker.spool import Spool
-from worker.telemetry import observer_of
+from worker.telemetry.observing import observer_of
 from worker.telemetry.use import DeviceUse
 from worker.version import package_version
 from worker.watchdog import Watchdog, Watched
@@ -132,6 +132,7 @@ class WorkerProcess:
         self._use = DeviceUse()
         self._observer = observer_of(settings, self._database, self._use)
         self._forgetter, self._at_work = Forgetter(WORKER_ID, self._spool), threading.Lock()
+        self._forgetting_fault = ""
         self._minder = Minder(self._drop_while_idle, seconds=settings.reap_seconds)
         self._unfit_until: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
@@ -222,11 +223,19 @@ class WorkerProcess:
             self._renderer.forget()
             gc.collect()
 
-    def _look_for_forgetting(self, tx: Connection) -> None:
+    def _look_for_forgetting(self, _tx: Connection) -> None:
+        """On a connection of its own: whatever fails here, such as for a missing grant, leases are prolonged."""
         try:
-            self._forgetter.look(tx, self)
-        except SpoolUnusable as error:  # leases are prolonged all the same
-            log.warning("files of erased people are not removed yet: %s", error)
+            with self._database.reading() as tx:
+                self._forgetter.look(tx, self)
+        except (JobsError, SpoolUnusable) as error:
+            self._warn_of_forgetting(error)
+
+    def _warn_of_forgetting(self, error: Exception) -> None:
+        """Once for each reason: it is looked for every few seconds."""
+        if str(error) != self._forgetting_fault:
+            log.warning("what was to be dropped of erased people is looked for again later: %s", error)
+        self._forgetting_fault = str(error)
 
     def _confirm_forgetting(self) -> None:
         """Drop everything of people who were erased, and say so; nothing is drawn now."""
@@ -237,7 +246,7 @@ class WorkerProcess:
                 else:
                     self._forgetter.confirm(tx, self)
         except (JobsError, SpoolUnusable) as error:
-            log.warning("what was to be dropped of erased people is looked for again later: %s", error)
+            self._warn_of_forgetting(error)
 
     def _drop_while_idle(self) -> None:
         """Between shifts this process holds weight sets, and nobody else could drop them."""

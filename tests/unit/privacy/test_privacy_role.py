@@ -5,19 +5,22 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from privacy_world import PEOPLE, PrivacyWorld
-from queue_world import TENANT, World, only_postgres
-from sqlalchemy import make_url, text
+from queue_world import TENANT, World, add_job, only_postgres, person
+from sqlalchemy import make_url, select, text
 
 from jobs import privacy
 from jobs.database import Database
 from jobs.errors import SettingsInvalid
+from jobs.models import Unit
 from jobs.privacy import retention
 from jobs.privacy.verifying import Sought
 from jobs.repository import security
 from jobs.settings import Settings
+from worker.process import WorkerProcess
 
 
 @dataclass
@@ -122,3 +125,35 @@ def test_workers_do_not_read_the_audit(people: PrivacyWorld, logins: Logins) -> 
         with pytest.raises(SettingsInvalid, match="permission denied"), bound.reading() as tx:
             tx.execute(text("SELECT count(*) FROM audits"))
         bound.dispose()
+
+
+@only_postgres
+def test_a_worker_draws_under_the_rights_of_an_earlier_version(
+    database: Database,
+    world: World,
+    logins: Logins,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given a worker's login that was given its rights before there was a table of what to drop, and looks often
+    with database.transaction() as tx:
+        tx.exec_driver_sql(f"REVOKE ALL ON forgettings FROM {logins.names['worker']}")
+    profiles = tmp_path / "profiles.toml"
+    profiles.write_text('[profiles.fake]\nrenderer = "fake"\nbatch_size = 1\n')
+    changes = {"profiles_file": profiles, "lease_seconds": 3.0}
+    mine = logins.settings("worker", world.settings.model_copy(update=changes))
+    job = add_job(database, [person("ada-quill", [4], world.settings)])
+    with database.reading() as tx:
+        unit = tx.execute(select(Unit.id)).scalar_one()
+
+    # When it draws for longer than a lease lives, then it keeps its lease, and warns once that it cannot look
+    monkeypatch.setenv("PORTRAITS_FAKE_STEP_SECONDS", "0.6")
+    worker = WorkerProcess(mine)
+    worker.run_shift(unit, "fake")
+    worker.close()
+    told = world.job(job)
+    assert told["done"] == 4 and [row["state"] for row in world.renders(job)] == ["done"] * 4
+    with database.reading() as tx:
+        assert tx.execute(select(Unit.attempts)).scalar_one() == 1
+    assert caplog.text.count("is looked for again later") == 1
