@@ -17,7 +17,7 @@ def health(as_json: AsJson = False) -> None:
     Exit code 0 when there is one and all are well, else 1. Nothing is asked but a few small files of the workers: it
     costs nothing, and answers when database and broker are away.
     """
-    from worker.telemetry.health import workers
+    from worker.telemetry.vitals import workers
 
     settings = load_settings()
     found = workers(settings)

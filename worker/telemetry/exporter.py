@@ -26,8 +26,8 @@ from jobs.queue_metrics import QueueCollector
 from jobs.settings import Settings
 from worker.forks import Turns
 from worker.telemetry.counting import counts_of
-from worker.telemetry.health import look
 from worker.telemetry.runtime import RunFolder
+from worker.telemetry.vitals import look
 
 log = logging.getLogger(__name__)
 AGAIN_SECONDS, IDLE_SECONDS = 5.0, 10.0

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import tracing
 from jobs.settings import Settings
-from worker.telemetry import metrics_observer, runtime
+from worker.telemetry import runtime
 from worker.telemetry.events import NOBODY, Observer
 from worker.telemetry.health import Pulse
+from worker.telemetry.observing import metrics_observer
 
 if TYPE_CHECKING:
     from worker.telemetry.exporter import Exporter

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from jobs.settings import Settings
-from worker.telemetry.health import LOADING_SECONDS, POLL, SHIFT, Pulse, look, workers
+from worker.telemetry.health import Pulse
 from worker.telemetry.runtime import RunFolder
+from worker.telemetry.vitals import LOADING_SECONDS, POLL, SHIFT, look, workers
 
 
 class Clock:
@@ -174,3 +175,15 @@ def test_a_worker_of_another_machine_is_not_judged_here(tmp_path: Path) -> None:
 
     # Then nobody runs here
     assert workers(_settings(tmp_path)) == []
+
+
+def test_asking_loads_no_database_and_no_model(tmp_path: Path) -> None:
+    # Given a health check, which containers run every few seconds
+    code = (
+        "import sys; from worker.telemetry.vitals import workers; from jobs.settings import Settings; "
+        "assert workers(Settings()) == []; "
+        "print([m for m in ('sqlalchemy', 'celery', 'torch', 'numpy', 'prometheus_client') if m in sys.modules])"
+    )
+    own = {**os.environ, "PORTRAITS_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -272,7 +272,7 @@ def test_nothing_is_imported_where_nobody_asks(tmp_path: Path) -> None:
     # Given a process that enqueues, and asks for a worker's observers
     code = (
         "import sys; from pathlib import Path; from jobs import intake, tracing; from jobs.database import Database; "
-        "from jobs.settings import Settings; from worker.telemetry import observer_of; "
+        "from jobs.settings import Settings; from worker.telemetry.observing import observer_of; "
         "settings = Settings(home=Path(sys.argv[1])); assert tracing.tracer(settings, 'enqueue') is None; "
         "observer_of(settings, Database.from_settings(settings)); "
         "print([m for m in sys.modules if m.startswith(('opentelemetry', 'prometheus_client'))])"
