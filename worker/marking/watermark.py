@@ -23,8 +23,8 @@ STRENGTH = 0.7
 """The share of the network's change: at a half, bits are lost to JPEG 85 at half the size; at the whole it is seen."""
 LEAST_PIXELS = 256 * 256
 BITS = np.unpackbits(np.frombuffer(hashlib.sha256(b"hyperlora-portraits: made by AI").digest()[:4], np.uint8))
-FOUND_BITS = 28
-"""So many of the 32 are right where a picture is said to carry them: 1 in 100,000 would by chance."""
+FOUND_BITS = 27
+"""So many of the 32 are right where a picture is said to carry them: 6 in 100,000 would by chance."""
 HINT = "pip install 'hyperlora-portraits[watermark]'"
 _lock = threading.Lock()
 
