@@ -99,8 +99,10 @@ _WRITTEN_BY_WORKERS = {
 }
 _NOT_READ_BY_WORKERS = {"audits"}
 # What forgetting and retention write beside what they delete; most of it only to be locked, or to be counted down.
+# Erasing may end a job, which is told of: so deliveries and galleries too, and of webhooks a column to lock them by.
 _WRITTEN_BY_PRIVACY = {
-    "INSERT": ["audits", "events", "forgettings", "leaders"],
+    "INSERT": ["audits", "deliveries", "events", "forgettings", "galleries", "leaders"],
+    "UPDATE (served_at)": ["webhooks"],
     "UPDATE": [
         "jobs",
         "identities",
@@ -169,7 +171,7 @@ def _grants(role: str, tenant_role: str, worker_role: str) -> list[str]:
     elif role == worker_role:
         read, written = (*tenant_tables(), *sorted(fleet - _NOT_READ_BY_WORKERS), *views), _WRITTEN_BY_WORKERS
     else:
-        read = (*tenant_tables(), *sorted(fleet))
+        read = (*tenant_tables(), *sorted(fleet), "job_status")
         written = {**_WRITTEN_BY_PRIVACY, "DELETE": [*tenant_tables(), "forgettings"]}
     told = [f"GRANT SELECT ON {', '.join(read)} TO {role}"]
     return told + [f"GRANT {right} ON {', '.join(sorted(tables))} TO {role}" for right, tables in written.items()]
