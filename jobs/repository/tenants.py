@@ -133,7 +133,7 @@ def waiting_renders(tx: Connection, tenant_id: str) -> int:
 
 
 def stored_bytes(tx: Connection, tenant_id: str) -> int:
-    """Bytes of this tenant's photos and uploads, weight sets, pictures, chosen or not, and further files, archived or not."""
+    """Bytes of this tenant's photos, uploads, weight sets, pictures (chosen or not) and further files, archived too."""
     total = 0
     for table in _STORED:
         size = select(func.sum(table.c.size_bytes)).where(table.c.tenant_id == tenant_id)
