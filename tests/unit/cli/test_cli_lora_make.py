@@ -14,6 +14,7 @@ from cli_world import CliWorld
 from PIL import Image
 
 from hyperlora.lora import LoRA
+from jobs.digital_source import source_of
 from jobs.profiles import find_profile
 from worker.cli import extras
 from worker.lora_tools.maker import LoRAMaker, Person, Place
@@ -203,6 +204,8 @@ def test_strip_draws_each_file_at_each_weight(cli: CliWorld, maker: LoRAMaker) -
     assert answer["weights"] == [0.0, 0.8, 1.2] and "untrained" in answer["notice"]
     with Image.open("strip.png") as page:
         assert page.format == "PNG" and page.width > 3 * 168
+        assert source_of(page) == "compositeSynthetic"
+    assert cli.json("inspect", "strip.png")[0]["provenance"]["state"] == "valid"
     for text in ("", "a,b", "nan", ",".join(["1"] * 13)):
         cli.run("lora", "strip", "ada.safetensors", "--out", "b.png", "--weights", text, exit_code=2)
 
