@@ -32,7 +32,7 @@ def _fault(settings: Settings) -> str:
     """Why a small picture cannot be signed; empty where it can, or where nobody has tried to yet."""
     from worker.marking.marker import Marker
     from worker.marking.self_made import FOLDER
-    from worker.process import package_version
+    from worker.version import package_version
 
     own = settings.sign_certificate is not None
     if settings.sign == "off" or not (own or (settings.home / FOLDER).is_dir()):
