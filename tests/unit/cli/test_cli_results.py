@@ -15,12 +15,12 @@ from cli_world import CliWorld
 from PIL import Image
 
 from hyperlora.errors import NoUsablePhoto
+from jobs.digital_source import source_of
 from jobs.reports import outputs, results
 from jobs.storage import open_storage
 from worker.names import NameTemplate, NameTemplateInvalid, UniqueNames, safe_part, safe_value
 from worker.picture_file import record_of
 from worker.results import WINDOW_BYTES, Outcome, PictureRow, _in_order, named
-
 
 GALLERY = {"index.html", "gallery/thumbnails-0001.css"}
 
@@ -428,7 +428,8 @@ def test_a_contact_sheet_can_be_asked_for(cli: CliWorld) -> None:
     cli.enqueue()
     cli.draw()
     answer = cli.json("results", "--out", "out", "--sheet")
-    assert Path(answer["sheet"]).read_bytes().startswith(b"\x89PNG")
+    with Image.open(answer["sheet"]) as sheet:
+        assert sheet.format == "PNG" and source_of(sheet) == "compositeSynthetic"
     assert cli.json("results", "--sheet", exit_code=2)["error"]["code"] == "usage"
 
 
