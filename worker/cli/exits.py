@@ -57,6 +57,7 @@ _BY_CODE = {
     "manifest_invalid": Exit.BAD_INPUT,
     "models_lock_invalid": Exit.ENVIRONMENT,
     "models_no_room": Exit.ENVIRONMENT,
+    "marking_broken": Exit.ENVIRONMENT,
     "no_face": Exit.BAD_INPUT,
     "no_usable_photo": Exit.BAD_INPUT,
     "non_finite_loss": Exit.PROBLEM,
@@ -94,6 +95,7 @@ _BY_CODE = {
     "unknown_worker": Exit.NOT_FOUND,
     "usage": Exit.BAD_INPUT,
     "webhook_refused": Exit.BAD_INPUT,
+    "watermark_impossible": Exit.BAD_INPUT,
     "weight_set_damaged": Exit.PROBLEM,  # a worker makes it anew; asking a second time changes nothing
     "worker_died": Exit.PROBLEM,
 }
