@@ -186,8 +186,8 @@ class S3Storage:
             return False
         except StorageDenied as error:
             raise StorageDenied(
-                f"whether {self.describe()} keeps versions of removed objects may not be asked ({error}); what is to be "
-                "erased could stay: grant s3:GetBucketVersioning, and for a bucket that keeps versions "
+                f"whether {self.describe()} keeps versions of removed objects may not be asked ({error}); what is to "
+                "be erased could stay: grant s3:GetBucketVersioning, and for a bucket that keeps versions "
                 "s3:ListBucketVersions and s3:DeleteObjectVersion"
             ) from error
         return found.get("Status") in {"Enabled", "Suspended"}

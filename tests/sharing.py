@@ -15,7 +15,8 @@ class Sharing(LoadScopeScheduling):
     """A scope is what one process runs, one test after the other; the scopes of most tests are begun first.
 
     An integration or chaos test starts processes of its own and waits for them, and a browser test its browser; so its
-    file stays together and begins at once, while the other process computes. The marks of pytest-xdist's own `loadgroup` are lost under pytest 9.2.
+    file stays together and begins at once, while the other process computes. The marks of pytest-xdist's own
+    `loadgroup` are lost under pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:

@@ -53,7 +53,11 @@ FIGURES: dict[str, tuple[str, ...]] = {
         "versus.ways.plain, nothing kept.broker_bytes",
     ),
     "memory": ("parts.decoding one.counted", "swaps.mixing, bases streamed.seconds.median", "workers.8 GB.foretold"),
-    "marking": ("files.0.milliseconds.encode.median", "files.1.bytes_added", "files.2.signed_per_second_by_threads.low"),
+    "marking": (
+        "files.0.milliseconds.encode.median",
+        "files.1.bytes_added",
+        "files.2.signed_per_second_by_threads.low",
+    ),
     "plan": ("worst", "rows.0.best_seconds", "rows.3.against_best.together"),
 }
 """For each benchmark figures that it must have found: more than nothing."""
