@@ -135,8 +135,8 @@ class Forgetting(Base):
     """What is still to be done after an erasure, by names that tell of nobody.
 
     Every worker drops `names` from memory and disk: weight sets by fingerprint, units by id. `keys` are objects that
-    are to go from the store, NULL when they have; `prefixes` are where a worker that was drawing then may have stored one
-    more, and are looked at once every worker has obeyed. The fleet's, as `workers` are; removed after that.
+    are to go from the store, NULL when they have; `prefixes` are where a worker that was drawing then may have stored
+    one more, and are looked at once every worker has obeyed. The fleet's, as `workers` are; removed after that.
     """
 
     __tablename__ = "forgettings"
