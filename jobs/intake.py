@@ -107,9 +107,10 @@ def _enqueue(manifest: Manifest, settings: Settings) -> Enqueued:
         if known is None:
             _check_weight_sets(database, manifest)
             quotas.check_before_writing(database, manifest, checked)
-        # Also for a known job: a photo that was lost from storage is put back, and `retry` then finds it.
+        # Also for a known job: a photo that was lost from storage is put back, and `retry` then finds it; not one of
+        # somebody who was erased since, whose row is gone.
         storage = open_storage(settings.storage_url, settings)
-        _store_photos(database, manifest, storage)
+        _store_photos(database, manifest, storage, only_named=known is not None)
         if known is not None:
             _let_go_of_uploads(database, manifest, storage)
             return known
@@ -191,15 +192,16 @@ def _not_a_person(row: WeightSetRow | None) -> str | None:
     return None if row.state == "ready" else f"is {row.state}"
 
 
-def _store_photos(database: Database, manifest: Manifest, storage: Storage) -> None:
+def _store_photos(database: Database, manifest: Manifest, storage: Storage, *, only_named: bool) -> None:
     """Put every photo and given picture where the rows will say it is; those that rows name and that lie there are left
     alone. What no row names yet is written even if it is there: so it is young, and no sweep takes it before its row.
+    With `only_named` no rows will follow, and what none names stays away.
     """
     tenant = manifest.job.tenant
 
     def store(photo: CheckedPhoto, named: bool) -> None:
         key = photo_key(tenant, photo.sha256, photo.media_type)
-        if not (named and storage.exists(key)):
+        if not (storage.exists(key) if named else only_named):
             storage.put(key, manifest.read_photo(photo), content_type=photo.media_type)
 
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="photos") as pool:

@@ -171,6 +171,23 @@ def test_a_photo_that_was_enqueued_again_before_the_objects_went_stays(people: P
     assert verify.verify(again, objects=True, settings=people.settings).differences == []
 
 
+def test_a_job_that_is_enqueued_once_more_brings_no_photo_of_the_forgotten_back(
+    people: PrivacyWorld, world: World
+) -> None:
+    # Given two jobs of a person who was forgotten, and a photo of another person that was lost from the store
+    told = privacy.forget(PEOPLE[0], settings=people.settings)
+    photos = {key for key in world.storage.list(f"{TENANT}/photos/")}
+    lost = sorted(photos)[0]
+    world.storage.delete(lost)
+
+    # When the same manifest is enqueued again, which is the same job
+    people.enqueue(TENANT, "old")
+
+    # Then the lost photo is put back, and nothing of the person
+    assert told.receipt is not None and left_of(people, told.receipt, PEOPLE[0]) == []
+    assert set(world.storage.list(f"{TENANT}/photos/")) == photos
+
+
 def test_a_whole_tenant_goes_with_everything_and_the_other_keeps_everything(
     people: PrivacyWorld, world: World, tmp_path: Path
 ) -> None:
