@@ -27,7 +27,7 @@ class Seat:
     def take(self) -> bool:
         """Take the seat until this process ends; False when another one has it.
 
-        Where the home cannot be written, nobody can see who sits: then everybody may.
+        Where the home cannot be written, or knows no locks, nobody can see who sits: then everybody may.
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,9 +37,13 @@ class Seat:
             return True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(file)
             return False
+        except OSError as error:  # a file system without locks
+            os.close(file)
+            log.info("no seat for a clerk at %s, so there may be several: %s", self._path, error)
+            return True
         self._file = file
         return True
 

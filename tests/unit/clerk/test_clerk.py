@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
@@ -298,3 +299,13 @@ def test_a_home_that_cannot_be_written_lets_everybody_sit(tmp_path: Path) -> Non
     assert seat.take() and not Seat(tmp_path).take() and (tmp_path / FILE).exists()
     seat.leave()
     assert Seat(tmp_path).take()
+
+
+def test_a_file_system_without_locks_lets_everybody_sit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a home on a file system that knows no locks, as some network volumes
+    def refuse(_file: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("jobs.clerk.seat.fcntl.flock", refuse)
+    # Then each clerk may begin, rather than none for ever
+    assert not Seat(tmp_path).is_taken() and Seat(tmp_path).take() and Seat(tmp_path).take()
