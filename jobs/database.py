@@ -29,6 +29,7 @@ from jobs.settings import Settings
 from jobs.sqlite import use_wal
 
 SQLITE_BUSY_SECONDS = 60.0
+SETTLE_SECONDS = 2.0
 # A server or network that falls silent is noticed within half a minute, by probes and by unacknowledged data.
 POSTGRES_CONNECT: dict[str, Any] = {
     "connect_timeout": 10,
@@ -199,7 +200,13 @@ class Database:
         with self._translated():
             connection = self.engine.raw_connection()
             try:
-                busy, *_ = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                cursor = connection.cursor()
+                # Whoever waits for readers here keeps every writer waiting: so only for a moment.
+                cursor.execute(f"PRAGMA busy_timeout = {round(1000 * SETTLE_SECONDS)}")
+                try:
+                    busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                finally:
+                    cursor.execute(f"PRAGMA busy_timeout = {round(1000 * SQLITE_BUSY_SECONDS)}")
                 return not busy
             finally:
                 connection.close()

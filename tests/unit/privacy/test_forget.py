@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from queue_world import TENANT, World
 from sqlalchemy import func, select
 
 from jobs import privacy, verify
+from jobs.database import SQLITE_BUSY_SECONDS, Database
 from jobs.errors import AuditRefused, StorageUnavailable, UnknownPerson
 from jobs.models import METADATA
 from jobs.models_outside import Audit, Delivery, Forgetting, Gallery, Upload
@@ -254,3 +256,29 @@ def test_an_sqlite_file_keeps_no_remnant_of_a_name(people: PrivacyWorld, world: 
 
     # Then the bytes of the name are nowhere in the files
     assert world.database.settle_erased() and found() == 0
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_whoever_reads_for_long_keeps_no_writer_waiting_for_an_erasure(
+    world: World, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given somebody who reads for as long as it takes, from before a change
+    monkeypatch.setattr("jobs.database.SETTLE_SECONDS", 0.05)
+    reader = Database(database_url)
+    with reader.reading() as tx:
+        tx.execute(select(func.count()).select_from(Forgetting)).scalar_one()
+        with world.database.transaction() as other:
+            forgettings.add(other, TENANT, keys=["a"])
+
+        # When an erasure settles, then it says that it could not yet, and others write at once
+        began = time.monotonic()
+        assert not world.database.settle_erased()
+        with world.database.transaction() as other:
+            forgettings.add(other, TENANT, keys=["b"])
+        assert time.monotonic() - began < SQLITE_BUSY_SECONDS / 2
+    reader.dispose()
+
+    # And when the reader is gone, it could; the same connections wait for writers as long as before
+    assert world.database.settle_erased()
+    with world.database.reading() as tx:
+        assert tx.exec_driver_sql("PRAGMA busy_timeout").scalar_one() == 1000 * SQLITE_BUSY_SECONDS
