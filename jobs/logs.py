@@ -40,6 +40,7 @@ _RULES = (
     (re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic)\s+)[^\s\"',]+"), rf"\1{HIDDEN}"),
     (re.compile(r"(?i)\b(bearer\s+)[a-z0-9._~+/=-]{16,}"), rf"\1{HIDDEN}"),
     (re.compile(r"\b(portraits_[a-z0-9][A-Za-z0-9_-]*\.)[A-Za-z0-9_-]{16,}"), rf"\1{HIDDEN}"),
+    (re.compile(r"(/uploads/)[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{43}"), rf"\1{HIDDEN}"),
     (re.compile(r"\b(whsec_)[A-Za-z0-9+/=_-]+"), rf"\1{HIDDEN}"),
     (re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b"), rf"\1{HIDDEN}"),
     (re.compile(r"""\bb(['"])(?:(?!\1)[^\\]|\\.){40,}\1"""), "<bytes>"),

@@ -68,6 +68,11 @@ def accept(database: Database, storage: Storage, tenant: str, what: Announced, d
     if hashlib.sha256(data).hexdigest() != what.sha256:
         raise UploadRefused("what was sent has another SHA-256 than was announced; send the file that was hashed")
     storage.put(row.storage_key, data, content_type=what.media_type)
+    with database.reading(tenant) as tx:
+        is_wanted = rows.find(tx, tenant, what.sha256) is not None
+    if not is_wanted:  # its job or its person went on meanwhile: no row would ever have it removed
+        storage.delete(row.storage_key)
+        raise UploadRefused("this photo is no longer announced; announce it again (POST /photos)")
 
 
 def let_go(database: Database, storage: Storage, tenant: str, sha256s: Sequence[str]) -> None:

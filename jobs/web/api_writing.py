@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -125,7 +126,8 @@ async def enqueue_job(
     """
     services = services_of(request)
     body = Body.of(request.headers.get("content-type", ""), await request.body())
-    found = await run_in_threadpool(submit, services, caller, body, Submission(dry_run=dry_run, again=again))
+    how = Submission(dry_run=dry_run, again=again)
+    found = await to_thread.run_sync(submit, services, caller, body, how, limiter=services.enqueueing)
     response.status_code = 201 if isinstance(found, schemas.Enqueued) and found.created else 200
     return found
 

@@ -100,7 +100,8 @@ class SafeAnswers:
         finally:
             # The path alone: what stands behind `?` may be a signature. What asks every few seconds is not told.
             level = logging.DEBUG if path in _ASKED_OFTEN and status == 200 else logging.INFO
-            told = path if "/uploads/" not in path else path.rpartition("/")[0] + "/..."
+            before, uploads, _ = path.partition("/uploads/")
+            told = f"{before}{uploads}..." if uploads else path
             log.log(level, "%s %s %d %.0f ms", scope["method"], told, status, 1000 * (time.monotonic() - began))
 
     def _headers(self, scope: Scope) -> dict[str, str]:

@@ -17,8 +17,8 @@ from jobs.web.services import Services, services_of
 log = logging.getLogger(__name__)
 
 
-def alive(request: Request) -> Response:
-    """The process answers."""
+async def alive(request: Request) -> Response:
+    """The process answers, also while all its threads are busy."""
     return PlainTextResponse("alive\n")
 
 

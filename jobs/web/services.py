@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import urlsplit
 
+import anyio
 from starlette.requests import HTTPConnection
 
 from jobs.database import Database
@@ -19,6 +20,8 @@ from jobs.web.throttle import Throttle
 from jobs.web.thumbnails import Thumbnails
 
 log = logging.getLogger(__name__)
+# Each decodes photos on a few threads; manifests beyond these wait, and take no thread that others need.
+ENQUEUE_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Services:
     last_used: LastUsed
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     throttle: Throttle = field(default_factory=Throttle)
+    enqueueing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(ENQUEUE_AT_ONCE))
 
     @classmethod
     def open(cls, settings: Settings) -> Services:

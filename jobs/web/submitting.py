@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -24,8 +23,6 @@ _ENDINGS = {
     "application/x-yaml": ".yaml",
     "text/yaml": ".yaml",
 }
-# Each decodes photos on a few threads; requests beyond these wait.
-_AT_ONCE = threading.BoundedSemaphore(4)
 
 
 @dataclass(frozen=True)
@@ -56,17 +53,14 @@ class Submission:
 def submit(services: Services, caller: Caller, body: Body, how: Submission) -> schemas.Enqueued | schemas.DryRun:
     """Enqueue it, or say what it asks for. Raises as `jobs.intake.enqueue` does."""
     settings = services.settings
-    with (
-        _AT_ONCE,
-        receive_manifest(
-            body.data,
-            body.ending,
-            settings=settings,
-            again=how.again,
-            overrides={"tenant": caller.tenant},
-            defaults_of=drawing_defaults(settings),
-        ) as manifest,
-    ):
+    with receive_manifest(
+        body.data,
+        body.ending,
+        settings=settings,
+        again=how.again,
+        overrides={"tenant": caller.tenant},
+        defaults_of=drawing_defaults(settings),
+    ) as manifest:
         _require_own(manifest, caller.tenant)
         if how.dry_run:
             return _plan(services, manifest)

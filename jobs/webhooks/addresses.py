@@ -22,18 +22,22 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Resolver = Callable[[str, int], list[str]]
 LONGEST_URL, LAST_PORT = 2000, 65_535
 SCHEME_PORTS = {"https": 443, "http": 80}
-# Public by their registration, and yet not: where clouds answer their own machines (Azure), and ways to write an
-# address of version 4 within one of version 6 that lead through a gateway, or that older Pythons take for public.
+# Public by their registration, or for older Pythons, and yet not: where clouds answer their own machines (Azure), ways
+# to write an address of version 4 within one of version 6 that lead through a gateway, sites' own addresses of old,
+# and what stands in documents alone.
 _NEVER = tuple(
     ipaddress.ip_network(text)
     for text in (
         "168.63.129.16/32",
         "192.0.0.0/24",
+        "192.88.99.0/24",
         "::/96",
         "64:ff9b::/96",
         "64:ff9b:1::/48",
         "2001::/23",
         "2002::/16",
+        "3fff::/20",
+        "fec0::/10",
     )
 )
 

@@ -62,6 +62,7 @@ def _written(tmp_path: Path, form: str, level: int = logging.INFO) -> io.StringI
         ("3q2-7wAAAAAAAAAAAA", f"login with {TOKEN}"),
         ("C2FVsBQIhrscChlQIMV", f"signed by {HOOK}"),
         ("dXNlcjpwYXNz", "{'Authorization': 'Basic dXNlcjpwYXNz'}"),
+        ("eyJzaGEyNTYiOiI2ZDg5In0", f"/uploads/eyJzaGEyNTYiOiI2ZDg5In0.{'a' * 43}: the store does not answer"),
         ("eyJhbGciOiJIUzI1NiJ9", "Authorization: Bearer eyJhbGciOiJIUzI1NiJ9.e30.abc"),
         ("a portrait of Ada", "duplicate key\nDETAIL:  Failing row contains (acme, a portrait of Ada, 7)."),
         ("a portrait of Bob", "[SQL: INSERT ...]\n[parameters: {'prompt': 'a portrait of Bob'}]\n(Background ...)"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,8 +14,12 @@ from sqlalchemy import select, update
 from web_world import ACME, GLOBEX, Site, manifest
 
 from jobs.archive import archive
+from jobs.errors import UnknownJob
 from jobs.models import METADATA, Worker
 from jobs.repository import fleet
+from jobs.web import api_writing
+from jobs.web.app import THREADS
+from jobs.web.services import ENQUEUE_AT_ONCE
 
 RFC_FIELDS = {"type", "title", "status", "detail", "code"}
 
@@ -284,6 +290,38 @@ def test_a_database_that_is_away_is_told_as_503_without_its_address(
     page = site.client.get("/readyz")
     assert (page.status_code, page.json()) == (503, {"ready": False, "code": "database_unavailable"})
     assert site.client.get("/healthz").status_code == 200
+
+
+def test_manifests_that_take_long_hold_up_nobody_who_reads(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given more manifests than there are threads, of which none comes to an end
+    entered, ended = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: Any) -> None:
+        entered.release()
+        assert ended.wait(60)
+        raise UnknownJob("it is over")
+
+    monkeypatch.setattr(api_writing, "submit", slow)
+    site.token()
+    with ThreadPoolExecutor(2 * THREADS) as pool:
+        asked = [pool.submit(site.ask, "POST", "/jobs", json=manifest("ada")) for _ in range(THREADS + 8)]
+        try:
+            assert all(entered.acquire(timeout=60) for _ in range(ENQUEUE_AT_ONCE))
+
+            # When somebody else asks for something, then it is answered
+            found = pool.submit(site.ask, "GET", "/jobs", tenant=GLOBEX).result(60)
+            assert (found.status_code, pool.submit(site.client.get, "/healthz").result(60).status_code) == (200, 200)
+            assert not entered.acquire(blocking=False)
+        finally:
+            ended.set()
+        assert {one.result(60).status_code for one in asked} == {404}
+
+
+def test_the_log_tells_no_address_that_takes_a_photo(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "jobs.web.guards")
+    for path in ("/api/v1/uploads/e30.abc", "/api/v1/uploads/e30.abc/", "/api/v1/uploads/e30.abc/more"):
+        site.client.put(path, content=b"x")
+    assert len(caplog.messages) == 3 and not any("e30" in line for line in caplog.messages)
 
 
 def test_bodies_are_bounded_before_they_are_read(site: Site) -> None:

@@ -18,6 +18,7 @@ from jobs.errors import ManifestInvalid, QuotaExceeded
 from jobs.models import Photo
 from jobs.models_outside import Upload
 from jobs.repository import tenants
+from jobs.repository import uploads as upload_rows
 from jobs.settings import Settings
 from jobs.storage import Announced
 from jobs.sweep import sweep
@@ -340,6 +341,26 @@ def test_a_manifest_of_the_command_line_may_name_photos_by_their_hash_too(site: 
     for wrong in ("sha256:", "sha256:" + "AB" * 32, "sha256:../x"):
         with pytest.raises(ManifestInvalid, match="wanted sha256: and 64 digits"):
             site.enqueue("ada", key="third", photo=wrong)
+
+
+def test_a_photo_whose_announcement_goes_while_it_is_sent_leaves_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an announced photo whose row is removed, as its person is forgotten, while its bytes are being stored
+    place = site.ask("POST", "/photos", json=announced(GREEN)).json()
+    storage = type(site.world.storage)
+    put = storage.put
+
+    def forgotten_meanwhile(self: Any, key: str, data: bytes, **more: Any) -> Any:
+        with site.database.transaction(ACME) as tx:
+            upload_rows.remove(tx, ACME, [sha256(GREEN)])
+        return put(self, key, data, **more)
+
+    # When it is sent, then it is refused, and nothing of it lies in the store
+    monkeypatch.setattr(storage, "put", forgotten_meanwhile)
+    answer = site.client.put(place["url"], content=GREEN, headers=place["headers"])
+    assert (answer.status_code, answer.json()["code"]) == (422, "upload_refused")
+    assert (rows(site), keys(site)) == ((0, 0), [])
 
 
 def test_a_stored_photo_that_was_lost_is_asked_for_again(site: Site) -> None:
