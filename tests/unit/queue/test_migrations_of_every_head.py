@@ -10,12 +10,13 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from queue_world import World, settings
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect, select, text, update
 from sqlalchemy.types import JSON, Boolean, DateTime, Float, Integer, LargeBinary, Numeric, String, TypeEngine, Uuid
 from test_migrations import AT, ids, put, rows_of, write_as_0_1_0, write_as_0_2_0
 
 from jobs.database import Database, _migrations_folder
-from jobs.repository import queries
+from jobs.models import ARCHIVED_UNITS, Job, Unit
+from jobs.repository import ends, queries
 from worker.testing import FakeRenderer
 
 # What a column must hold where any value of its type would be refused, or would mean something.
@@ -100,4 +101,34 @@ def test_from_every_schema_rows_are_kept_and_work_goes_on(database_url: str, tmp
     assert row is not None
     assert (row["state"], row["done"], row["waiting"], row["renders"]) == ("done", 2, 0, 2)
     assert "spring.png" in kept and len(kept) == 2
+    database.dispose()
+
+
+def test_what_ended_before_ends_were_told_is_told_to_nobody(database_url: str) -> None:
+    # Given a database of the version before, with an open unit, and others that are over in the queue and the archive
+    database, over, still_open = Database(database_url), ids(1), ids(100)
+    database.upgrade("0006")
+    with database.transaction() as tx:
+        put(tx, "tenants", id="acme", created_at=AT)
+        write_as_0_2_0(tx, over, "spring")
+        fill_empty_tables(tx)
+        for table in ("units", "archived_units"):
+            tx.execute(text(f"UPDATE {table} SET state = 'done', finished_at = created_at"))
+        write_as_0_1_0(tx, still_open, "autumn")
+
+    # When it is upgraded, then no end waits to be told, and none is said of what is open
+    database.upgrade()
+    with database.reading() as tx:
+        assert ends.next_job(tx) is None
+        for table in (Unit.__table__, ARCHIVED_UNITS):
+            told = tx.execute(select(table.c.told_at, table.c.finished_at)).all()
+            assert all(row.told_at == row.finished_at for row in told) and any(row.told_at for row in told)
+        jobs = {row.key: row.told_at for row in tx.execute(select(Job.key, Job.told_at))}
+    assert jobs["spring"] is not None and jobs["autumn"] is None
+
+    # And when the open one ends, that one is told
+    with database.transaction() as tx:
+        tx.execute(update(Unit).where(Unit.id == still_open["unit"]).values(state="done", finished_at=AT))
+    with database.reading() as tx:
+        assert ends.next_job(tx) == ("acme", still_open["job"])
     database.dispose()
