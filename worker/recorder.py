@@ -79,7 +79,7 @@ class Recorder:
         """
         self._database, self._storage = database, storage
         self._owner, self._outages, self._observer = owner, outages, observer
-        self._judge, self._outputs = Judge(renderer), Outputs(renderer, marker)
+        self._judge, self._outputs, self._marker = Judge(renderer), Outputs(renderer, marker), marker
         self._records = Records(renderer, worker_name)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="recorder")
         self._room = threading.BoundedSemaphore(queue)
@@ -141,7 +141,7 @@ class Recorder:
     def is_outage(self, error: Exception) -> bool:
         """Whether a unit's fault is that the store is away, the disk full or marking broken: no attempt of its own."""
         if isinstance(error, MarkingBroken):
-            return True
+            return self._marker is not None and self._marker.fault is not None  # else it is this picture that is
         if self._outages is None:
             return False
         is_away = isinstance(error, AWAY) and self._outages.breaker.reason is not None

@@ -99,8 +99,7 @@ class Marker:
         if self._settings.sign == "off":
             return
         self._signer = self._new_signer()
-        data, media_type = encode(new_image("RGB", (8, 8)), {}, tells_making=False)
-        self._signer.sign(data, media_type, source=DRAWN)
+        _prove(self._signer)
 
     def _new_signer(self) -> Signer:
         from worker.marking.credentials import SELF_MADE, load_credentials
@@ -124,10 +123,26 @@ class Marker:
         try:
             return self._signed(data, media_type, source, model)
         except MarkingBroken as error:
-            self._broke(error)
+            if self._signs_others():
+                log.error("a picture could not be signed, though others can: %s", error)
+            else:
+                self._broke(error)
             if self._settings.marking_required:
                 raise
             return None
+
+    def _signs_others(self) -> bool:
+        """Whether a fault was that of one picture: then its unit has an end, and the worker goes on with others.
+
+        Not where a time stamp authority is asked, which may be away for one picture and back for the next.
+        """
+        if self._fault is not None or self._settings.sign_timestamp_url:
+            return False
+        try:
+            _prove(self._ready_signer())
+        except MarkingBroken:
+            return False
+        return True
 
     def _signed(self, data: bytes, media_type: str, source: DigitalSource, model: str | None) -> bytes:
         """Signed; where a time stamp authority is asked, which may be away for a moment, tried a few times."""
@@ -172,3 +187,9 @@ class Marker:
         if was is not None:
             log.warning("pictures can be marked again")
             self._on_change()
+
+
+def _prove(signer: Signer) -> None:
+    """Sign a small picture. Raises MarkingBroken."""
+    data, media_type = encode(new_image("RGB", (8, 8)), {}, tells_making=False)
+    signer.sign(data, media_type, source=DRAWN)

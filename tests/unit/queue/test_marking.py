@@ -17,12 +17,13 @@ from sqlalchemy import select
 
 from jobs.database import Database
 from jobs.digital_source import source_of
-from jobs.models import Unit, Worker
+from jobs.models import Render, Unit, Worker
 from jobs.profiles import Profile
 from worker import process
 from worker.errors import MarkingBroken
 from worker.marking.provenance import read_provenance
 from worker.marking.self_made import FOLDER
+from worker.marking.signer import Signer
 from worker.picture_file import record_of
 from worker.process import WorkerProcess
 from worker.testing import FakeRenderer
@@ -155,6 +156,33 @@ def test_a_signer_that_breaks_in_the_middle_stops_the_job_and_burns_none_of_it(
     assert fleet.world.job(job)["state"] == "done"
     assert {read_provenance(data, "image/png").state for data in fleet.pictures()} == {"valid"}
     assert len(fleet.pictures()) == 24
+
+
+def test_one_picture_that_cannot_be_signed_holds_up_nobody_else_and_has_an_end(
+    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a signer that works, but not for the third picture, however often it is drawn
+    fleet = fleet_of(database, database_url, tmp_path, monkeypatch, retry_seconds=0.001)
+    job, real = job_of(fleet, 4), Signer.sign
+    with database.reading() as tx:
+        third = tx.execute(select(Render.id).order_by(Render.ordinal).offset(2)).scalars().first()
+
+    def sign(signer: Signer, data: bytes, *given: Any, **more: Any) -> bytes:
+        if record_of(Image.open(io.BytesIO(data))).get("render") == str(third):
+            raise MarkingBroken("this one cannot be read")
+        return real(signer, data, *given, **more)
+
+    monkeypatch.setattr(Signer, "sign", sign)
+
+    # When it is drawn as often as a unit may be
+    for _ in range(fleet.world.settings.max_attempts):
+        fleet.shift()
+
+    # Then the others are done, it has failed with its reason, nothing unmarked is shipped, and the worker is well
+    assert [(unit.state, unit.error_code) for unit in fleet.units()] == [("done", "marking_broken")]
+    assert (fleet.world.job(job)["done"], fleet.world.job(job)["failed"]) == (3, 1)
+    assert [read_provenance(data, "image/png").state for data in fleet.pictures()] == 3 * ["valid"]
+    assert fleet.row().state == "idle" and fleet.row().error is None
 
 
 def test_an_operator_may_ship_unsigned_pictures_and_everybody_is_told(
