@@ -59,7 +59,7 @@ def verify(
         say(f"nothing is left in the tables and in the store of tenant {sought.tenant}")
     else:
         out().print(table(None, ("kind", "where"), [(one.kind, one.where) for one in left[:MOST_SHOWN]]))
-        say(f"{len(left)} things are left")
+        say("1 thing is left" if len(left) == 1 else f"{len(left)} things are left")
     if left:
         raise typer.Exit(Exit.PROBLEM)
 

@@ -66,7 +66,8 @@ def _webhooks(tx: Connection, _settings: Settings) -> Iterator[Finding]:
     for row in failing[:SHOWN]:
         state: State = "problem" if row["disabled_reason"] else "note"
         told = row["disabled_reason"] or f"does not answer, {row['failures']} tries, {row['waiting']} messages wait"
-        hint = f"mend the endpoint, then `portraits webhooks retry {row['id']} --tenant {row['tenant_id']}`"
+        named = f"{row['id']} --tenant {row['tenant_id']}"
+        hint = f"`portraits webhooks deliveries {named}` says why; mend it, then `portraits webhooks retry {named}`"
         yield Finding(TOPIC, f"webhook {row['id']}", state, str(told), hint)
     if len(failing) > SHOWN:
         more = f"{len(failing) - SHOWN} more do not take messages"

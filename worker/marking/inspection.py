@@ -46,7 +46,7 @@ def inspect_picture(file: Path, settings: Settings, *, anchors_pem: bytes | None
         media_type = next((kind for head, kind in _HEADS.items() if data.startswith(head)), None)
         proof = Provenance("none") if media_type is None else read_provenance(data, media_type, anchors_pem=anchors_pem)
         if media_type is None or proof.state == "none":
-            raise
+            raise PhotoRefused(f"{file}: {error}") from error
         return Inspected(file, media_type, 0, 0, None, {}, None, proof, f"not looked for: {error}")
     media_type = Image.MIME[str(image.format)]
     return Inspected(

@@ -11,6 +11,8 @@ from jobs.repository.units import ClaimedUnit
 from worker.telemetry.events import BatchDrawn, Observer, Outcome
 
 WINDOW_SECONDS = 120.0
+# A shift that is younger tells nothing yet: its first sign of life comes before its first batch, and stands for long.
+SHORTEST_SECONDS = 5.0
 
 
 class DeviceUse(Observer):
@@ -42,15 +44,17 @@ class DeviceUse(Observer):
                 self._end(self._clock())
 
     def share(self) -> float | None:
-        """Of the time since the shift began, and of the last minutes at most, 0 to 1; None when no time passed."""
+        """Of the time since the shift began, and of the last minutes at most, 0 to 1; None within its first seconds."""
         with self._lock:
             now = self._clock()
+            if now - self._since < SHORTEST_SECONDS:
+                return None
             since = max(self._since, now - WINDOW_SECONDS)
             while self._batches and self._batches[0][1] < since:
                 self._batches.popleft()
             current = [] if self._drawing_since is None else [(self._drawing_since, now)]
             drawn = sum(ended - max(began, since) for began, ended in (*self._batches, *current))
-            return min(1.0, drawn / (now - since)) if now > since else None
+            return min(1.0, drawn / (now - since))
 
     def _end(self, now: float) -> None:
         if self._drawing_since is not None:

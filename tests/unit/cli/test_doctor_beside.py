@@ -77,6 +77,7 @@ def test_webhooks_that_take_nothing_are_told_with_what_to_do(database: Database,
     assert found[f"webhook {failing}"].state == "note" and "1 tries" in found[f"webhook {failing}"].detail
     assert found[f"webhook {disabled}"].state == "problem"
     assert f"portraits webhooks retry {disabled} --tenant {TENANT}" in found[f"webhook {disabled}"].hint
+    assert f"portraits webhooks deliveries {disabled} --tenant {TENANT}` says why" in found[f"webhook {disabled}"].hint
     assert f"webhook {good}" not in found
 
 
