@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, insert, select, tuple_, update
 
 from jobs.database import epoch_now
 from jobs.models_outside import Delivery
@@ -148,9 +148,11 @@ def any_old(tx: Connection) -> bool:
     return tx.execute(select(Delivery.id).where(*_old()).limit(1)).one_or_none() is not None
 
 
-def drop_old(tx: Connection) -> int:
-    """Remove deliveries that ended long ago; how many."""
-    return tx.execute(delete(Delivery).where(*_old())).rowcount
+def drop_old(tx: Connection, *, limit: int) -> int:
+    """Remove so many deliveries, at most, that ended long ago; how many."""
+    keys = (Delivery.tenant_id, Delivery.id)
+    some = select(*keys).where(*_old()).limit(limit)
+    return tx.execute(delete(Delivery).where(tuple_(*keys).in_(some))).rowcount
 
 
 def _old() -> tuple[Any, ...]:

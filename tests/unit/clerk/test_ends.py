@@ -13,7 +13,7 @@ from queue_world import TENANT, add_job, only_postgres, person, settings
 from sqlalchemy import event, func, select, text, update
 
 from jobs.archive import archive
-from jobs.clerk.errands import tell_ends
+from jobs.clerk.errands import drop_old_deliveries, tell_ends
 from jobs.database import Database
 from jobs.models import ARCHIVED_UNITS, Job, Unit
 from jobs.models_outside import Delivery, Gallery
@@ -286,3 +286,26 @@ def test_untold_ends_are_found_by_their_own_index(database: Database, chosen: Se
     # Then each walks the index of what is untold
     assert len(plans) == 3
     assert all("ix_units_untold" in plan for plan in plans), plans
+
+
+def test_old_deliveries_go_some_at_a_time_and_what_waits_or_is_new_stays(
+    database: Database, chosen: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given seven deliveries: five that ended long ago, one that ended now, and one that still waits since long ago
+    monkeypatch.setattr("jobs.clerk.errands.DROPPED_AT_ONCE", 2)
+    add_job(database, [person(f"p{n}", [1], chosen) for n in range(7)])
+    hook(database, "unit.ended")
+    settle(database, claimed(database))
+    assert tell_ends(database) == 7
+    new, waiting, *old = [row.id for row in told(database)]
+    with database.transaction() as tx:
+        tx.execute(update(Delivery).where(Delivery.id != waiting).values(state="done"))
+        tx.execute(update(Delivery).where(Delivery.id != new).values(due_at=1.0))
+
+    # When the clerk drops them, then in three parts, and the two others are left
+    asked: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    assert drop_old_deliveries(database) == len(old) == 5
+    assert sum(statement.startswith("DELETE") for statement in asked) == 3
+    assert {row.id for row in told(database)} == {new, waiting}
+    assert drop_old_deliveries(database) == 0
