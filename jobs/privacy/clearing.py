@@ -2,7 +2,7 @@
 
 The keys lie in rows that were committed together with the erasure, so that nothing is lost between the two. A key that
 a row names again, as the same photo was enqueued anew, stays. When every worker has obeyed, the places are looked at
-where one of them may have stored a last object in between.
+where one of them, or whoever held a signed address, may have stored a last object in between.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jobs.repository.forgettings import ForgettingRow
 from jobs.repository.parts import parts
 from jobs.storage import Storage
 from jobs.sweep import unnamed
+from jobs.uploads import upload_key
 
 log = logging.getLogger(__name__)
 THREADS = 8
@@ -58,6 +59,7 @@ def close(database: Database, storage: Storage, *, limit: int = 100) -> int:
     for row in rows:
         late = purge(database, storage, row.tenant, _keys_under(database, storage, row))
         late += _purge_galleries(storage, row)
+        _purge_sent(database, storage, row)
         if late:
             log.info("%d objects that were stored while their person was erased are removed", late)
         with database.transaction() as tx:
@@ -92,7 +94,19 @@ def gallery_keys(storage: Storage, tenant: str, job_id: str, token: int) -> Iter
 
 
 def _clear_row(database: Database, storage: Storage, row: ForgettingRow) -> int:
+    _purge_sent(database, storage, row)
     return purge(database, storage, row.tenant, row.keys or []) + _purge_galleries(storage, row)
+
+
+def _purge_sent(database: Database, storage: Storage, row: ForgettingRow) -> None:
+    """What was sent ahead of these photos' jobs and was let go of when they came: a bucket may keep versions of it, or
+    somebody has sent it again. Mostly there is nothing, so it is not counted.
+    """
+    purge(database, storage, row.tenant, (prefix for prefix in row.prefixes if _is_sent(row.tenant, prefix)))
+
+
+def _is_sent(tenant: str, prefix: str) -> bool:
+    return prefix.startswith(upload_key(tenant, ""))
 
 
 def _purge_galleries(storage: Storage, row: ForgettingRow) -> int:
@@ -109,6 +123,8 @@ def _purge_galleries(storage: Storage, row: ForgettingRow) -> int:
 def _keys_under(database: Database, storage: Storage, row: ForgettingRow) -> Iterator[str]:
     """What lies where an object may have come late; nothing of a whole tenant that has come back since."""
     for prefix in row.prefixes:
+        if _is_sent(row.tenant, prefix):
+            continue
         if prefix == f"{row.tenant}/":
             with database.reading() as tx:
                 if row.tenant in tenant_rows.tenants(tx):

@@ -28,6 +28,7 @@ from jobs.repository import audits, erasure, forgettings, people
 from jobs.repository.erasure import Erased, Made
 from jobs.settings import Settings
 from jobs.storage import open_storage
+from jobs.uploads import upload_key
 
 TRIES = 3
 
@@ -125,7 +126,7 @@ def note(tx: Connection, tenant: str, erased: Erased) -> list[uuid.UUID]:
         units=erased.traces.claimed,
         galleries=erased.traces.galleries,
         keys=erased.keys,
-        prefixes=erased.traces.prefixes,
+        prefixes=[*erased.traces.prefixes, *(upload_key(tenant, sha256) for sha256 in erased.traces.photos)],
     )
 
 

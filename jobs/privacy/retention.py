@@ -145,7 +145,8 @@ def _let_go_of_photos(database: Database, tenant: str) -> int:
             if not keys:
                 return removed
             keys += erasure_outside.uploads(tx, tenant, sha256s)
-            forgettings.add(tx, tenant, keys=keys)
+            sent = [uploads.upload_key(tenant, sha256) for sha256 in sha256s]
+            forgettings.add(tx, tenant, keys=keys, prefixes=sent)
         removed += len(sha256s)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from s3_server import ACCESS_KEY, SECRET_KEY, S3Server, run_s3_server, weed_bina
 from services import missing
 from stacks import PHOTOS, people_manifest
 
-from jobs import enqueue, privacy
+from jobs import enqueue, privacy, tokens, uploads
 from jobs.database import Database
 from jobs.errors import StorageDenied
 from jobs.privacy.verifying import Sought
 from jobs.settings import Settings
-from jobs.storage import open_storage
+from jobs.storage import Announced, open_storage
 from worker.testing import FakeRenderer
 
 pytestmark = pytest.mark.s3
@@ -129,6 +130,34 @@ def test_of_what_is_forgotten_a_bucket_keeps_no_earlier_version(
         left += list(privacy.remains(Sought.of(TENANT, receipt=receipts[2]), settings=chosen))
         assert [(one.kind, one.where) for one in left] == [("object", mine)]
         world.storage.purge(mine)
+    finally:
+        client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
+
+
+def test_of_a_photo_that_was_sent_ahead_a_bucket_keeps_no_earlier_version(
+    tmp_path: Path, access: Access, file_database: Database
+) -> None:
+    # Given a bucket that keeps versions, and a person whose photo was sent ahead of the job
+    chosen = s3_settings(tmp_path, str(file_database.engine.url), access)
+    client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    try:
+        world = World(file_database, chosen, FakeRenderer())
+        tokens.create(file_database, TENANT, "shop", may_write=True)
+        data = next(PHOTOS.rglob("*.jpg")).read_bytes()
+        what = Announced(hashlib.sha256(data).hexdigest(), len(data), "image/jpeg")
+        uploads.announce(file_database, world.storage, chosen, TENANT, what)
+        uploads.accept(file_database, world.storage, TENANT, what, data)
+        person = {**people_manifest()["identities"][0], "id": "ada", "photos": [f"sha256:{what.sha256}"]}
+        enqueue({**people_manifest(), "tenant": TENANT, "identities": [person]}, settings=chosen, base=PHOTOS)
+
+        # When the person is forgotten
+        receipt = privacy.forget("ada", settings=chosen).receipt
+
+        # Then no version of what was sent is kept
+        assert list(privacy.remains(Sought.of(TENANT, receipt=receipt), settings=chosen)) == []
+        prefix = chosen.storage_url.removeprefix(f"s3://{BUCKET}/")
+        found = client(access).list_object_versions(Bucket=BUCKET, Prefix=f"{prefix}/{TENANT}/uploads/")
+        assert not found.get("Versions") and not found.get("DeleteMarkers")
     finally:
         client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
 
