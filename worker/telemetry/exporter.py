@@ -30,7 +30,7 @@ from worker.telemetry.runtime import RunFolder
 from worker.telemetry.vitals import look
 
 log = logging.getLogger(__name__)
-AGAIN_SECONDS, IDLE_SECONDS = 5.0, 10.0
+AGAIN_SECONDS, IDLE_SECONDS, LOOK_SECONDS = 5.0, 10.0, 0.5
 StartResponse = Callable[..., Any]
 
 
@@ -74,8 +74,6 @@ class Exporter:
     def stop(self) -> None:
         """Answer no more."""
         self._stop.set()
-        if self._server is not None:
-            self._server.shutdown()
         self._thread.join(timeout=IDLE_SECONDS)
         self._database.dispose()
 
@@ -115,8 +113,10 @@ class Exporter:
                 self._stop.wait(AGAIN_SECONDS)
                 continue
             log.info("metrics at http://%s:%d/metrics", host, self._server.server_port)
-            if not self._stop.is_set():
-                self._server.serve_forever()
+            # Not `serve_forever`: whoever shuts that down before it has begun waits for ever.
+            self._server.timeout = LOOK_SECONDS
+            while not self._stop.is_set():
+                self._server.handle_request()
             self._server.server_close()
             return
 
