@@ -108,5 +108,7 @@ def _named(tx: Connection, worker: str | None) -> list[str]:
     ids = drain_rows.find(tx, worker, within_seconds=SEEN_WITHIN_SECONDS)
     if not ids:
         wanted = "worker" if worker is None else f"worker {worker!r}"
-        raise UnknownWorker(f"no {wanted} runs here that gave a sign of life today; `portraits status` counts them")
+        raise UnknownWorker(
+            f"no {wanted} runs here that gave a sign of life today; `portraits status --json` names them"
+        )
     return ids

@@ -122,7 +122,8 @@ def lock_units(tx: Connection, *which: ColumnElement[bool]) -> None:
 
 
 def cancel(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> int:
-    """Stop a job: nothing of it is drawn any more, what is drawn stays. Returns how many renders were cancelled.
+    """Stop a job: nothing of it is drawn any more, what is drawn stays. Returns how many renders were cancelled. A job
+    that is over already stays as it ended.
 
     A worker in the middle of a batch loses its lease by this, and notices with its next heartbeat.
     """
@@ -147,10 +148,10 @@ def cancel(tx: Connection, tenant_id: str, job_id: uuid.UUID) -> int:
     waiting = (Render.tenant_id == tenant_id, Render.job_id == job_id, Render.state == "waiting")
     ended = {"state": "cancelled", "error_code": CANCELLED, "error": "cancelled by request", "finished_at": utcnow()}
     count = tx.execute(update(Render).where(*waiting).values(**ended)).rowcount
-    tx.execute(
-        update(Job).where(Job.tenant_id == tenant_id, Job.id == job_id).values(cancelled_at=utcnow(), paused_at=None)
-    )
-    record_event(tx, tenant_id, "job.cancelled", job_id=job_id, data={"renders": count})
+    if count:
+        over = {"cancelled_at": utcnow(), "paused_at": None}
+        tx.execute(update(Job).where(Job.tenant_id == tenant_id, Job.id == job_id).values(**over))
+        record_event(tx, tenant_id, "job.cancelled", job_id=job_id, data={"renders": count})
     shares.give_back(tx, charges)
     return count
 

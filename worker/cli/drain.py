@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jobs.repository.drain import DrainingWorker
 
 Name = Annotated[
-    str | None, typer.Argument(metavar="[WORKER]", help="Name as `status` shows it, or a machine's; or --all.")
+    str | None, typer.Argument(metavar="[WORKER]", help="Name as `status --json` shows it, or a machine's; or --all.")
 ]
 
 

@@ -23,6 +23,7 @@ from hyperlora.errors import LoRAMismatch, WeightsMissing
 from hyperlora.lora_formats import ALPHA, DOWN, UP, collect, detect, peft_factor
 from hyperlora.mini.models import UNET_CONFIG
 from hyperlora.tensorfile import BrokenTensorFile, parse
+from jobs.profiles import MINI, built_in_profiles
 
 SHOWN_LAYERS = 3
 FLOAT32_MAX = torch.finfo(torch.float32).max
@@ -165,7 +166,11 @@ class _Layer:
 
 
 def _known_bases() -> list[tuple[str, dict[str, Projection]]]:
-    configs = {"SDXL": HyperLoRAConfig.sdxl(), "the mini pack": HyperLoRAConfig.from_unet(UNET_CONFIG)}
+    configs = {"SDXL": HyperLoRAConfig.sdxl(), "the untrained mini pack": HyperLoRAConfig.from_unet(UNET_CONFIG)}
+    # The trained pack of a checkout, which the profile `mini` draws with; its UNet is another one.
+    mini = built_in_profiles()[MINI].base
+    if mini and (unet := Path(mini) / "unet" / "config.json").is_file():
+        configs["the mini pack"] = HyperLoRAConfig.from_unet(json.loads(unet.read_text(encoding="utf-8")))
     return [(name, {one.layer: one for one in config.projections}) for name, config in configs.items()]
 
 

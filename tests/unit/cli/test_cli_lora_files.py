@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from hyperlora.config import HyperLoRAConfig
 from hyperlora.lora import LoRA, LoRALayer
 from hyperlora.mini.models import UNET_CONFIG
+from jobs.profiles import MINI, built_in_profiles
 from worker.cli import extras
 from worker.lora_tools.look import look_into
 
@@ -131,10 +132,21 @@ def test_inspect_says_what_a_file_is(cli: CliWorld, mini_file: Path) -> None:
         max(norms, key=lambda name: norms[name]),
         pytest.approx(max(norms.values()), rel=1e-5),
     ]
-    assert [(fit["base"], fit["fits"]) for fit in found["fits"]] == [("the mini pack", True), ("SDXL", False)]
+    fits = {fit["base"]: fit["fits"] for fit in found["fits"]}
+    assert fits == {"the untrained mini pack": True, "SDXL": False, "the mini pack": False}
     assert found["metadata"]["hyperlora_sources"] == [{"role": "person", "photos": ["ab" * 32]}]
     told = cli.run("lora", "inspect", mini_file).stdout
     assert "88 of 88" in told and "abababababab..." in told
+
+
+def test_a_file_for_the_pack_that_a_checkout_draws_with_fits_it(cli: CliWorld) -> None:
+    # Given a LoRA for the UNet of the profile `mini`
+    unet = Path(built_in_profiles()[MINI].base) / "unet" / "config.json"
+    lora_for(HyperLoRAConfig.from_unet(json.loads(unet.read_text()))).save(cli.folder / "ada.safetensors")
+
+    # When it is inspected, then it fits, and nothing is to be warned of
+    found = cli.json("lora", "inspect", "ada.safetensors")
+    assert (found["fits"][0]["base"], found["fits"][0]["fits"]) == ("the mini pack", True)
 
 
 def test_the_scale_counts_in_the_norm(tmp_path: Path) -> None:

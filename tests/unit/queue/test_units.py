@@ -236,6 +236,22 @@ def test_cancel_ends_waiting_and_fences_running(database: Database, tmp_path: Pa
     assert (row["state"], row["done"], row["cancelled"], row["waiting"]) == ("cancelled", 1, 4, 0)
 
 
+def test_a_job_that_is_over_is_not_cancelled_any_more(database: Database, tmp_path: Path, database_url: str) -> None:
+    # Given a job whose only picture is drawn
+    job_id = add_job(database, [person("ada", [1], settings(tmp_path, database_url))])
+    unit = claim(database, "w")[0]
+    with database.transaction() as tx:
+        (only,) = render_rows.waiting(tx, [unit])
+        assert render_rows.complete(tx, only, "w", drawn("k/1.png"))
+
+    # When it is cancelled, then nothing is, and it stays done
+    with database.transaction() as tx:
+        before = queries.job(tx, TENANT, job_id)
+        assert job_rows.cancel(tx, TENANT, job_id) == 0
+        assert before is not None and before["state"] == "done"
+        assert queries.job(tx, TENANT, job_id) == before
+
+
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_retry_waits_again(database: Database, tmp_path: Path, database_url: str, cancelled: bool) -> None:
     # Given a job of one failed unit and one cancelled
