@@ -29,11 +29,14 @@ class RunFolder:
         """A new one for this process; those of workers that are gone are removed. Raises OSError."""
         for left in cls.all(home):
             left.remove_if_dead()
-        path = home / FOLDER / f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        path.mkdir(parents=True, mode=0o700)
-        lock = os.open(path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return cls(path, lock)
+        while True:
+            path = home / FOLDER / f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            path.mkdir(parents=True, mode=0o700)
+            lock = os.open(path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (path / LOCK).is_file():
+                return cls(path, lock)
+            os.close(lock)  # another worker that begins took it for one that was left, before it was locked
 
     @classmethod
     def all(cls, home: Path) -> Iterator[RunFolder]:
@@ -63,9 +66,18 @@ class RunFolder:
         return False
 
     def remove_if_dead(self) -> None:
-        """Remove what a worker left that is gone."""
-        if not self.is_alive():
+        """Remove what a worker left that is gone, under its lock: who has just made it sees that it is not there."""
+        try:
+            lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # another one removes it
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(self.path, ignore_errors=True)
+        except BlockingIOError:
+            return
+        finally:
+            os.close(lock)
 
     def close(self) -> None:
         """Remove it and let the lock go: its worker ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -187,3 +188,26 @@ def test_asking_loads_no_database_and_no_model(tmp_path: Path) -> None:
     own = {**os.environ, "PORTRAITS_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_workers_that_begin_together_leave_each_other_their_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker whose folder lies there, but is not locked yet, when another one begins and clears up
+    real, others = fcntl.flock, list[RunFolder]()
+
+    def flock(file: int, how: int) -> None:
+        if not others and how == fcntl.LOCK_EX:
+            monkeypatch.setattr(fcntl, "flock", real)
+            others.append(RunFolder.make(tmp_path))
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    own = RunFolder.make(tmp_path)
+
+    # Then each has one that is its own and can be written, and that a third one leaves alone
+    RunFolder.make(tmp_path).close()
+    for one in (own, *others):
+        one.write("poll", "now")
+        assert one.is_alive() and one.read("poll") == "now"
+    assert len(list(RunFolder.all(tmp_path))) == len(others) + 1 == 2
