@@ -57,6 +57,8 @@ def gallery(
         database.dispose()
     signed = _opened(storage, settings, row, found, out, life)
     _tell(row, found, signed, settings, as_json=as_json)
+    if expires is not None and signed.expires_at is None:
+        hint("--expires changed nothing: addresses of a folder are not signed, and whoever may read it sees them")
 
 
 def _life(expires: str | None, settings: Settings) -> int:

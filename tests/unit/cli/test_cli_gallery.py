@@ -68,6 +68,7 @@ def test_the_gallery_of_a_folder_store_opens_as_a_file(cli: CliWorld) -> None:
     assert cli.json("gallery", "--build")["address"] != told["address"]
     assert not page.exists()
     assert re.search(r"expires +never", cli.run("gallery").stdout)
+    assert "--expires changed nothing" in cli.run("gallery", "--expires", "24h").stderr
 
 
 def test_a_gallery_says_when_it_expires_and_signs_few_addresses(cli: CliWorld, bucket: str) -> None:
