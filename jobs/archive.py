@@ -93,7 +93,8 @@ def _begun(database: Database, tenant: str, before: dt.datetime) -> Iterator[uui
         with database.reading() as tx:
             ids = rows.old(tx, tenant, before, after=last)
         for job_id in ids:
-            _tell_ends(database, tenant, job_id)
+            if not _tell_ends(database, tenant, job_id):
+                continue
             with database.transaction() as tx:
                 begun = rows.begin(tx, tenant, job_id, before)
             if begun:
@@ -103,13 +104,18 @@ def _begun(database: Database, tenant: str, before: dt.datetime) -> Iterator[uui
         last = ids[-1]
 
 
-def _tell_ends(database: Database, tenant: str, job_id: uuid.UUID) -> None:
-    """Tell what nobody has told yet of a job: whoever tells of ends looks into the queue's tables alone."""
-    with database.reading() as tx:
-        is_untold = ends.has_untold(tx, tenant, job_id)
-    while is_untold:
+def _tell_ends(database: Database, tenant: str, job_id: uuid.UUID) -> bool:
+    """Tell what nobody has told yet of a job: whoever tells of ends looks into the queue's tables alone.
+
+    False where another one holds it at this moment: it is archived the next time.
+    """
+    while True:
+        with database.reading() as tx:
+            if not ends.has_untold(tx, tenant, job_id):
+                return True
         with database.transaction() as tx:
-            is_untold = ends.tell(tx, tenant, job_id).units > 0
+            if not ends.tell(tx, tenant, job_id).units:
+                return False
 
 
 def _move(database: Database, tenant: str, job_id: uuid.UUID, report: Archived) -> None:

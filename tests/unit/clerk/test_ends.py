@@ -309,3 +309,22 @@ def test_old_deliveries_go_some_at_a_time_and_what_waits_or_is_new_stays(
     assert sum(statement.startswith("DELETE") for statement in asked) == 3
     assert {row.id for row in told(database)} == {new, waiting}
     assert drop_old_deliveries(database) == 0
+
+
+def test_a_job_whose_ends_another_one_is_telling_is_archived_the_next_time(
+    database: Database, chosen: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a job that is over and untold, and a clerk that holds it
+    add_job(database, [person("ada", [1], chosen)])
+    hook(database, *BOTH)
+    settle(database, claimed(database))
+    with monkeypatch.context() as held:
+        held.setattr(ends, "tell", lambda *given: ends.Told())
+
+        # When it is to be archived, then it stays where whoever tells looks for it
+        assert archive(older_than_seconds=0.0, settings=chosen).jobs == 0
+    assert kinds(database) == {}
+
+    # And when it is free, it is told of, then archived
+    assert archive(older_than_seconds=0.0, settings=chosen).jobs == 1
+    assert kinds(database) == {"unit.ended": 1, "job.ended": 1}
