@@ -117,6 +117,13 @@ def test_a_service_of_ours_is_hardened(name: str) -> None:
     assert "privileged" not in service and "user" not in service  # the image's own user, who is not root
 
 
+def test_of_the_store_only_what_asks_for_keys_listens_on_the_network() -> None:
+    # SeaweedFS has a filer, a master and volumes that ask nobody for anything.
+    told = dict(word.split("=", 1) for word in SERVICES["seaweedfs"]["command"] if "=" in word)
+    assert (told["-ip"], told["-ip.bind"], told["-s3.ip.bind"]) == ("127.0.0.1", "127.0.0.1", "0.0.0.0")
+    assert SERVICES["bucket"]["network_mode"] == "service:seaweedfs"
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_a_service_of_ours_runs_what_exists(name: str) -> None:
     # Given the command, the health check and the variables of the service
