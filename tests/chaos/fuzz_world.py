@@ -12,7 +12,16 @@ from PIL import Image
 
 PATHS = [
     *("a.jpg", "b.png", "sub/c.webp", "./a.jpg", "sub/../a.jpg", "inside.png", "mask.png"),
-    *("../outside/secret.png", "out.png", "out/secret.png", "pipe.png", "null.png", "zero.png", "sub", "empty.png"),
+    *(
+        "../outside/kept-back.png",
+        "out.png",
+        "out/kept-back.png",
+        "pipe.png",
+        "null.png",
+        "zero.png",
+        "sub",
+        "empty.png",
+    ),
     *(
         "text.png",
         "bomb.png",
@@ -42,7 +51,7 @@ PATHS = [
         "/dev/stdin",
         "set.yaml",
         "again.yaml",
-        "secret.yaml",
+        "kept-back.yaml",
         "sub/é.png",
     ),
 ]
@@ -96,13 +105,13 @@ def lay_out(home: Path) -> Path:
     outside.mkdir()
     for number, name in enumerate(("a.jpg", "b.png", "sub/c.webp", "mask.png", "sub/é.png")):
         Image.new("RGB", (64, 64), (40 * number, 80, 120)).save(folder / name)
-    Image.new("RGB", (64, 64), "red").save(outside / "secret.png")
-    (outside / "secret.yaml").write_text("- {name: secret, text: secret}\n")
+    Image.new("RGB", (64, 64), "red").save(outside / "kept-back.png")
+    (outside / "kept-back.yaml").write_text("- {name: secret, text: secret}\n")
     (folder / "set.yaml").write_text("- {name: beach, text: '{subject} on a beach'}\n")
     (folder / "again.yaml").write_text("prompts:\n- {set: again.yaml}\n")
     (folder / "job.yaml").write_text("defaults: {size: 64, steps: 2}\nprompts:\n- {name: office, text: 'a portrait'}\n")
-    links = {"inside.png": "a.jpg", "out.png": "../outside/secret.png", "out": "../outside", "loop.png": "loop.png"}
-    links |= {"null.png": "/dev/null", "zero.png": "/dev/zero", "secret.yaml": "../outside/secret.yaml"}
+    links = {"inside.png": "a.jpg", "out.png": "../outside/kept-back.png", "out": "../outside", "loop.png": "loop.png"}
+    links |= {"null.png": "/dev/null", "zero.png": "/dev/zero", "kept-back.yaml": "../outside/kept-back.yaml"}
     for name, target in links.items():
         (folder / name).symlink_to(target)
     os.mkfifo(folder / "pipe.png")

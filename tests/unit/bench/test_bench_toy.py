@@ -38,7 +38,6 @@ FIGURES: dict[str, tuple[str, ...]] = {
         "mixed_share.median",
         "rows.0.images_per_second.planned.median",
         "rows.1.foretold.together",
-        "costs.each",
     ),
     "scale": ("factors.people.rows.1.seconds.median", "factors.size.rows.0.pictures", "asked_of_each.steps"),
     "people": ("milliseconds_per_person.median", "rows.0.together.stages.clip.median", "rows.1.faster_together.median"),
