@@ -17,6 +17,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
+from jobs.database import Database
 from jobs.errors import JobsError
 from jobs.repository import forgettings
 from jobs.repository.forgettings import Dropping
@@ -66,14 +67,27 @@ class Forgetter:
                 self._drop(rows, memory)
                 self._seen, self._is_owed = rows[-1].at, True
 
-    def confirm(self, tx: Connection, memory: Memory | None = None) -> None:
-        """Drop the rest, as nothing is drawn now, and say in the worker's row that all of it is dropped."""
-        self.look(tx, memory)
+    def rest(self, memory: Memory | None = None) -> float:
+        """Drop the rest of what was seen, as nothing is drawn now; up to when all is dropped. Without a transaction: a
+        device may take its time.
+        """
         with self._lock:
             if self._is_owed and memory is not None:
                 memory.rest()
             self._is_owed = False
-            forgettings.obeyed(tx, self._worker_id, self._seen)
+            return self._seen
+
+    def tell(self, tx: Connection, until: float) -> None:
+        """Say in the worker's row that all is dropped up to then."""
+        forgettings.obeyed(tx, self._worker_id, until)
+
+    def confirm(self, database: Database, memory: Memory) -> None:
+        """Drop everything that is new, as nothing is drawn now, and say so."""
+        with database.reading() as tx:
+            self.look(tx, memory)
+        until = self.rest(memory)
+        with database.transaction() as tx:
+            self.tell(tx, until)
 
     def _drop(self, rows: Sequence[Dropping], memory: Memory | None) -> None:
         weight_sets = frozenset(one for row in rows for one in row.names.get("weight_sets", []))

@@ -240,11 +240,11 @@ class WorkerProcess:
     def _confirm_forgetting(self) -> None:
         """Drop everything of people who were erased, and say so; nothing is drawn now."""
         try:
-            with self._database.transaction() as tx:
-                if self._renderer is None:  # nothing is held; files are the parent's care
-                    self._forgetter.begin(tx)
-                else:
-                    self._forgetter.confirm(tx, self)
+            if self._renderer is not None:
+                self._forgetter.confirm(self._database, self)
+                return
+            with self._database.reading() as tx:  # nothing is held; files are the parent's care
+                self._forgetter.begin(tx)
         except (JobsError, SpoolUnusable) as error:
             self._warn_of_forgetting(error)
 

@@ -148,10 +148,12 @@ class Reaper:
     def _forget(self, database: Database) -> None:
         """Drop files of people who were erased; where no process draws, nothing of them is left here then."""
         try:
-            with database.transaction() as tx:
+            with database.reading() as tx:
                 self._forgetter.look(tx)
-                if fleet.process_of(tx, self._owner) == os.getpid():
-                    self._forgetter.confirm(tx)
+                until, is_idle = self._forgetter.rest(), fleet.process_of(tx, self._owner) == os.getpid()
+            if is_idle:
+                with database.transaction() as tx:
+                    self._forgetter.tell(tx, until)
         except (WorkerError, SettingsInvalid) as error:  # such as a missing grant: others are reaped all the same
             log.warning("files of erased people are not removed yet: %s", error)
 

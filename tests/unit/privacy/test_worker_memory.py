@@ -17,6 +17,7 @@ from jobs.database import Database
 from jobs.models import Unit, Worker
 from jobs.models_outside import Forgetting
 from jobs.profiles import find_profile
+from jobs.repository import forgettings
 from jobs.settings import Settings
 from worker import process
 from worker.process import WorkerProcess
@@ -127,6 +128,28 @@ def test_beside_a_drawing_the_set_goes_at_once_and_the_row_waits_for_the_end(
     with database.reading() as tx:
         assert tx.execute(select(Worker.forgot_until)).scalar_one() == at
         assert set(tx.execute(select(Unit.state)).scalars()) == {"done"}
+
+
+def test_a_device_that_takes_its_time_to_rest_keeps_nobody_from_the_database(
+    database: Database, worker: WorkerProcess
+) -> None:
+    # Given a process that rests, and drops what is merged while others write
+    add_job(database, [person("ada", [1], worker._settings)])
+    worker.run_shift(first_unit(database), "fake")
+    written = threading.Event()
+
+    def rest() -> None:
+        if not written.is_set():
+            with database.transaction() as tx:
+                forgettings.add(tx, TENANT, weight_sets=["b" * 64])
+        written.set()
+
+    worker.rest = rest  # type: ignore[method-assign]
+
+    # When somebody is forgotten, then the device's work is no part of a transaction
+    privacy.forget("ada", settings=worker._settings)
+    worker._confirm_forgetting()
+    assert written.wait(30)
 
 
 def test_a_process_that_cannot_rest_is_ended(worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
