@@ -69,6 +69,8 @@ def demo(
     code = _tell(settings, job, folder, gallery, sheet, time.monotonic() - began)
     if keep:
         hint(f"the worker runs on as process {process.pid}; for more commands: export PORTRAITS_HOME={settings.home}")
+    else:
+        hint(f"for more commands on this job, such as `portraits status`: export PORTRAITS_HOME={settings.home}")
     if code:
         raise typer.Exit(code)
 
