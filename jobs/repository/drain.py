@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, case, or_, select, update
+from sqlalchemy import Connection, and_, case, or_, select, update
 
 from jobs.database import epoch_now
 from jobs.models import Worker
@@ -55,13 +55,17 @@ def is_asked(tx: Connection, worker_id: str) -> bool:
 
 
 def find(tx: Connection, name: str | None, *, within_seconds: float) -> list[str]:
-    """The ids of the running workers that `name` means: an id, a name as `status` shows it, or a machine with all of
-    its workers; None means every one.
+    """The ids of the running workers that `name` means: an id, a name as `status` shows it, the name under which its
+    drawing process signs shifts and pictures, or a machine with all of its workers; None means every one.
     """
     statement = select(Worker.id).where(Worker.state != "stopped", Worker.last_seen_at > epoch_now() - within_seconds)
     if name is not None:
         of_machine = Worker.name.startswith(f"{name[:40]}:", autoescape=True)
-        statement = statement.where(or_(Worker.id == name, Worker.name == name, of_machine))
+        named = [Worker.id == name, Worker.name == name, of_machine]
+        machine, _, pid = name.rpartition(":")
+        if machine and pid.isdecimal() and len(pid) < 10:
+            named.append(and_(Worker.name.startswith(f"{machine}:", autoescape=True), Worker.pid == int(pid)))
+        statement = statement.where(or_(*named))
     return list(tx.execute(statement.order_by(Worker.id)).scalars())
 
 

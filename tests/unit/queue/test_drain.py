@@ -120,6 +120,20 @@ def test_an_idle_worker_is_drained_at_once(world: World) -> None:
     assert state(world, "host:1:a") == "drained"
 
 
+def test_a_worker_is_also_known_by_the_process_that_draws(world: World) -> None:
+    # Given two workers, whose drawing processes sign shifts and pictures with their own process id
+    with world.database.transaction() as tx:
+        for number in (1, 2):
+            told = {"name": f"host:{number}", "pid": 100 + number, "version": "0", "state": "idle"}
+            fleet.sign_of_life(tx, f"host:{number}:a", **told)  # type: ignore[arg-type]
+
+    # When one is asked by that name, as `status --fleet` shows it, then it is drained, and the other is not
+    assert [one.name for one in ask(world, "host:102")] == ["host:2"]
+    for stranger in ("host:103", "other:102", "102", ":102"):
+        with pytest.raises(UnknownWorker):
+            ask(world, stranger)
+
+
 def test_waiting_ends_when_the_worker_is_drained_or_the_time_is_up(world: World) -> None:
     # Given a worker at work
     with world.database.transaction() as tx:
