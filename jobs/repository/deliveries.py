@@ -89,6 +89,12 @@ def due(tx: Connection, tenant_id: str, webhook_id: uuid.UUID, *, limit: int) ->
     return [_due(row) for row in tx.execute(statement.order_by(Delivery.due_at, Delivery.id).limit(limit))]
 
 
+def waits(tx: Connection, tenant_id: str, delivery_id: uuid.UUID) -> bool:
+    """Whether it is still to be told: it is not once whoever it is about was forgotten."""
+    mine = (Delivery.tenant_id == tenant_id, Delivery.id == delivery_id, Delivery.state == "waiting")
+    return tx.execute(select(Delivery.id).where(*mine)).one_or_none() is not None
+
+
 _DUE = (Delivery.id, Delivery.kind, Delivery.payload, Delivery.attempts, Delivery.created_at)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Resolver = Callable[[str, int], list[str]]
 LONGEST_URL, LAST_PORT = 2000, 65_535
+RESOLVE_SECONDS = 10.0
+MOST_RESOLVING = 64
+"""So many names are asked for at a time: one that hangs cannot be broken off, and keeps a thread until it ends."""
 SCHEME_PORTS = {"https": 443, "http": 80}
 # Public by their registration, or for older Pythons, and yet not: where clouds answer their own machines (Azure), ways
 # to write an address of version 4 within one of version 6 that lead through a gateway, sites' own addresses of old,
@@ -128,13 +132,45 @@ def system_resolver(host: str, port: int) -> list[str]:
     return [str(entry[4][0]).partition("%")[0] for entry in found]
 
 
-def allowed_addresses(host: str, port: int, rules: Rules, resolver: Resolver = system_resolver) -> list[Address]:
-    """The numbers that a host stands for now and that may be connected to.
+_resolving = threading.BoundedSemaphore(MOST_RESOLVING)
+
+
+def resolved(host: str, port: int, resolver: Resolver, seconds: float) -> list[str]:
+    """What `resolver` says within so many seconds. Raises what it raises, or TimeoutError.
+
+    The system's resolver knows no deadline, so it runs in a thread that is left behind when it is late.
+    """
+    if not _resolving.acquire(blocking=False):
+        raise TimeoutError(f"{MOST_RESOLVING} names are being resolved already")
+    answers: list[list[str] | OSError | ValueError] = []
+
+    def ask() -> None:
+        try:
+            answers.append(resolver(host, port))
+        except (OSError, ValueError) as error:  # such as a name that cannot be written in ASCII
+            answers.append(error)
+        finally:
+            _resolving.release()
+
+    thread = threading.Thread(target=ask, name="webhook name", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not answers:
+        raise TimeoutError(f"no answer within {seconds:.3g} s")
+    if isinstance(answers[0], list):
+        return answers[0]
+    raise answers[0]
+
+
+def allowed_addresses(
+    host: str, port: int, rules: Rules, resolver: Resolver = system_resolver, *, seconds: float = RESOLVE_SECONDS
+) -> list[Address]:
+    """The numbers that a host stands for now and that may be connected to, if that is known within so many seconds.
 
     Raises: WebhookSilent where the name stands for nothing, WebhookRefused where nothing of it is allowed.
     """
     try:
-        found = [_parsed(text) for text in resolver(host, port)]
+        found = [_parsed(text) for text in resolved(host, port, resolver, seconds)]
     except (OSError, UnicodeError) as error:
         raise WebhookSilent(f"the name {host} cannot be resolved: {_reason(error)}") from error
     allowed = [address for address in dict.fromkeys(found) if rules.allow(address)]
@@ -150,4 +186,6 @@ def _parsed(text: str) -> Address:
 
 
 def _reason(error: Any) -> str:
+    if isinstance(error, TimeoutError):
+        return str(error)
     return str(getattr(error, "strerror", None) or type(error).__name__)

@@ -82,7 +82,8 @@ class _Network(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         fault: Exception = httpcore.ConnectError("no address")
-        for address in allowed_addresses(host, port, self._rules, self._resolver):
+        asked = self.left(timeout, httpcore.ConnectTimeout)
+        for address in allowed_addresses(host, port, self._rules, self._resolver, seconds=asked):
             left = self.left(timeout, httpcore.ConnectTimeout)
             try:
                 stream = self._sockets.connect_tcp(str(address), port, left, local_address, socket_options)

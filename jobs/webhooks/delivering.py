@@ -145,10 +145,13 @@ class Round:
     def _tell(self, connection: Connection, endpoint: Endpoint, owner: str, batch: Sequence[Due]) -> tuple[int, bool]:
         """Send some messages; how many were taken, and whether to go on with this endpoint.
 
-        What was taken is written down together, after a second at the latest.
+        What was taken is written down together, after a second at the latest. Each row is looked at again right before
+        its try: of somebody who was forgotten since these were read, nobody is told any more.
         """
         taken, unwritten, began, goes_on = 0, list[tuple[Due, Outcome]](), time.monotonic(), True
         for due in batch:
+            if not self._waits(endpoint, due):
+                continue
             outcome = try_once(connection, endpoint, due)
             taken += outcome.taken
             unwritten.append((due, outcome))
@@ -166,6 +169,10 @@ class Round:
     def _due(self, endpoint: Endpoint) -> list[Due]:
         with self._database.reading() as tx:
             return deliveries.due(tx, endpoint.tenant_id, endpoint.id, limit=READ_AT_ONCE)
+
+    def _waits(self, endpoint: Endpoint, due: Due) -> bool:
+        with self._database.reading() as tx:
+            return deliveries.waits(tx, endpoint.tenant_id, due.id)
 
     def _record(self, endpoint: Endpoint, owner: str, tried: Sequence[tuple[Due, Outcome]]) -> bool:
         """Write down what came of some tries, of which the last may be a failure; whether to go on."""

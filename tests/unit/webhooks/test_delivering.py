@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from queue_world import TENANT, settings
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 from webhook_receiver import Receiver, certificate, drip, flood, hang, receiving, status
@@ -214,6 +214,52 @@ def test_a_slow_endpoint_ends_by_its_deadline_and_holds_up_nobody(
         assert seconds < BUDGET_SECONDS + 10
     assert endpoint(database, bad_hook.id).failures == 1
     assert "no answer within 0.6 s" in next(row.last_error for row in rows(database) if row.attempts and row.last_error)
+
+
+def test_of_somebody_who_is_forgotten_meanwhile_nobody_is_told(
+    database: Database, chosen: Settings, receiver: Receiver
+) -> None:
+    # Given three ends, and an endpoint that has the third one's row removed while it takes the first
+    hook(chosen, receiver.url)
+    queue(database, 3)
+    *_, third = rows(database)
+    taken = status(204)
+
+    def forgets(handler: Any) -> None:
+        with database.transaction() as tx:
+            tx.execute(delete(Delivery).where(Delivery.id == third.id))
+        taken(handler)
+
+    receiver.answers = [forgets]
+    # When they are told, which were all read at once, then the third is not sent any more, and the second is
+    assert deliver(database, chosen) == 2
+    assert third.id.hex not in {one.id.removeprefix("msg_") for one in receiver.messages}
+    assert [row.state for row in rows(database)] == ["done", "done"]
+
+
+def test_a_name_that_hangs_ends_by_the_deadline_of_its_endpoint(
+    database: Database, chosen: Settings, receiver: Receiver
+) -> None:
+    # Given an endpoint whose name is not answered
+    over = threading.Event()
+
+    def hangs(_host: str, _port: int) -> list[str]:
+        over.wait(60)
+        return ["127.0.0.1"]
+
+    added = webhooks.add(
+        f"http://hook.test:{receiver.port}/", kinds=(JOB_ENDED,), settings=chosen, resolver=lambda *_: ["127.0.0.1"]
+    )
+    queue(database)
+    try:
+        # When it is told, then the try ends by the deadline, and the endpoint is let go of
+        began = time.monotonic()
+        assert deliver(database, chosen, resolver=hangs) == 0
+        assert time.monotonic() - began < BUDGET_SECONDS + 10
+    finally:
+        over.set()
+    assert "cannot be resolved: no answer within" in rows(database)[0].last_error
+    assert endpoint(database, added.id).failures == 1 and endpoint(database, added.id).lease_until is None
 
 
 def test_what_becomes_due_while_a_slow_one_hangs_is_told_in_the_same_round(

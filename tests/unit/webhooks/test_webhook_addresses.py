@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import threading
+import time
 
 import pytest
 
 from jobs.errors import SettingsInvalid, WebhookRefused, WebhookSilent
 from jobs.settings import Settings
+from jobs.webhooks import addresses
 from jobs.webhooks.addresses import Rules, allowed_addresses, check_url, is_public, system_resolver
 
 STRICT = Rules(ports=(443, 8443))
@@ -45,6 +48,52 @@ def test_of_several_addresses_those_inside_are_left_out() -> None:
     # Given a name that stands for both, when it is resolved, then only the public one is left
     found = allowed_addresses("hook.example", 443, STRICT, lambda *_: ["10.0.0.1", "1.1.1.1", "1.1.1.1"])
     assert [str(one) for one in found] == ["1.1.1.1"]
+
+
+def test_a_name_that_is_never_answered_is_let_go_of_by_its_deadline() -> None:
+    # Given a resolver that hangs, as the system's may for longer than any lease
+    over, asked = threading.Event(), threading.Event()
+
+    def hangs(_host: str, _port: int) -> list[str]:
+        asked.set()
+        over.wait(60)
+        return ["1.1.1.1"]
+
+    try:
+        # When a name is asked for, then that ends by its deadline, and is told as silence
+        began = time.monotonic()
+        with pytest.raises(WebhookSilent, match=r"hook.example cannot be resolved: no answer within 0.05 s"):
+            allowed_addresses("hook.example", 443, STRICT, hangs, seconds=0.05)
+        assert asked.is_set() and time.monotonic() - began < 10
+    finally:
+        over.set()
+
+
+def test_names_that_hang_keep_no_more_threads_than_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given room for two names, and two that hang
+    monkeypatch.setattr(addresses, "_resolving", threading.BoundedSemaphore(2))
+    over, left = threading.Event(), threading.Semaphore(0)
+
+    def hangs(_host: str, _port: int) -> list[str]:
+        over.wait(60)
+        left.release()
+        return ["1.1.1.1"]
+
+    try:
+        for _ in range(2):
+            with pytest.raises(WebhookSilent, match="no answer within"):
+                allowed_addresses("hook.example", 443, STRICT, hangs, seconds=0.01)
+
+        # When a third is asked for, then it is refused at once, and nobody is asked
+        with pytest.raises(WebhookSilent, match="being resolved already"):
+            allowed_addresses("hook.example", 443, STRICT, lambda *_: pytest.fail("asked"))
+    finally:
+        over.set()
+    # And there is room again when they have ended
+    assert all(left.acquire(timeout=60) for _ in range(2))
+    for thread in [one for one in threading.enumerate() if one.name == "webhook name"]:
+        thread.join(60)
+    assert allowed_addresses("hook.example", 443, STRICT, lambda *_: ["1.1.1.1"]) == [ipaddress.ip_address("1.1.1.1")]
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost"])
