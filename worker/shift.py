@@ -408,9 +408,10 @@ class Shift:
         try:
             if self._leases.holds(unit):
                 with self._database.transaction() as tx:
-                    open_before = unit_rows.open_renders(tx, unit)
-                    outcome = self._settle_held(tx, unit, fault)
-                    failed = open_before if fault is not None and outcome in {"done", "failed"} else 0
+                    open_before = unit_rows.open_renders(tx, unit) if fault is not None else 0
+                    became = self._settle_held(tx, unit, fault)
+                # Told when it is committed: until then the unit may be left to its lease.
+                outcome, failed = became, open_before if became in {"done", "failed"} else 0
             else:
                 with self._database.reading() as tx:
                     outcome = unit_rows.became(tx, unit)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import threading
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,23 @@ class Fleet:
         return [self.world.storage.get(key) for key in self.world.pictures()]
 
 
-def fleet_of(database: Database, database_url: str, home: Path, monkeypatch: pytest.MonkeyPatch, **asked: Any) -> Fleet:
-    world = World(database, settings(home, database_url, **asked), FakeRenderer())
-    return Fleet(world, monkeypatch)
+@pytest.fixture
+def fleet_of(
+    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Fleet]]:
+    """Makes fleets, and ends their threads before their database goes."""
+    made: list[Fleet] = []
+
+    def make(**asked: Any) -> Fleet:
+        made.append(Fleet(World(database, settings(tmp_path, database_url, **asked), FakeRenderer()), monkeypatch))
+        return made[-1]
+
+    yield make
+    for fleet in made:
+        fleet.worker.close()
+
+
+Fleets = Callable[..., Fleet]
 
 
 def assert_wait(event: threading.Event) -> None:
@@ -71,11 +86,9 @@ def job_of(fleet: Fleet, renders: int = 4, **asked: Any) -> uuid.UUID:
     return add_job(fleet.world.database, [person("ada", [renders], fleet.world.settings, **asked)])
 
 
-def test_every_file_of_a_job_is_signed(
-    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_file_of_a_job_is_signed(fleet_of: Fleets) -> None:
     # Given pictures with two further forms, and a gate under which candidates lose
-    fleet = fleet_of(database, database_url, tmp_path, monkeypatch)
+    fleet = fleet_of()
     outputs = [{"name": "main"}, {"name": "web", "format": "webp"}, {"name": "small", "format": "jpeg", "size": [8, 8]}]
     gate = {"min_id_similarity": 0.9, "attempts": 2}
     fleet.renderer._alike = lambda image: 0.5
@@ -93,12 +106,10 @@ def test_every_file_of_a_job_is_signed(
         assert source_of(image) == "trainedAlgorithmicMedia"
 
 
-def test_a_worker_that_cannot_sign_takes_nothing_and_says_why(
-    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_cannot_sign_takes_nothing_and_says_why(fleet_of: Fleets, tmp_path: Path) -> None:
     # Given a certificate that has run out
     chain, key, _ = write_pair(tmp_path / "own", valid_days=(-30, -1))
-    fleet = fleet_of(database, database_url, tmp_path, monkeypatch, sign_certificate=chain, sign_key=key)
+    fleet = fleet_of(sign_certificate=chain, sign_key=key)
     job = job_of(fleet)
 
     # When the worker is woken again and again
@@ -119,10 +130,10 @@ def test_a_worker_that_cannot_sign_takes_nothing_and_says_why(
 
 
 def test_a_signer_that_breaks_in_the_middle_stops_the_job_and_burns_none_of_it(
-    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fleet_of: Fleets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given 24 pictures in six batches, a signer that breaks after four of them, and drawing that waits for that
-    fleet = fleet_of(database, database_url, tmp_path, monkeypatch)
+    fleet = fleet_of()
     job = job_of(fleet, 24)
     is_broken = threading.Event()
     fleet.renderer._at_step = lambda step: assert_wait(is_broken) if fleet.renderer.calls["draw"] == 2 else None
@@ -159,10 +170,10 @@ def test_a_signer_that_breaks_in_the_middle_stops_the_job_and_burns_none_of_it(
 
 
 def test_one_picture_that_cannot_be_signed_holds_up_nobody_else_and_has_an_end(
-    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fleet_of: Fleets, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a signer that works, but not for the third picture, however often it is drawn
-    fleet = fleet_of(database, database_url, tmp_path, monkeypatch, retry_seconds=0.001)
+    fleet = fleet_of(retry_seconds=0.001)
     job, real = job_of(fleet, 4), Signer.sign
     with database.reading() as tx:
         third = tx.execute(select(Render.id).order_by(Render.ordinal).offset(2)).scalars().first()
@@ -185,12 +196,10 @@ def test_one_picture_that_cannot_be_signed_holds_up_nobody_else_and_has_an_end(
     assert fleet.row().state == "idle" and fleet.row().error is None
 
 
-def test_an_operator_may_ship_unsigned_pictures_and_everybody_is_told(
-    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_operator_may_ship_unsigned_pictures_and_everybody_is_told(fleet_of: Fleets, tmp_path: Path) -> None:
     # Given a key that was lost, and marking that is not required
     (tmp_path / FOLDER).mkdir()
-    fleet = fleet_of(database, database_url, tmp_path, monkeypatch, marking_required=False)
+    fleet = fleet_of(marking_required=False)
     job = job_of(fleet, 2)
 
     # When the job is drawn
@@ -205,11 +214,9 @@ def test_an_operator_may_ship_unsigned_pictures_and_everybody_is_told(
     assert fleet.row().state != "unfit" and f"{FOLDER}/certificate.pem cannot be read" in fleet.row().error
 
 
-def test_a_redrawn_picture_says_that_one_was_given(
-    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_redrawn_picture_says_that_one_was_given(fleet_of: Fleets) -> None:
     # Given a render that starts from a picture
-    fleet = fleet_of(database, database_url, tmp_path, monkeypatch)
+    fleet = fleet_of()
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), "red").save(buffer, "PNG")
     key, sha256 = "acme/photos/start", hashlib.sha256(buffer.getvalue()).hexdigest()
