@@ -12,6 +12,7 @@ from jobs.models import Leader, Unit
 from jobs.models_outside import Delivery, Token, Webhook
 from jobs.orm import utcnow
 from jobs.repository.ends import is_untold
+from jobs.repository.webhooks import last_error
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,14 @@ def webhooks(tx: Connection) -> int:
 def failing_webhooks(tx: Connection, *, limit: int = 20) -> list[RowMapping]:
     """Webhooks that are disabled, or that have not taken anything lately, those that fail for longest first.
 
-    `waiting` is how many messages wait for each.
+    `waiting` is how many messages wait for each, `last_error` what kept the one that was tried last.
     """
     waits = (Delivery.tenant_id == Webhook.tenant_id, Delivery.webhook_id == Webhook.id, Delivery.state == "waiting")
     waiting = select(func.count()).select_from(Delivery).where(*waits).correlate(Webhook).scalar_subquery()
     columns = (Webhook.tenant_id, Webhook.id, Webhook.failures, Webhook.failing_since, Webhook.disabled_reason)
+    columns_of_messages = (waiting.label("waiting"), last_error().label("last_error"))
     wrong = or_(Webhook.disabled_at.is_not(None), Webhook.failures > 0)
-    statement = select(*columns, waiting.label("waiting")).where(wrong)
+    statement = select(*columns, *columns_of_messages).where(wrong)
     return list(tx.execute(statement.order_by(Webhook.failing_since, Webhook.id).limit(limit)).mappings())
 
 

@@ -46,17 +46,26 @@ def add(tx: Connection, tenant_id: str, *, url: str, secret: str, kinds: Sequenc
 
 def every(tx: Connection, tenant_id: str) -> list[RowMapping]:
     """A tenant's webhooks in the order in which they were made, without their secrets; with how many deliveries wait,
-    are done and have failed, as `waiting`, `done` and `failed`.
+    are done and have failed, as `waiting`, `done` and `failed`; and what kept the last message that it did not take, as
+    `last_error`.
     """
     columns = [column for column in Webhook.__table__.c if column.name != "secret"]
     counts = [_count(state).label(state) for state in ("waiting", "done", "failed")]
-    statement = select(*columns, *counts).where(Webhook.tenant_id == tenant_id).order_by(Webhook.id)
-    return list(tx.execute(statement).mappings())
+    told = (*columns, *counts, last_error().label("last_error"))
+    statement = select(*told).where(Webhook.tenant_id == tenant_id)
+    return list(tx.execute(statement.order_by(Webhook.id)).mappings())
 
 
 def _count(state: str) -> Any:
     mine = (Delivery.tenant_id == Webhook.tenant_id, Delivery.webhook_id == Webhook.id, Delivery.state == state)
     return select(func.count()).select_from(Delivery).where(*mine).correlate(Webhook).scalar_subquery()
+
+
+def last_error() -> Any:
+    """What kept the message that was tried last among those that wait for a webhook of the statement around this."""
+    mine = (Delivery.tenant_id == Webhook.tenant_id, Delivery.webhook_id == Webhook.id, Delivery.state == "waiting")
+    tried = select(Delivery.last_error).where(*mine, Delivery.last_error.is_not(None))
+    return tried.order_by(Delivery.due_at.desc()).limit(1).correlate(Webhook).scalar_subquery()
 
 
 def find(tx: Connection, tenant_id: str, webhook_id: uuid.UUID) -> Endpoint | None:

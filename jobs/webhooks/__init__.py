@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from jobs.webhooks.delivering import deliver_due
-from jobs.webhooks.manage import Ping, add, every, latest, ping, remove, retry
+from jobs.webhooks.manage import Ping, add, every, failing, latest, ping, remove, retry
 
-__all__ = ["Ping", "add", "deliver_due", "every", "latest", "ping", "remove", "retry"]
+__all__ = ["Ping", "add", "deliver_due", "every", "failing", "latest", "ping", "remove", "retry"]

@@ -55,7 +55,9 @@ def try_once(connection: Connection, endpoint: Endpoint, due: Due) -> Outcome:
     body, headers = message(due.id, due.payload, endpoint.secret)
     try:
         answer = connection.post(body, headers)
-    except (WebhookRefused, WebhookSilent) as error:
+    except WebhookRefused as error:  # under its code, by which others tell it from silence
+        return Outcome(False, None, f"{error.code}: {error}", of_the_endpoint=True)
+    except WebhookSilent as error:
         return Outcome(False, None, str(error), of_the_endpoint=True)
     if 200 <= answer.status < 300:
         return Outcome(True, answer.status)

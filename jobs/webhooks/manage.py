@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.errors import UnknownWebhook, WebhookSilent
+from jobs.errors import UnknownWebhook, WebhookRefused, WebhookSilent
 from jobs.reports import opened
 from jobs.repository import deliveries
 from jobs.repository import webhooks as rows
@@ -73,6 +73,12 @@ def every(*, tenant: str | None = None, settings: Settings | None = None) -> lis
         owner = tenant or chosen.tenant
         with database.reading(owner) as tx:
             return [dict(row) for row in rows.every(tx, owner)]
+
+
+def failing(last_error: str | None) -> str:
+    """Why an endpoint takes nothing, by its `last_error`: it is silent, or the settings do not let it be told."""
+    is_refused = (last_error or "").startswith(f"{WebhookRefused.code}:")
+    return "refused by this installation's settings" if is_refused else "does not answer"
 
 
 def remove(webhook_id: uuid.UUID, *, tenant: str | None = None, settings: Settings | None = None) -> None:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli.exits import Exit
+from jobs.errors import PhotoRefused
+from worker.cli.exits import Exit, exit_code_of
 from worker.cli.extras import need_worker_extra
 from worker.cli.options import AsJson, load_settings
 from worker.cli.output import facts, print_json, say
+from worker.errors import code_of
 
 if TYPE_CHECKING:
+    from jobs.settings import Settings
     from worker.marking.inspection import Inspected
 
 MAX_ANCHOR_BYTES = 4 * 1024 * 1024
 STYLES = {"none": "yellow", "trusted": "green", "valid": "green", "invalid": "bold red"}
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file that is no picture, among others."""
+
+    file: Path
+    error: PhotoRefused
 
 
 def inspect(
@@ -30,21 +41,38 @@ def inspect(
 ) -> None:
     """Show who signed a picture, whether it was changed since, and what it tells of its making.
 
-    Ends with 1 unless each picture carries a signature that holds. Nothing that a file names is fetched.
+    Ends with 1 unless each picture carries a signature that holds, with 2 where a file is no picture; the others are
+    shown all the same. Nothing that a file names is fetched.
     """
     need_worker_extra("`portraits inspect`")
     settings = load_settings()
-    from worker.marking.inspection import inspect_picture
-
     anchors = _anchors(trust)
-    found = [inspect_picture(file, settings, anchors_pem=anchors) for file in files]
+    found = [_inspected(file, settings, anchors, alone=len(files) == 1) for file in files]
     if as_json:
         print_json([_data(one) for one in found])
     else:
         for one in found:
             _show(one)
-    if not all(one.provenance.holds for one in found):
-        raise typer.Exit(Exit.PROBLEM)
+    if worst := max(_exit(one) for one in found):
+        raise typer.Exit(worst)
+
+
+def _inspected(file: Path, settings: Settings, anchors: bytes | None, *, alone: bool) -> Inspected | Refused:
+    """One file; one that is no picture ends the command only where it is alone. Raises PhotoRefused."""
+    from worker.marking.inspection import inspect_picture
+
+    try:
+        return inspect_picture(file, settings, anchors_pem=anchors)
+    except PhotoRefused as error:
+        if alone:
+            raise
+        return Refused(file, error)
+
+
+def _exit(one: Inspected | Refused) -> Exit:
+    if isinstance(one, Refused):
+        return exit_code_of(one.error)
+    return Exit.OK if one.provenance.holds else Exit.PROBLEM
 
 
 def _anchors(file: Path | None) -> bytes | None:
@@ -61,7 +89,9 @@ def _anchors(file: Path | None) -> bytes | None:
     return data
 
 
-def _data(one: Inspected) -> dict[str, Any]:
+def _data(one: Inspected | Refused) -> dict[str, Any]:
+    if isinstance(one, Refused):
+        return {"file": one.file, "error": {"code": code_of(one.error), "message": str(one.error)}}
     told = asdict(one)
     told["provenance"] |= {
         "words": one.provenance.words,
@@ -71,7 +101,10 @@ def _data(one: Inspected) -> dict[str, Any]:
     return told
 
 
-def _show(one: Inspected) -> None:
+def _show(one: Inspected | Refused) -> None:
+    if isinstance(one, Refused):
+        say(str(one.error), "bold red")
+        return
     proof = one.provenance
     say(f"{one.file}: {one.media_type}, {one.width}x{one.height}", "bold")
     say(f"  {proof.words}", STYLES[proof.state])

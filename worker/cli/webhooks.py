@@ -85,7 +85,11 @@ def list_(tenant: Tenant = None, as_json: AsJson = False) -> None:
 def _state(row: dict[str, Any]) -> str:
     if row["disabled_at"] is not None:
         return str(row["disabled_reason"])
-    return "takes messages" if not row["failures"] else f"does not answer, {row['failures']} tries"
+    from jobs.webhooks import failing
+
+    if not row["failures"]:
+        return "takes messages"
+    return f"{failing(row['last_error'])}, {row['failures']} tries"
 
 
 def _counts(row: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from jobs.orm import utcnow
 from jobs.repository import beside as rows
 from jobs.repository import galleries
 from jobs.settings import Settings
+from jobs.webhooks import failing
 from worker.doctor.findings import Finding, State
 
 TOPIC = "beside the queue"
@@ -60,17 +61,19 @@ def _clerk(tx: Connection, settings: Settings) -> Iterator[Finding]:
 
 
 def _webhooks(tx: Connection, _settings: Settings) -> Iterator[Finding]:
-    count, failing = rows.webhooks(tx), rows.failing_webhooks(tx)
-    if not failing:
+    count, failed = rows.webhooks(tx), rows.failing_webhooks(tx)
+    if not failed:
         yield Finding(TOPIC, "webhooks", "ok", f"{count} of them, all take messages" if count else "none is wanted")
-    for row in failing[:SHOWN]:
+    for row in failed[:SHOWN]:
         state: State = "problem" if row["disabled_reason"] else "note"
-        told = row["disabled_reason"] or f"does not answer, {row['failures']} tries, {row['waiting']} messages wait"
+        told = row["disabled_reason"] or (
+            f"{failing(row['last_error'])}, {row['failures']} tries, {row['waiting']} messages wait"
+        )
         named = f"{row['id']} --tenant {row['tenant_id']}"
         hint = f"`portraits webhooks deliveries {named}` says why; mend it, then `portraits webhooks retry {named}`"
         yield Finding(TOPIC, f"webhook {row['id']}", state, str(told), hint)
-    if len(failing) > SHOWN:
-        more = f"{len(failing) - SHOWN} more do not take messages"
+    if len(failed) > SHOWN:
+        more = f"{len(failed) - SHOWN} more do not take messages"
         yield Finding(TOPIC, "webhooks", "note", more, "`portraits webhooks list --tenant TENANT` shows them")
 
 

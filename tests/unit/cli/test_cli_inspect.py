@@ -67,6 +67,20 @@ def test_what_is_no_picture_is_refused(cli: CliWorld) -> None:
     cli.run("inspect", "text.png", "--trust", "text.png", exit_code=2)
 
 
+def test_what_is_no_picture_among_others_does_not_end_the_command(cli: CliWorld) -> None:
+    # Given a drawn picture behind two files that are none
+    file = drawn(cli)
+    (cli.folder / "text.png").write_text("no picture")
+
+    # When they are inspected together, then the picture is shown too, and the worse exit code is the command's
+    told = cli.run("inspect", "text.png", "gone.png", file, exit_code=2).stdout
+    assert "text.png" in told and "gone.png is no file" in told and "unchanged since it was signed" in told
+    found = cli.json("inspect", "text.png", file, exit_code=2)
+    assert found[0] == {"file": "text.png", "error": found[0]["error"]}
+    assert found[0]["error"]["code"] == "photo_refused" and "text.png" in found[0]["error"]["message"]
+    assert found[1]["provenance"]["state"] == "valid"
+
+
 def test_hostile_words_in_a_picture_do_not_reach_the_terminal(cli: CliWorld) -> None:
     # Given a stranger's picture with escape sequences in its text
     from PIL.PngImagePlugin import PngInfo

@@ -10,6 +10,8 @@ from cli_world import CliWorld
 from standardwebhooks import Webhook as Verifier
 from webhook_receiver import Receiver, receiving, status
 
+from worker.cli.webhooks import _state as state_of
+
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch, cli: CliWorld) -> Receiver:
@@ -65,6 +67,31 @@ def test_a_disabled_webhook_is_shown_and_tried_again(cli: CliWorld, receiver: Re
     # When it is tried again, then it hears
     assert cli.json("webhooks", "retry", added["id"]) == {"waiting": 1}
     assert cli.json("clerk", "--once")["done"]["webhooks"] == 1
+
+
+def test_an_endpoint_that_the_settings_refuse_is_not_called_silent(
+    cli: CliWorld, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a webhook inside, which was allowed when it was added and is not any more
+    cli.json("webhooks", "add", receiver.url)
+    cli.run("enqueue", cli.manifest(("ada",)))
+    cli.draw()
+    monkeypatch.setenv("PORTRAITS_WEBHOOK_NETWORKS", "")
+    cli.run("clerk", "--once")
+    # Then nobody was asked, and the list says whose doing that is
+    assert receiver.messages == []
+    (row,) = cli.json("webhooks", "list")["webhooks"]
+    assert row["last_error"].startswith("webhook_refused: ") and "not public" in row["last_error"]
+    assert (words := state_of(row)) == "refused by this installation's settings, 1 tries", words
+    assert "refused" in (shown := cli.run("webhooks", "list").stdout) and "does not answer" not in shown
+
+    # And one that is allowed, and answers with faults, does not answer
+    monkeypatch.setenv("PORTRAITS_WEBHOOK_NETWORKS", "127.0.0.0/8")
+    cli.run("webhooks", "retry", row["id"])
+    receiver.answers = [status(503)]
+    cli.run("clerk", "--once")
+    (row,) = cli.json("webhooks", "list")["webhooks"]
+    assert state_of(row) == "does not answer, 1 tries"
 
 
 def test_a_secret_of_ones_own_is_read_from_a_file_and_not_shown(cli: CliWorld, receiver: Receiver) -> None:

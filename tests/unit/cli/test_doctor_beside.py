@@ -18,9 +18,9 @@ from jobs.clerk.errands import tell_ends
 from jobs.clerk.process import OFFICE
 from jobs.database import Database
 from jobs.models import Unit
-from jobs.models_outside import Gallery, Webhook
+from jobs.models_outside import Delivery, Gallery, Webhook
 from jobs.orm import utcnow
-from jobs.repository import fleet, webhooks
+from jobs.repository import deliveries, fleet, webhooks
 from jobs.settings import Settings
 from worker.doctor import beside, marking, surroundings, weights
 from worker.doctor.findings import Finding
@@ -79,6 +79,13 @@ def test_webhooks_that_take_nothing_are_told_with_what_to_do(database: Database,
     assert f"portraits webhooks retry {disabled} --tenant {TENANT}" in found[f"webhook {disabled}"].hint
     assert f"portraits webhooks deliveries {disabled} --tenant {TENANT}` says why" in found[f"webhook {disabled}"].hint
     assert f"webhook {good}" not in found
+    # And one that the settings refuse is not called silent
+    assert "does not answer" in found[f"webhook {failing}"].detail
+    with database.transaction() as tx:
+        deliveries.ping(tx, TENANT, failing)
+        tx.execute(update(Delivery).values(attempts=1, last_error="webhook_refused: 10.0.0.1 is not public"))
+    found = by_name(beside.examine(chosen))
+    assert "refused by this installation's settings" in found[f"webhook {failing}"].detail
 
 
 def test_a_gallery_that_cannot_be_made_is_told(database: Database, chosen: Settings) -> None:
