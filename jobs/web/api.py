@@ -49,6 +49,8 @@ def create_api(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        # A redirect would name the host that the client has named.
+        redirect_slashes=False,
     )
     app.state.services = services
     app.include_router(api_reading.router)

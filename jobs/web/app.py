@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -22,6 +23,7 @@ from jobs.web.services import Services
 
 # As many as the database has connections for, so that none waits for one.
 THREADS = 16
+LET_GO_SECONDS = 30.0
 _SITE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -38,7 +40,10 @@ def create_app(settings: Settings) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-        yield
+        async with anyio.create_task_group() as group:
+            group.start_soon(_let_go, services)
+            yield
+            group.cancel_scope.cancel()
         services.close()
 
     site = Starlette(
@@ -46,9 +51,16 @@ def create_app(settings: Settings) -> ASGIApp:
         exception_handlers=pages.HANDLERS,
         lifespan=lifespan,
     )
+    site.router.redirect_slashes = False  # it would lead to the host that the client has named
     site.state.services, site.state.document = services, api.openapi
     both = Dispatch(site, api, services)
     return BoundBody(both, settings)
+
+
+async def _let_go(services: Services) -> None:
+    while True:
+        await anyio.sleep(LET_GO_SECONDS)
+        services.thumbnails.drop_old()
 
 
 class Dispatch:

@@ -71,7 +71,7 @@ def _log_in(request: Request, body: bytes) -> Response:
     try:
         if len(text) > _LONGEST_TOKEN:
             raise NotAuthenticated
-        caller = by_token(services, client_address(request), text, is_login=True)
+        caller = by_token(services, client_address(request), text)
     except NotAuthenticated as error:
         return _form(then, "That is no valid token. Tokens begin with portraits_ and are shown once.", status_of(error))
     except TooManyAttempts as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+from web_world import photo_bytes
 
 from jobs import tokens
 from jobs.database import Database
@@ -22,6 +23,7 @@ from jobs.settings import Settings
 from jobs.web.last_used import LastUsed
 from jobs.web.signing import Signer
 from jobs.web.throttle import MOST_ADDRESSES, MOST_WRONG, WINDOW_SECONDS, Throttle
+from jobs.web.thumbnails import KEPT_SECONDS, Thumbnails
 
 
 def test_a_token_is_known_by_its_text_and_kept_as_a_hash(database: Database) -> None:
@@ -156,19 +158,39 @@ def test_only_those_who_try_wait_and_not_for_ever() -> None:
     now = [0.0]
     throttle = Throttle(lambda: now[0])
     for _ in range(MOST_WRONG):
-        throttle.check("2001:db8::1")
         throttle.wrong("2001:db8::1")
 
-    # Then it waits, and so does its network; others do not
+    # Then a further one waits, and so does one of its network; others do not
     for address in ("2001:db8::1", "2001:db8::ffff"):
         with pytest.raises(TooManyAttempts):
-            throttle.check(address)
+            throttle.wrong(address)
     for address in ("2001:db8:0:1::1", "192.0.2.1", "unknown"):
-        throttle.check(address)
+        throttle.wrong(address)
 
     # And after a while it may try again
     now[0] = WINDOW_SECONDS + 1
-    throttle.check("2001:db8::1")
+    throttle.wrong("2001:db8::1")
+    assert throttle._wrong["2001:db8::/64"] == [now[0]]
+
+
+def test_thumbnails_are_kept_for_minutes_within_a_bound(tmp_path: Path) -> None:
+    # Given a clock, and two thumbnails that were made some time apart
+    now, settings = [0.0], Settings(home=tmp_path, _env_file=None)  # type: ignore[call-arg]
+    kept = Thumbnails(clock=lambda: now[0])
+    first = kept.make("first", photo_bytes("red"), settings)
+    now[0] = KEPT_SECONDS - 1
+    kept.make("second", photo_bytes("blue"), settings)
+    assert kept.get("first") == first
+
+    # When the first one's time is over, then it goes from memory though nobody asks, and being looked at did not help
+    now[0] = KEPT_SECONDS
+    kept.drop_old()
+    assert list(kept._kept) == ["second"] and kept._size == len(kept._kept["second"][1])
+
+    # And what is more than the bound goes at once
+    small = Thumbnails(most_bytes=1)
+    small.make("first", photo_bytes("red"), settings)
+    assert (small.get("first"), small._size) == (None, 0)
 
 
 def test_many_addresses_take_no_more_memory_than_some() -> None:

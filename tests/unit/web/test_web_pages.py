@@ -138,8 +138,8 @@ def test_a_wrong_token_is_told_so_and_many_make_one_wait(site: Site) -> None:
     answers = [site.client.post("/login", data={"token": "portraits_acme." + "A" * 43}) for _ in range(11)]
     assert [answer.status_code for answer in answers] == [401] * 10 + [429]
     assert "no valid token" in answers[0].text and int(answers[-1].headers["retry-after"]) > 0
-    # Even the right one waits then
-    assert site.log_in().status_code == 429
+    # The right one is let in all the same: many people may come from one address
+    assert site.log_in().status_code == 303
 
 
 def test_the_way_from_jobs_to_a_picture(site: Site) -> None:
