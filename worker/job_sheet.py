@@ -133,11 +133,11 @@ def _image(storage: Storage, row: Row) -> Image.Image | None:
 
 
 def _picture(row: Row, image: Image.Image | None) -> Picture:
-    likeness = f"likeness {row['id_similarity']:.2f}" if row["id_similarity"] is not None else ""
+    alike = f"ID similarity {row['id_similarity']:.2f}" if row["id_similarity"] is not None else ""
     if image is not None:
-        return Picture(image, row["seed"], likeness)
+        return Picture(image, row["seed"], alike)
     if row["state"] == "done":
-        return Picture(None, row["seed"], likeness, "failed", "the picture is not in the store any more")
+        return Picture(None, row["seed"], alike, "failed", "the picture is not in the store any more")
     return Picture(None, row["seed"], "", row["state"], row["error"] or "")
 
 

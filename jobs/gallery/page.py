@@ -31,6 +31,7 @@ class Links:
 
     `pictures`: the folder that files of pictures are relative to; "" is the page's own, None says that there is none.
     `serve`: the address of `portraits serve`, which shows full pictures where files cannot be linked to.
+    `back`: the page of the job, where the gallery is served; a stored page leads nowhere back.
     `expires_at` in ISO 8601, for people and for the page's clock; `renew` is the command that signs anew.
     """
 
@@ -39,6 +40,7 @@ class Links:
     previous: str | None = None
     next: str | None = None
     serve: str | None = None
+    back: str | None = None
     expires_at: str | None = None
     renew: str | None = None
 

@@ -85,6 +85,28 @@ def _of_pictures(
     return told if is_by_units else [renders.c.job_id == job_id, *told]
 
 
+def beside(
+    tx: Connection, tenant_id: str, job_id: uuid.UUID, ordinal: int
+) -> tuple[uuid.UUID | None, uuid.UUID | None]:
+    """The ids of the pictures of a job before and after this ordinal."""
+    found = [tx.execute(neighbour(tenant_id, job_id, ordinal, is_next=is_next)).first() for is_next in (False, True)]
+    before, after = (None if row is None else row.id for row in found)
+    return before, after
+
+
+def neighbour(tenant_id: str, job_id: uuid.UUID, ordinal: int, *, is_next: bool) -> Select[Any]:
+    """The id of the next or previous picture of a job; a step in the index of each side."""
+    parts = []
+    for _, renders in _SIDES:
+        beyond = renders.c.ordinal > ordinal if is_next else renders.c.ordinal < ordinal
+        part = select(renders.c.id, renders.c.ordinal).where(renders.c.tenant_id == tenant_id)
+        part = part.where(renders.c.job_id == job_id, beyond)
+        order = renders.c.ordinal if is_next else renders.c.ordinal.desc()
+        parts.append(select(part.order_by(order).limit(1).subquery()))
+    both = union_all(*parts).subquery()
+    return select(both.c.id).order_by(both.c.ordinal if is_next else both.c.ordinal.desc()).limit(1)
+
+
 def people(
     tx: Connection, tenant_id: str, job_id: uuid.UUID, which: People, *, after: uuid.UUID | None = None, limit: int
 ) -> list[RowMapping]:

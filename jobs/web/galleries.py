@@ -46,6 +46,7 @@ def _page(services: Services, gallery: StoredGallery, number: int) -> Response:
         previous=keys.page_name(number - 1) if number > 1 else None,
         next=keys.page_name(number + 1) if told["has_next"] else None,
         serve="",
+        back=f"/jobs/{gallery.job_id}",
     )
     # The page says itself what it may load, by the hashes of its own script and style; nobody may frame it besides.
     policy = f"{page.policy_of(links)}; frame-ancestors 'none'"

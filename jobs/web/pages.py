@@ -45,6 +45,7 @@ def _for_visitors(show: Shown) -> Callable[[Request], Response]:
                 return Response(status_code=401)
             then = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"/login?{urlencode({'next': then})}", 303)
+        request.state.caller = caller  # an error's page keeps the navigation
         return show(request, Reading(services_of(request), caller), caller)
 
     return answer
@@ -69,7 +70,7 @@ def job(request: Request, reading: Reading, caller: Caller) -> Response:
     """One job: how far it is, why pictures failed, its people."""
     found = reading.job(request.path_params["job"])
     is_open = found["state"] not in FINISHED_STATES
-    values: dict[str, Any] = {"job": found, "is_open": is_open}
+    values: dict[str, Any] = {"job": found, "is_open": is_open, "strip": reading.strip(found)}
     if _is_live(request):
         return page("_progress.html", values, caller=caller, headers=_live(is_open))
     having, named = request.query_params.get("having"), request.query_params.get("named", "").strip()[:200]
@@ -138,7 +139,8 @@ def _grid(
 def picture(request: Request, reading: Reading, caller: Caller) -> Response:
     """One picture, with everything that is known of it."""
     found = reading.picture(request.path_params["render"])
-    return page("picture.html", {"picture": found}, caller=caller)
+    before, after = reading.beside(found)
+    return page("picture.html", {"picture": found, "before": before, "after": after}, caller=caller)
 
 
 def picture_file(request: Request, reading: Reading, caller: Caller) -> Response:
@@ -189,6 +191,20 @@ def _query(values: dict[str, Any]) -> str:
     return "?" + urlencode({name: value for name, value in values.items() if value is not None}, quote_via=quote)
 
 
+def _visitor(request: Request) -> Caller | None:
+    """Whoever is logged in, where no page has asked yet; nobody while the database does not say."""
+    try:
+        return _known(request) or login.visitor(request)
+    except JobsError:
+        return None
+
+
+def _known(request: Request) -> Caller | None:
+    """Whom a page has found logged in before it failed."""
+    found: Caller | None = getattr(request.state, "caller", None)
+    return found
+
+
 def of_jobs_error(request: Request, error: Exception) -> Response:
     """A page for an error of ours."""
     assert isinstance(error, JobsError)
@@ -196,7 +212,8 @@ def of_jobs_error(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     title = "Not found" if isinstance(error, UnknownJob | UnknownPicture) else problem.title.rstrip(".")
     values = {"status": problem.status, "title": title, "detail": problem.detail, "code": problem.code}
-    return page("error.html", values, status=problem.status, headers=headers_of(error))
+    headers = headers_of(error)
+    return page("error.html", values, caller=_known(request), status=problem.status, headers=headers)
 
 
 def of_http_error(request: Request, error: Exception) -> Response:
@@ -205,14 +222,14 @@ def of_http_error(request: Request, error: Exception) -> Response:
     title = "Not found" if error.status_code == 404 else str(error.detail)
     detail = "There is no such page." if error.status_code == 404 else str(error.detail)
     values = {"status": error.status_code, "title": title, "detail": detail, "code": ""}
-    return page("error.html", values, status=error.status_code)
+    return page("error.html", values, caller=_visitor(request), status=error.status_code)
 
 
 def of_any_error(request: Request, error: Exception) -> Response:
     """A page for a fault of this program; the log has its traceback."""
     detail = "This is a fault of this program; the log says more."
     values = {"status": 500, "title": "Something went wrong", "detail": detail, "code": "internal"}
-    return page("error.html", values, status=500)
+    return page("error.html", values, caller=_known(request), status=500)
 
 
 ROUTES = [

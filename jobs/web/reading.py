@@ -7,9 +7,10 @@ import uuid
 from typing import Any
 
 from jobs.errors import UnknownJob, UnknownPicture
-from jobs.reports import find_job
+from jobs.reports import FINISHED_STATES, find_job
 from jobs.repository import browse, control, queries
 from jobs.repository.browse import People, Pictures
+from jobs.web import strip
 from jobs.web.access import Caller
 from jobs.web.services import Services
 
@@ -86,6 +87,20 @@ class Reading:
         if row is None:
             raise UnknownPicture(f"there is no picture {render_id}")
         return {**row, "outputs": sorted((dict(output) for output in outputs), key=lambda one: str(one["name"]))}
+
+    def beside(self, picture: dict[str, Any]) -> tuple[uuid.UUID | None, uuid.UUID | None]:
+        """The pictures before and after one of its job."""
+        with self._database.reading(self._tenant) as tx:
+            return browse.beside(tx, self._tenant, picture["job_id"], picture["ordinal"])
+
+    def strip(self, job: dict[str, Any]) -> list[dict[str, Any]]:
+        """Some of a job's pictures: the first that are drawn, and once it is over the best of each of some people."""
+        if not job["done"]:
+            return []
+        is_over = job["state"] in FINISHED_STATES
+        limit = strip.LOOKED_AT if is_over else strip.SHOWN
+        found = self.pictures(job["job_id"], Pictures(state="done"), limit=limit, after=-1)
+        return strip.best_of_each(found) if is_over else found
 
     def gallery(self, job_id: uuid.UUID) -> Any:
         """When the job's gallery was built; None if it never was to be."""

@@ -65,6 +65,8 @@ def _environment() -> Environment:
         "parts",
         "times",
         "prose",
+        "capital",
+        "sentence",
     )
     made.filters |= {name: getattr(words, name) for name in names}
     made.globals |= {"static": static_address, "total_seconds": words.total_seconds}

@@ -80,6 +80,16 @@ def short(text: object, most: int) -> str:
     return told if len(told) <= most else f"{told[: most - 1]}…"
 
 
+def capital(text: str) -> str:
+    """The text with a capital at its head."""
+    return text[:1].upper() + text[1:]
+
+
+def sentence(text: str) -> str:
+    """A message of an error as a sentence: a capital at its head, a stop at its end."""
+    return capital(text) + ("" if not text or text[-1] in ".!?…" else ".")
+
+
 def prose(text: str) -> list[Markup]:
     """The paragraphs of a docstring, with what stands between backticks as code."""
     paragraphs = (str(escape(" ".join(part.split()))) for part in text.split("\n\n"))

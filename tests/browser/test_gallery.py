@@ -97,6 +97,9 @@ def test_a_click_shows_the_full_picture_and_its_making(opened: Page, rows: list[
     wanted = next(one for one in rows if (one["external_id"], one["prompt_name"]) == ("alan", "garden"))
     for text in (wanted["final_prompt"], str(wanted["seed"]), f"{wanted['id_similarity']:.3f}", "antelopev2", "2.00 s"):
         assert text in told
+    # And what its ID similarity means is said, under one name; a page that is a file leads back to no job
+    expect(opened.locator("#meaning")).to_contain_text("ID similarity is the cosine between face embeddings")
+    expect(opened.locator("#back")).to_be_hidden()
     link = opened.get_by_role("link", name="Open the file")
     assert link.get_attribute("href") == wanted["file"]
 
@@ -155,14 +158,21 @@ def test_pictures_are_filtered_by_prompt_and_state(opened: Page) -> None:
     assert opened.get_by_role("button", name=re.compile("^failed", re.I)).get_attribute("aria-pressed") == "true"
 
 
-def test_pictures_are_put_in_the_order_of_their_likeness(opened: Page, rows: list[Row]) -> None:
+def test_pictures_are_put_in_the_order_of_their_id_similarity(opened: Page, rows: list[Row]) -> None:
     known = sorted((one for one in rows if one["id_similarity"] is not None), key=lambda one: one["id_similarity"])
     said = [f"{one['external_id']}, {one['prompt_name']}" for one in known]
-    for choice, wanted in (("Most alike first", said[::-1]), ("Least alike first", said)):
+    # The short name has the whole one in its title, and what is read aloud says it in full
+    first = opened.locator(".tile .similarity").first
+    assert first.inner_text() == f"ID {rows[0]['id_similarity']:.2f}"
+    assert first.locator("abbr").get_attribute("title") == "ID similarity"
+    assert f"ID similarity {rows[0]['id_similarity']:.2f}" in names(opened)[0]
+    assert opened.locator(".person .sum abbr").first.get_attribute("title") == "Mean ID similarity"
+    assert "likeness" not in opened.content().lower()
+    for choice, wanted in (("Highest ID similarity", said[::-1]), ("Lowest ID similarity", said)):
         opened.get_by_label("Order").select_option(label=choice)
         found = [", ".join(name.split(", ")[:2]) for name in names(opened)]
         assert found[:8] == wanted
-        assert found[8] == "grace, office"  # whose likeness nobody knows comes last
+        assert found[8] == "grace, office"  # whose ID similarity nobody knows comes last
         expect(opened.locator("#heads")).to_be_hidden()
 
 
@@ -204,7 +214,7 @@ def test_keys_lead_through_the_pictures(opened: Page) -> None:
 
 def test_the_address_keeps_filters_and_the_open_picture(opened: Page, new_page: Open, index: Path) -> None:
     # Given a filtered gallery with an open picture
-    opened.get_by_label("Order").select_option(label="Most alike first")
+    opened.get_by_label("Order").select_option(label="Highest ID similarity")
     opened.get_by_label("Person", exact=True).fill("alan")
     opened.get_by_role("button", name="alan, beach").click()
     fragment = opened.evaluate("location.hash")
@@ -298,7 +308,7 @@ def test_five_thousand_pictures_are_all_there_and_few_are_in_the_document(
     page.screenshot(path=screenshots / "gallery-5000-end.png")
 
     # When it is put in order and one person is asked for, then neither leaves anybody out
-    page.get_by_label("Order").select_option(label="Least alike first")
+    page.get_by_label("Order").select_option(label="Lowest ID similarity")
     assert page.locator(".tile").count() < 200
     page.keyboard.press("Escape")
     page.get_by_label("Person", exact=True).fill("person-311")

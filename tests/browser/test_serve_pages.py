@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from queue_world import settings as queue_settings
 from serving import serving
 
 from hyperlora.errors import NoUsablePhoto
+from jobs import gallery as galleries
 from jobs import tokens
 from jobs.database import Database
 from jobs.intake import enqueue
 from jobs.repository import fleet
+from jobs.repository import galleries as rows
 from jobs.settings import Settings
 from worker.testing import FakeRenderer
 
@@ -110,7 +113,7 @@ def test_from_the_login_to_a_picture_by_keyboard(shown: Shown, page: Page) -> No
     # And the keyboard leads on: to the content first, then to a person and a picture, each with a ring around it
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
-    page.get_by_role("link", name="person-00").focus()
+    page.get_by_role("link", name="person-00", exact=True).focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("person-00")
     tile = page.locator(".tile a").first
@@ -121,6 +124,24 @@ def test_from_the_login_to_a_picture_by_keyboard(shown: Shown, page: Page) -> No
     expect(picture).to_be_visible()
     assert picture.evaluate("e => e.complete && e.naturalWidth") == 256
     expect(page.get_by_text("Made by AI")).to_be_visible()
+
+
+def test_a_served_gallery_leads_back_to_its_job(shown: Shown, page: Page) -> None:
+    # Given a finished job whose gallery is built
+    with shown.database.transaction() as tx:
+        rows.make_due(tx, shown.settings.tenant, uuid.UUID(shown.done))
+    storage, over = shown.world().storage, lambda: False
+    galleries.build_due(shown.database, storage, shown.settings, owner="test", limit=5, is_over=over)
+    shown.log_in(page, f"/jobs/{shown.done}")
+
+    # When the one primary button is followed, then the way back is there, under the page's own policy
+    main = page.locator("main .button.main")
+    expect(main).to_have_count(1)
+    expect(main).to_have_text("Gallery")
+    main.click()
+    expect(page.locator(".tile .picture").first).to_be_visible()
+    page.get_by_role("link", name="Back to the job").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Spring issue")
 
 
 def test_thumbnails_are_loaded_and_filters_work(shown: Shown, page: Page) -> None:
@@ -196,6 +217,7 @@ def test_every_page_fits_its_width_in_light_and_dark(
     ways = {
         "jobs": "/jobs",
         "job": f"/jobs/{shown.failed}",
+        "done": f"/jobs/{shown.done}",
         "waits": f"/jobs/{shown.waits}",
         "pictures": f"/jobs/{shown.done}/pictures",
         "person": person,

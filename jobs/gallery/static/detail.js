@@ -84,7 +84,7 @@ function showFacts(picture) {
   const rows = [
     ["State", stateOf(picture)],
     ["Reason", [picture.code, picture.problem ?? picture.error].filter(Boolean).join(": ")],
-    ["ID similarity", likenessInWords(picture)],
+    ["ID similarity", similarityInWords(picture)],
     ["Seed", String(picture.seed)],
     ["Prompt", text(picture.text)],
     ["Not wanted", text(picture.negative)],
@@ -102,10 +102,11 @@ function showFacts(picture) {
     ["Picture", picture.id],
   ];
   const told = rows.filter(([, value]) => value);
+  byId("meaning").hidden = picture.similarity === undefined;
   byId("told").replaceChildren(...told.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]));
 }
 
-function likenessInWords(picture) {
+function similarityInWords(picture) {
   const by = text(picture.recogniser);
   if (picture.similarity !== undefined) return `${picture.similarity.toFixed(3)}${by ? ` (${by})` : ""}`;
   return picture.similarity_reason ? `not measured: ${picture.similarity_reason}` : "";

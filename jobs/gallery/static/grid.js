@@ -189,7 +189,7 @@ function spoken(picture) {
   const state = stateOf(picture);
   const told = [personOf(picture), promptOf(picture), `seed ${picture.seed}`];
   if (state !== "done") told.push(state, picture.code ?? "");
-  if (likeness(picture)) told.push(`likeness ${likeness(picture)}`);
+  if (similarity(picture)) told.push(`ID similarity ${similarity(picture)}`);
   return told.filter(Boolean).join(", ");
 }
 
@@ -212,9 +212,18 @@ function caption(picture) {
   if (filters.sort) made.append(element("span", "who", `${personOf(picture)} · ${promptOf(picture)}`));
   const line = element("span", "line");
   const room = layout.tile[0];
-  if (room >= 128 || !likeness(picture)) line.append(element("span", "seed", `${room < 128 ? "" : "seed "}${picture.seed}`));
-  if (likeness(picture)) line.append(element("span", "likeness", likeness(picture)));
+  if (room >= 128 || !similarity(picture)) line.append(element("span", "seed", `${room < 128 ? "" : "seed "}${picture.seed}`));
+  if (similarity(picture)) line.append(shortSimilarity("similarity", similarity(picture)));
   made.append(line);
+  return made;
+}
+
+// An ID similarity where there is little room; the whole name is in its title.
+function shortSimilarity(className, value, title = "ID similarity") {
+  const made = element("span", className);
+  const name = element("abbr", "", "ID");
+  name.title = title;
+  made.append(name, ` ${value}`);
   return made;
 }
 
@@ -233,7 +242,7 @@ function makeLabel(n) {
   const known = group.items.map((index) => shown[index].similarity).filter((value) => value !== undefined);
   if (known.length) {
     const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
-    label.append(element("span", "sum", `likeness ${mean.toFixed(2)}`));
+    label.append(shortSimilarity("sum", mean.toFixed(2), "Mean ID similarity"));
   }
   rail.append(label);
   made.append(rail);

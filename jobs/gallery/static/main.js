@@ -11,6 +11,7 @@ function start() {
   ].join(" · ");
   byId("notice").textContent = data.notice ?? "";
   byId("notice").hidden = !data.notice;
+  if (links.back !== null) showBack();
   if (many) showPages();
   if (links.expires_at) {
     byId("note").textContent = `The links of this page expire on ${inWords(links.expires_at)}.`;
@@ -20,6 +21,13 @@ function start() {
   recall();
   update();
   openAsked();
+}
+
+function showBack() {
+  const made = element("a", "", "← Back to the job");
+  made.href = links.back;
+  byId("back").append(made);
+  byId("back").hidden = false;
 }
 
 function showPages() {

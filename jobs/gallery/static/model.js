@@ -44,11 +44,11 @@ function chosen() {
       (who === null || who.has(picture.person)) &&
       (filters.prompt === "" || picture.prompt === Number(filters.prompt)),
   );
-  return filters.sort ? byLikeness(found, filters.sort === "best" ? -1 : 1) : found;
+  return filters.sort ? bySimilarity(found, filters.sort === "best" ? -1 : 1) : found;
 }
 
-// Those without a likeness come last in either direction.
-function byLikeness(pictures, direction) {
+// Those of unknown ID similarity come last in either direction.
+function bySimilarity(pictures, direction) {
   const unknown = (picture) => picture.similarity === undefined;
   return pictures.slice().sort((a, b) => {
     if (unknown(a) || unknown(b)) return unknown(a) - unknown(b) || a.ordinal - b.ordinal;
@@ -62,7 +62,7 @@ function counted() {
   return counts;
 }
 
-function likeness(picture) {
+function similarity(picture) {
   return picture.similarity === undefined ? "" : picture.similarity.toFixed(2);
 }
 

@@ -37,6 +37,8 @@ def test_a_gallery_is_served_to_its_tenant_alone(site: Site) -> None:
     (sheet,) = set(re.findall(r"thumbnails-\d+\.css", page.text))
     assert site.client.get(f"/jobs/{job}/gallery/{sheet}").headers["content-type"].startswith("text/css")
     assert '"serve":""' in page.text and "X-Amz" not in page.text
+    # And it leads back to the job, by the page's data, so that the policy's hashes hold
+    assert f'"back":"/jobs/{job}"' in page.text
 
     # And nothing else is a file of it
     for name in ("page-0001.json", "page-0002.html", "signed-page-0001.html", "thumbnails-9999.css", "..%2f1.png", "x"):

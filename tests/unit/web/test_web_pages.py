@@ -12,10 +12,12 @@ from sqlalchemy import update
 from web_world import ACME, GLOBEX, Site
 
 from jobs import tokens
+from jobs.models import Render
 from jobs.models_outside import Token
 from jobs.orm import utcnow
 from jobs.repository import fleet
 from jobs.web.login import PLAIN_COOKIE, SECURE_COOKIE
+from jobs.web.strip import best_of_each
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
 
@@ -185,8 +187,92 @@ def test_the_way_from_jobs_to_a_picture(site: Site) -> None:
     assert "No worker" in read(site, "/workers").text
     with site.database.transaction() as tx:
         fleet.sign_of_life(tx, "one", name="one@here", pid=1, version="1", state="working")
-    assert "one@here" in read(site, "/workers").text
+    fleet_page = read(site, "/workers").text
+    assert "one@here" in fleet_page and "Between batches" in fleet_page and "Idle" not in fleet_page
     assert "POST /jobs" in read(site, "/api").text and "<code>next</code>" in site.client.get("/api").text
+
+
+def test_a_finished_jobs_page_shows_what_came_of_it(site: Site) -> None:
+    # Given a job that waits, then its page has no picture, and what is nought is quiet
+    job = site.enqueue("ada", "alan")
+    site.log_in()
+    page = site.client.get(f"/jobs/{job}").text
+    assert "/thumbnail" not in page and page.count(' zero"') == 4
+
+    # When it is drawn, then both people are there, the best of each first, each leading to its picture
+    site.draw()
+    found = read(site, f"/jobs/{job}")
+    shown = [about["src"] for tag, about in found.elements if tag == "img" and "thumbnail" in (about.get("src") or "")]
+    pictures = {f"/pictures/{one['render_id']}/thumbnail": one for one in site.get(f"/jobs/{job}/pictures")["pictures"]}
+    assert len(shown) == 4 and set(shown) == set(pictures)
+    assert {pictures[str(src)]["external_id"] for src in shown[:2]} == {"ada", "alan"}
+    links = [about.get("href") for tag, about in found.elements if tag == "a"]
+    assert all(str(src).removesuffix("/thumbnail") in links for src in shown)
+    # And one button is the first thing to press: the pictures, as long as there is no gallery
+    main = [about for tag, about in found.elements if tag == "a" and about.get("class") == "button main"]
+    assert [about["href"] for about in main] == [f"/jobs/{job}/pictures"]
+    # And the part that is followed brings them too
+    assert "/thumbnail" in site.client.get(f"/jobs/{job}", headers={"X-Requested-With": "live"}).text
+
+
+def test_a_picture_leads_to_the_one_before_and_after_it(site: Site) -> None:
+    # Given six pictures of three people, beside another job's
+    site.enqueue("zoe", key="other")
+    job = site.enqueue("ada", "alan", "ben")
+    site.draw()
+    site.log_in()
+    wanted = [one["render_id"] for one in site.get(f"/jobs/{job}/pictures")["pictures"]]
+
+    # Then one leads through all of them, across people, and ends where the job does
+    for n, picture in enumerate(wanted):
+        found = read(site, f"/pictures/{picture}")
+        ways = {about["rel"]: about["href"] for _, about in found.elements if about.get("rel") in ("prev", "next")}
+        around = {"prev": wanted[n - 1] if n else None, "next": wanted[n + 1] if n < len(wanted) - 1 else None}
+        assert ways == {rel: f"/pictures/{other}" for rel, other in around.items() if other}
+        # And the file is a link that is seen
+        assert f'href="/pictures/{picture}/file">Open the file</a>' in site.client.get(f"/pictures/{picture}").text
+
+
+def test_id_similarity_has_one_name_and_is_explained(site: Site) -> None:
+    job = site.enqueue("ada")
+    site.draw()
+    with site.database.transaction() as tx:
+        tx.execute(update(Render).values(id_similarity=0.4567))
+    site.log_in()
+    (shown, *_) = site.get(f"/jobs/{job}/pictures")["pictures"]
+    assert shown["id_similarity"] == 0.4567
+    tiles = site.client.get(f"/jobs/{job}/pictures").text
+    assert f'<abbr title="ID similarity">ID</abbr> {shown["id_similarity"]:.2f}' in tiles
+    picture = site.client.get(f"/pictures/{shown['render_id']}").text
+    assert "ID similarity is the cosine between face embeddings" in picture
+    assert "likeness" not in tiles + picture
+
+
+def test_the_best_of_each_person_come_first() -> None:
+    def picture(who: str, ordinal: int, similarity: float | None) -> dict[str, Any]:
+        return {"identity_id": who, "ordinal": ordinal, "id_similarity": similarity}
+
+    told = [("a", 0, None), ("a", 1, 0.2), ("a", 2, 0.6), ("b", 3, 0.1), ("c", 4, -0.1), ("c", 5, 0.3)]
+    found = best_of_each([picture(*one) for one in told], 5)
+    assert [one["ordinal"] for one in found] == [2, 3, 5, 1, 4]
+
+
+def test_an_errors_page_keeps_the_navigation_and_speaks_in_sentences(site: Site) -> None:
+    # Given somebody who is logged in and comes to a job, a picture and an address that are not there
+    site.log_in()
+    for path, told in (
+        ("/jobs/none", "There is no job"),
+        (f"/pictures/{uuid.UUID(int=7)}", "There is no picture"),
+        ("/nothing", "There is no such page."),
+    ):
+        # Then there is a way on, and the reason is a sentence
+        text = site.client.get(path).text
+        assert '<nav aria-label="Main">' in text and "Log out" in text, path
+        assert f"<p>{told}" in text, path
+    # And whoever is not logged in sees no navigation
+    site.client.post("/logout")
+    text = site.client.get("/nothing").text
+    assert "There is no such page." in text and '<nav aria-label="Main">' not in text
 
 
 def test_another_tenants_pages_are_as_unknown_as_what_is_not_there(site: Site) -> None:
