@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
@@ -38,6 +39,31 @@ def require_command(words: list[str]) -> None:
     known = cli_reference.options_of(COMMANDS[name])
     asked = {word.partition("=")[0] for word in words if word.startswith("--") and word != "--"}
     assert asked <= known, f"{name} has no {sorted(asked - known)}"
+
+
+def commands_in(words: list[str]) -> list[list[str]]:
+    """The `portraits` commands of a container's command, also those in a shell's line."""
+    line = words[2] if words[:2] == ["sh", "-c"] else shlex.join(words)
+    return [shlex.split(one) for one in re.findall(r"portraits [^&;|\n]+", line)]
+
+
+def secrets_of(name: str) -> dict[str, str]:
+    """What a service finds in /run/secrets, and which secret that is."""
+    asked = [{"source": one, "target": one} if isinstance(one, str) else one for one in SERVICES[name]["secrets"]]
+    return {one["target"]: one["source"] for one in asked}
+
+
+def make_secrets(folder: Path, broker: str) -> tuple[dict[str, str], str]:
+    """The files that the script writes beneath `folder`, with their content, and what it prints."""
+    copy = folder / "docker"
+    copy.mkdir(exist_ok=True)
+    for name in ("make-secrets", ".env.example"):
+        shutil.copy(DOCKER / name, copy)
+    shutil.copytree(DOCKER / "store-policies", copy / "store-policies", dirs_exist_ok=True)
+    environment = {"PATH": "/usr/bin:/bin", "PORTRAITS_COMPOSE_SECRETS": str(folder / "secrets")}
+    script = ["sh", str(copy / "make-secrets"), broker]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
+    return {file.name: file.read_text() for file in (folder / "secrets").iterdir()}, done.stdout + done.stderr
 
 
 def require_settings(variables: set[str]) -> None:
@@ -132,8 +158,8 @@ def test_a_service_of_ours_runs_what_exists(name: str) -> None:
     health = service.get("healthcheck", {}).get("test", ["CMD", "portraits", "--version"])[1:]
 
     # Then the product has them
-    if words[0] == "portraits":
-        require_command(words)
+    for command in commands_in(words):
+        require_command(command)
     if health[0] == "portraits" and len(health) == 2 and health[1] != "--version":
         require_command(health)
     require_settings({key for key in service.get("environment", {}) if key.startswith("PORTRAITS_")})
@@ -141,30 +167,24 @@ def test_a_service_of_ours_runs_what_exists(name: str) -> None:
 
 def test_secrets_are_files_that_make_secrets_writes(tmp_path: Path) -> None:
     # When the secrets are made twice
-    script = DOCKER / "make-secrets"
-    environment = {"PATH": "/usr/bin:/bin", "PORTRAITS_COMPOSE_SECRETS": str(tmp_path / "secrets")}
-    copy = tmp_path / "docker" / "make-secrets"
-    copy.parent.mkdir()
-    copy.write_bytes(script.read_bytes())
-    (copy.parent / ".env.example").write_bytes((DOCKER / ".env.example").read_bytes())
-    found: list[dict[str, str]] = []
-    for _ in range(2):
-        done = subprocess.run(["sh", str(copy), "redis"], env=environment, capture_output=True, text=True, check=True)
-        found.append({file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()})
+    found, told = zip(*(make_secrets(tmp_path, "redis") for _ in range(2)), strict=True)
 
     # Then every file that the compose file names is there, stays what it was, and nothing of it was printed
     wanted = {Path(one["file"]).name for one in COMPOSE["secrets"].values()}
     assert wanted <= found[0].keys() and found[0] == found[1]
-    assert found[0]["postgres_password"] not in done.stdout + done.stderr
+    secrets = [text for name, text in found[0].items() if name.endswith(("_password", "_secret"))]
+    assert len(secrets) == len(set(secrets)) == 11
+    assert not [one for one in secrets if one in "".join(told)]
     assert len(found[0]["postgres_password"]) == 32 and len(found[0]["portraits_serve_secret"]) == 64
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
     assert found[0]["portraits_broker_url"].startswith("redis://:")
-    assert "COMPOSE_PROFILES=redis,mini" in (copy.parent / ".env").read_text()
+    assert "COMPOSE_PROFILES=redis,mini" in (tmp_path / "docker" / ".env").read_text()
 
     # And the product reads those that are its own
     settings = Settings(
         _env_file=None,
-        **{name: found[0][f"portraits_{name}"].strip() for name in ("database_url", "broker_url", "serve_secret")},  # type: ignore[arg-type]
+        database_url=found[0]["owner_database_url"].strip(),  # type: ignore[arg-type]
+        **{name: found[0][f"portraits_{name}"].strip() for name in ("broker_url", "serve_secret")},  # type: ignore[arg-type]
     )
     assert found[0]["postgres_password"] in settings.database_url.get_secret_value()
     assert found[0]["postgres_password"] not in repr(settings)
@@ -198,6 +218,9 @@ def test_what_waits_for_others_waits_for_those_that_have_a_health_check_or_an_en
 
 
 def test_the_commands_in_the_comments_exist() -> None:
+    command = r"run --rm (?:--user \S+ )?(?:cli|owner|upkeep portraits) ([^`\n#]+)"
     for file in (DOCKER / "compose.yaml", ROOT / "docs" / "how-to" / "docker.md"):
-        for line in re.findall(r"run --rm (?:--user \S+ )?cli ([^`\n#]+)", file.read_text(encoding="utf-8")):
+        found = re.findall(command, file.read_text(encoding="utf-8"))
+        assert found
+        for line in found:
             require_command(["portraits", *shlex.split(line)])

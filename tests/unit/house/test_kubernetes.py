@@ -16,11 +16,11 @@ from cloudcoil.models.keda import v1alpha1 as keda
 from services import fresh_postgres
 from sqlalchemy import text
 from stacks import PHOTOS, people_manifest
-from test_docker import COMMANDS, require_command, require_settings
+from test_docker import COMMANDS, commands_in, require_command, require_settings
 
 from jobs.database import Database
 from jobs.intake import enqueue
-from jobs.repository import backlog
+from jobs.repository import backlog, security
 from jobs.repository import control as control_rows
 from jobs.settings import Settings
 
@@ -66,7 +66,7 @@ def test_every_object_has_the_form_of_its_kind(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_pods_are_without_root_and_rights(overlay: str) -> None:
-    assert len(pods(overlay)) == 7
+    assert len(pods(overlay)) == 8
     for name, pod in pods(overlay).items():
         spec = pod["spec"]
         assert spec["automountServiceAccountToken"] is False, name
@@ -86,8 +86,30 @@ def test_pods_run_what_exists_with_settings_that_exist(overlay: str) -> None:
     require_settings({name for name in config if name.startswith("PORTRAITS_")})
     for pod in pods(overlay).values():
         for container in pod["spec"]["containers"]:
-            require_command([word for word in container["command"] if word not in {"tini", "--"}])
+            commands = commands_in([word for word in container["command"] if word not in {"tini", "--"}])
+            assert commands
+            for command in commands:
+                require_command(command)
             require_settings({one["name"] for one in container.get("env", []) if one["name"].startswith("PORTRAITS_")})
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_pod_has_the_secrets_of_its_kind_alone(overlay: str) -> None:
+    # Given the secret that each pod is given
+    found = {}
+    for name, pod in pods(overlay).items():
+        (found[name],) = [one["secret"]["secretName"] for one in pod["spec"]["volumes"] if "secret" in one]
+
+    # Then what strangers talk to has one of its own, and what may erase or owns the tables is no worker's
+    assert found == {
+        "portraits-api": "portraits-api",
+        **dict.fromkeys(("portraits-clerk", "portraits-numbers", "portraits-worker"), "portraits"),
+        **dict.fromkeys(("portraits-privacy", "portraits-sweep"), "portraits-privacy"),
+        **dict.fromkeys(("portraits-archive", "portraits-migrate"), "portraits-owner"),
+    }
+    tenant_role = {"name": "PORTRAITS_DATABASE_TENANT_ROLE", "value": security.TENANT_ROLE}
+    held = {name for name, pod in pods(overlay).items() if tenant_role in pod["spec"]["containers"][0].get("env", [])}
+    assert held == {"portraits-api"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -133,6 +155,22 @@ def test_a_worker_drains_before_it_is_stopped_and_has_the_time(overlay: str) -> 
     seconds = int(words[words.index("--timeout") + 1])
     assert seconds + 30 <= pod["terminationGracePeriodSeconds"]
     assert "portraits drain" in COMMANDS
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_numbers_are_told_to_what_watches_and_not_at_the_ingress(overlay: str) -> None:
+    # Given the pods that tell the fleet's numbers without asking for a token, and what may reach pods from outside
+    tells = {"name": "PORTRAITS_SERVE_METRICS", "value": "true"}
+    told = {name for name, pod in pods(overlay).items() if tells in pod["spec"]["containers"][0].get("env", [])}
+    policy = find(overlay, "NetworkPolicy", "numbers")["spec"]
+    served = [one["spec"]["selector"] for one in objects(overlay) if one["kind"] == "Service"]
+
+    # Then it is one that no service leads to, and that only what watches reaches
+    assert told == {"portraits-numbers"} and not Settings.model_fields["serve_metrics"].default
+    assert {"app.kubernetes.io/name": "portraits-numbers"} not in served
+    assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "portraits-numbers"}
+    (rule,) = policy["ingress"]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 
 
 def test_a_gpu_worker_asks_for_one_gpu_and_the_mini_worker_for_none() -> None:

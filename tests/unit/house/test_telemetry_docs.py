@@ -72,7 +72,7 @@ def test_prometheus_reads_what_is_shipped() -> None:
     for service in workers:
         assert str(names["port"]) == service["environment"]["PORTRAITS_METRICS_PORT"]
         assert names["names"][0] in service["networks"]["inside"]["aliases"]
-    ((target,),) = (one["targets"] for one in jobs["portraits-api"]["static_configs"])
+    ((target,),) = (one["targets"] for one in jobs["portraits-queue"]["static_configs"])
     host, _, port = target.partition(":")
     assert port in compose["services"][host]["command"]
 
