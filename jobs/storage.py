@@ -71,6 +71,9 @@ class Storage(Protocol):
     def purge(self, key: str) -> None:
         """Remove the object with every earlier version that the store keeps of it; not an error if there is none."""
 
+    def keeps_versions(self) -> bool:
+        """Whether what is removed or replaced may be kept as a version, which `purge` removes, too."""
+
     def earlier(self, prefix: str) -> Iterator[str]:
         """The keys that start with the prefix and of which the store keeps versions that `list` does not show."""
 

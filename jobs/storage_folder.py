@@ -100,6 +100,10 @@ class FolderStorage:
         """See `Storage.purge`: a folder keeps no versions; what a file system or a backup keeps is not known here."""
         self.delete(key)
 
+    def keeps_versions(self) -> bool:
+        """See `Storage.keeps_versions`: no."""
+        return False
+
     def earlier(self, prefix: str) -> Iterator[str]:
         """See `Storage.earlier`: none."""
         del prefix

@@ -88,7 +88,7 @@ class S3Storage:
 
     def purge(self, key: str) -> None:
         """See `Storage.purge`. Raises StorageDenied where the keys may not ask for versions, or remove one."""
-        if not self._keeps_versions():
+        if not self.keeps_versions():
             self.delete(key)
             return
         name = self._name(key)
@@ -97,9 +97,24 @@ class S3Storage:
                 with self.server.errors(self.bucket, name):
                     self.server.client.delete_object(Bucket=self.bucket, Key=name, VersionId=version)
 
+    def keeps_versions(self) -> bool:
+        """See `Storage.keeps_versions`; asked each time, as somebody may turn it on. Raises StorageDenied."""
+        try:
+            with self.server.errors(self.bucket):
+                found = self.server.client.get_bucket_versioning(Bucket=self.bucket)
+        except ConditionalWriteMissing:  # a server that does not know the question keeps nothing
+            return False
+        except StorageDenied as error:
+            raise StorageDenied(
+                f"whether {self.describe()} keeps versions of removed objects may not be asked ({error}); what is to "
+                "be erased could stay: grant s3:GetBucketVersioning, and for a bucket that keeps versions "
+                "s3:ListBucketVersions and s3:DeleteObjectVersion"
+            ) from error
+        return found.get("Status") in {"Enabled", "Suspended"}
+
     def earlier(self, prefix: str) -> Iterator[str]:
         """See `Storage.earlier`; raises as `purge` does."""
-        if not self._keeps_versions():
+        if not self.keeps_versions():
             return
         shown = set(self.list(prefix))
         for name in {name for name, _ in self._versions(self.prefix + prefix)}:
@@ -176,21 +191,6 @@ class S3Storage:
     def describe(self) -> str:
         """See `Storage.describe`."""
         return f"s3://{self.bucket}/{self.prefix} at {self.server.describe()}"
-
-    def _keeps_versions(self) -> bool:
-        """Whether the bucket keeps what is removed; asked each time, as somebody may turn it on."""
-        try:
-            with self.server.errors(self.bucket):
-                found = self.server.client.get_bucket_versioning(Bucket=self.bucket)
-        except ConditionalWriteMissing:  # a server that does not know the question keeps nothing
-            return False
-        except StorageDenied as error:
-            raise StorageDenied(
-                f"whether {self.describe()} keeps versions of removed objects may not be asked ({error}); what is to "
-                "be erased could stay: grant s3:GetBucketVersioning, and for a bucket that keeps versions "
-                "s3:ListBucketVersions and s3:DeleteObjectVersion"
-            ) from error
-        return found.get("Status") in {"Enabled", "Suspended"}
 
     def _versions(self, prefix: str) -> Iterator[tuple[str, str]]:
         """(name, version) of everything that is kept under a prefix, marks of removal included."""

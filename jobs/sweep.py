@@ -125,7 +125,7 @@ def remove_erased(keys: Iterable[str], *, tenant: str, settings: Settings | None
             if parsed is None:
                 raise BadKey(f"{key!r} is no key of tenant {tenant!r}; wanted what erasing somebody of it has told")
             if unnamed(database, tenant, [key]):
-                storage.delete(key)
+                storage.purge(key)
                 removed += 1
     finally:
         database.dispose()
@@ -150,7 +150,7 @@ def _sweep_tenant(
     while page := list(islice(found, PAGE)):
         for orphan in _orphans(database, tenant, page, report, grace):
             if delete and (not orphan.is_shared or _is_still_one(database, storage, tenant, orphan, grace)):
-                storage.delete(orphan.entry.key)
+                storage.purge(orphan.entry.key)
                 report.removed += 1
 
 

@@ -17,6 +17,7 @@ from jobs.repository import forgettings
 from jobs.repository import sweep as tenant_rows
 from jobs.repository.forgettings import ForgettingRow
 from jobs.repository.parts import parts
+from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.sweep import unnamed
 from jobs.uploads import upload_key
@@ -50,15 +51,25 @@ def clear(
     return removed
 
 
-def close(database: Database, storage: Storage, *, limit: int = 100) -> int:
-    """Look once more where a worker may have stored an object of those that every worker has obeyed, and let go of
-    these rows; how many. Raises as `clear`.
+def late_seconds(settings: Settings) -> float:
+    """So long after an erasure an object may yet come: from a worker that was storing it, or under an address that was
+    given out for sending that very photo to the store, which nobody can take back.
+    """
+    is_direct = settings.serve_direct and settings.storage_url.startswith("s3://")
+    return forgettings.LATE_SECONDS + (settings.url_expires_seconds if is_direct else 0.0)
+
+
+def close(
+    database: Database, storage: Storage, *, limit: int = 100, after_seconds: float = forgettings.LATE_SECONDS
+) -> int:
+    """Look once more where an object may have come late, of what was erased so long ago and every worker has obeyed,
+    and let go of these rows; how many. Raises as `clear`.
     """
     with database.reading() as tx:
-        rows = forgettings.over(tx, limit=limit)
+        rows = forgettings.over(tx, limit=limit, late_seconds=after_seconds)
     for row in rows:
         late = purge(database, storage, row.tenant, _keys_under(database, storage, row))
-        late += _purge_galleries(storage, row)
+        late += _purge_galleries(storage, row) + _purge_earlier(database, storage, row)
         _purge_sent(database, storage, row)
         if late:
             log.info("%d objects that were stored while their person was erased are removed", late)
@@ -95,7 +106,21 @@ def gallery_keys(storage: Storage, tenant: str, job_id: str, token: int) -> Iter
 
 def _clear_row(database: Database, storage: Storage, row: ForgettingRow) -> int:
     _purge_sent(database, storage, row)
-    return purge(database, storage, row.tenant, row.keys or []) + _purge_galleries(storage, row)
+    removed = purge(database, storage, row.tenant, row.keys or []) + _purge_galleries(storage, row)
+    return removed + _purge_earlier(database, storage, row)
+
+
+def _purge_earlier(database: Database, storage: Storage, row: ForgettingRow) -> int:
+    """What a bucket keeps of objects that no row named any more when their person was erased: of lost claims, damaged
+    weight sets, whatever a sweep removed. Where nothing is kept, nothing is looked for.
+    """
+    if not storage.keeps_versions():
+        return 0
+    sets = (f"{row.tenant}/weights/{one}-" for one in row.names.get("weight_sets", []))
+    prefixes = [*row.names.get("folders", []), *sets]
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="looking") as pool:
+        found = pool.map(lambda prefix: list(everything_under(storage, prefix)), prefixes)
+        return purge(database, storage, row.tenant, (key for keys in found for key in keys))
 
 
 def _purge_sent(database: Database, storage: Storage, row: ForgettingRow) -> None:

@@ -124,6 +124,7 @@ def note(tx: Connection, tenant: str, erased: Erased) -> list[uuid.UUID]:
         tenant,
         weight_sets=erased.traces.fingerprints,
         units=erased.traces.claimed,
+        folders=erased.traces.folders,
         galleries=erased.traces.galleries,
         keys=erased.keys,
         prefixes=[*erased.traces.prefixes, *(upload_key(tenant, sha256) for sha256 in erased.traces.photos)],

@@ -66,7 +66,7 @@ def turn(database: Database, storage: Storage, settings: Settings) -> int:
     if not may_clear:
         return 0
     swept = Swept(objects=clearing.clear(database, storage, limit=ROWS_AT_ONCE))
-    closed = clearing.close(database, storage)
+    closed = clearing.close(database, storage, after_seconds=clearing.late_seconds(settings))
     if not is_due:
         return swept.total + closed
     if not may_erase:
@@ -90,7 +90,7 @@ def sweep(settings: Settings) -> Swept:
                 raise SettingsInvalid(_may_not(str(database)))
         storage, swept = open_storage(chosen.storage_url, chosen), Swept()
         swept.objects += clearing.clear(database, storage)
-        clearing.close(database, storage)
+        clearing.close(database, storage, after_seconds=clearing.late_seconds(chosen))
         _sweep(database, storage, chosen, swept, most_people=None)
         return swept
 

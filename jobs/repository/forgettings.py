@@ -59,12 +59,14 @@ def add(
     *,
     weight_sets: Iterable[str] = (),
     units: Iterable[uuid.UUID] = (),
+    folders: Iterable[str] = (),
     galleries: Mapping[uuid.UUID, int] | None = None,
     keys: Iterable[str] = (),
     prefixes: Iterable[str] = (),
 ) -> list[uuid.UUID]:
     """Note what is to be dropped, in rows of bounded size; the last statement of an erasure. Returns their ids."""
     named = [("weight_sets", one) for one in weight_sets] + [("units", str(one)) for one in units]
+    named += [("folders", one) for one in folders]
     named += [("galleries", f"{job} {token}") for job, token in (galleries or {}).items()]
     columns = ("names", named), ("keys", list(keys)), ("prefixes", list(prefixes))
     rows: list[dict[str, Any]] = []
@@ -129,11 +131,13 @@ def cleared(tx: Connection, forgetting_id: uuid.UUID) -> None:
     tx.execute(update(Forgetting).where(Forgetting.id == forgetting_id).values(keys=None))
 
 
-def over(tx: Connection, *, limit: int) -> list[ForgettingRow]:
-    """Rows that every living worker has obeyed, whose objects are gone, and after which nothing can come any more."""
+def over(tx: Connection, *, limit: int, late_seconds: float = LATE_SECONDS) -> list[ForgettingRow]:
+    """Rows that every living worker has obeyed, whose objects are gone, and after which nothing can come any more:
+    nothing does so many seconds after an erasure.
+    """
     living = and_(Worker.state != "stopped", Worker.last_seen_at > epoch_now() - SILENT_SECONDS)
     behind = exists().where(living, func.coalesce(Worker.forgot_until, 0.0) < Forgetting.at)
-    obeyed_by_all = and_(~behind, Forgetting.at < epoch_now() - LATE_SECONDS)
+    obeyed_by_all = and_(~behind, Forgetting.at < epoch_now() - late_seconds)
     is_old = Forgetting.at < epoch_now() - KEPT_SECONDS
     statement = select(*_COLUMNS).where(Forgetting.keys.is_(None), or_(obeyed_by_all, is_old))
     return [ForgettingRow(*row) for row in tx.execute(statement.order_by(Forgetting.at).limit(limit))]

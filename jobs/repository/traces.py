@@ -23,7 +23,8 @@ class Traces:
 
     `claimed` are those of the units that a worker has had, so that its spool may hold pictures of them. `prefixes` are
     where a worker that draws or generates at this moment may yet store an object. `galleries` are the touched jobs with
-    the token up to which their pages are older than the erasure.
+    the token up to which their pages are older than the erasure. `folders` are those of every render that a worker has
+    had: objects of lost claims may have been there that no row names, and a bucket may keep versions of them.
     """
 
     people: dict[uuid.UUID, str] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Traces:
     fingerprints: list[str] = field(default_factory=list)
     photos: list[str] = field(default_factory=list)
     prefixes: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
     galleries: dict[uuid.UUID, int] = field(default_factory=dict)
 
 
@@ -77,5 +79,8 @@ def _add_units(tx: Connection, tenant_id: str, sets: Sequence[uuid.UUID], found:
         columns: tuple[Any, ...] = (renders.c.id, renders.c.job_id, renders.c.unit_id, renders.c.state)
         for row in tx.execute(select(*columns).where(*of_units)):
             found.renders.append(row.id)
+            folder = f"{tenant_id}/{row.job_id}/{row.id}/"
+            if row.unit_id in claimed:
+                found.folders.append(folder)
             if row.state == "waiting" and row.unit_id in claimed:
-                found.prefixes.append(f"{tenant_id}/{row.job_id}/{row.id}/")
+                found.prefixes.append(folder)

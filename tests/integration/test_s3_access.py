@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,21 @@ from botocore.config import Config
 from queue_world import TENANT, World, settings
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server, run_s3_server, weed_binary
 from services import missing
+from sqlalchemy import select, update
 from stacks import PHOTOS, people_manifest
 
 from jobs import enqueue, privacy, tokens, uploads
 from jobs.database import Database
 from jobs.errors import StorageDenied
+from jobs.models import Identity, Render, Unit, WeightSet, WeightSetSource
+from jobs.models_outside import Forgetting, Upload
+from jobs.orm import utcnow
+from jobs.privacy import clearing
 from jobs.privacy.verifying import Sought
+from jobs.repository.forgettings import LATE_SECONDS
 from jobs.settings import Settings
-from jobs.storage import Announced, open_storage
+from jobs.storage import Announced, Storage, open_storage
+from jobs.sweep import sweep
 from worker.testing import FakeRenderer
 
 pytestmark = pytest.mark.s3
@@ -158,6 +166,92 @@ def test_of_a_photo_that_was_sent_ahead_a_bucket_keeps_no_earlier_version(
         prefix = chosen.storage_url.removeprefix(f"s3://{BUCKET}/")
         found = client(access).list_object_versions(Bucket=BUCKET, Prefix=f"{prefix}/{TENANT}/uploads/")
         assert not found.get("Versions") and not found.get("DeleteMarkers")
+    finally:
+        client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
+
+
+def versions(chosen: Settings, access: Access, under: str = "") -> set[str]:
+    """The keys of which the bucket keeps anything, marks of removal too."""
+    prefix = chosen.storage_url.removeprefix(f"s3://{BUCKET}/")
+    found = client(access).list_object_versions(Bucket=BUCKET, Prefix=f"{prefix}/{TENANT}/{under}")
+    kept = (*found.get("Versions", ()), *found.get("DeleteMarkers", ()))
+    return {one["Key"].removeprefix(f"{prefix}/") for one in kept}
+
+
+def put_and_deleted(storage: Storage, *keys: str) -> None:
+    """Stored and then removed as workers do: the bucket keeps versions."""
+    for key in keys:
+        storage.put(key, b"somebody", content_type="image/png")
+        storage.delete(key)
+
+
+def test_of_what_was_removed_before_its_person_was_forgotten_a_bucket_keeps_no_version(
+    tmp_path: Path, access: Access, file_database: Database
+) -> None:
+    # Given a bucket that keeps versions, and people who are drawn
+    chosen = s3_settings(tmp_path, str(file_database.engine.url), access)
+    client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    try:
+        world = World(file_database, chosen, FakeRenderer())
+        drawn(world)
+        with file_database.reading() as tx:
+            columns = (Identity.external_id, Render.job_id, Render.id, WeightSet.fingerprint)
+            of_unit = (Unit.id == Render.unit_id, Identity.id == Unit.identity_id)
+            made = (WeightSetSource.photo_set_id == Unit.photo_set_id, WeightSet.id == WeightSetSource.weight_set_id)
+            rows = tx.execute(select(*columns).where(*of_unit, *made).order_by(Render.id)).all()
+        mine, others = ([row for row in rows if (row[0] == "ada") is is_mine] for is_mine in (True, False))
+        assert mine and others
+
+        # And pictures of lost claims, of which one is a candidate, and damaged weight sets, which workers have removed
+        def lost(some: Sequence[Any]) -> set[str]:
+            told = {f"{TENANT}/{job}/{render}/{end}" for _, job, render, _ in some for end in ("77.png", "77-c1.png")}
+            return told | {f"{TENANT}/weights/{made}-77.safetensors" for _, _, _, made in some}
+
+        put_and_deleted(world.storage, *lost(mine), *lost(others))
+        assert lost(mine) | lost(others) <= versions(chosen, access)
+        before = versions(chosen, access)
+
+        # When one of them is forgotten
+        receipt = privacy.forget("ada", settings=chosen).receipt
+
+        # Then the bucket keeps nothing of that one, and the versions of everybody else
+        assert list(privacy.remains(Sought.of(TENANT, receipt=receipt), settings=chosen)) == []
+        after = versions(chosen, access)
+        assert not after & lost(mine) and lost(others) <= after
+        assert {key for key in before - after if any(str(row[2]) in key for row in others)} == set()
+
+        # And what a worker that had lost its claim stores and removes later goes with the last look
+        put_and_deleted(world.storage, *lost(mine))
+        with file_database.transaction() as tx:
+            tx.execute(update(Forgetting).values(at=Forgetting.at - LATE_SECONDS - 1))
+        assert clearing.close(file_database, world.storage) >= 1
+        assert not versions(chosen, access) & lost(mine)
+    finally:
+        client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
+
+
+def test_of_what_expired_or_was_swept_a_bucket_keeps_no_version(
+    tmp_path: Path, access: Access, file_database: Database
+) -> None:
+    # Given a bucket that keeps versions, a photo that was sent ahead of no job and expired, and a picture without a row
+    chosen = s3_settings(tmp_path, str(file_database.engine.url), access)
+    client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    try:
+        world = World(file_database, chosen, FakeRenderer())
+        tokens.create(file_database, TENANT, "shop", may_write=True)
+        data = next(PHOTOS.rglob("*.jpg")).read_bytes()
+        what = Announced(hashlib.sha256(data).hexdigest(), len(data), "image/jpeg")
+        uploads.announce(file_database, world.storage, chosen, TENANT, what)
+        uploads.accept(file_database, world.storage, TENANT, what, data)
+        with file_database.transaction() as tx:
+            tx.execute(update(Upload).values(expires_at=utcnow() - dt.timedelta(days=1)))
+        orphan = f"{TENANT}/{uuid.uuid4()}/{uuid.uuid4()}/1.png"
+        world.storage.put(orphan, b"somebody", content_type="image/png")
+        assert versions(chosen, access) == {orphan, uploads.upload_key(TENANT, what.sha256)}
+
+        # When a sweep removes both, then no version is kept, and no mark
+        assert sweep(chosen, older_than_seconds=0.0, delete=True).removed == 1
+        assert versions(chosen, access) == set()
     finally:
         client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from jobs import privacy
 from jobs.database import Database, epoch_now
 from jobs.models import Identity, Render, Unit, Worker
 from jobs.models_outside import Forgetting
-from jobs.privacy import clearing
+from jobs.privacy import clearing, retention
 from jobs.repository import fleet, forgettings
+from jobs.uploads import upload_key
 
 
 def live(database: Database, name: str, *, state: str = "idle", silent_seconds: float = 0.0) -> None:
@@ -95,6 +97,36 @@ def test_a_picture_that_was_stored_while_its_person_was_erased_goes_in_the_end(w
     grow_old(world.database, forgettings.LATE_SECONDS + 1)
     assert clearing.close(world.database, world.storage) == 1
     assert not world.storage.exists(late) and list(world.storage.list(f"{TENANT}/")) == []
+
+
+def test_what_is_sent_under_an_address_that_was_given_out_before_goes_in_the_end(
+    people: PrivacyWorld, world: World
+) -> None:
+    # Given somebody who was forgotten, and somebody else who holds an address for sending that photo to an S3 store
+    direct = people.settings.model_copy(update={"storage_url": "s3://bucket/there", "url_expires_seconds": 7_200})
+    privacy.forget(PEOPLE[0], settings=people.settings)
+    sha256 = hashlib.sha256(people.photo(PEOPLE[0], TENANT).read_bytes()).hexdigest()
+    again = upload_key(TENANT, sha256)
+
+    # When the photo is sent again shortly before that address expires
+    grow_old(world.database, 7_100.0)
+    retention.turn(world.database, world.storage, direct)
+    world.storage.put(again, b"the face", content_type="image/png")
+    assert rows(world.database) != []
+
+    # Then it goes with the last look, which comes when the address leads nowhere any more
+    grow_old(world.database, forgettings.LATE_SECONDS + 101)
+    retention.turn(world.database, world.storage, direct)
+    assert not world.storage.exists(again) and rows(world.database) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "is_direct", "seconds"),
+    [("s3://bucket/there", True, 4_500.0), ("s3://bucket/there", False, 900.0), ("file:///there", True, 900.0)],
+)
+def test_only_addresses_of_a_store_are_waited_for(world: World, url: str, is_direct: bool, seconds: float) -> None:
+    changes = {"storage_url": url, "serve_direct": is_direct, "url_expires_seconds": 3_600}
+    assert clearing.late_seconds(world.settings.model_copy(update=changes)) == seconds
 
 
 def test_a_tenant_that_came_back_keeps_what_is_new(people: PrivacyWorld, world: World) -> None:
