@@ -28,7 +28,7 @@ from jobs.models import (
     Worker,
 )
 from jobs.orm import new_id, utcnow
-from jobs.repository import queries
+from jobs.repository import browse, queries
 from jobs.settings import Settings
 
 PEOPLE, PER_PERSON, SMALL_JOBS, EVENTS = 2_000, 10, 500, 2_000
@@ -131,6 +131,8 @@ def test_every_page_walks_an_index(database: Database, large: tuple[uuid.UUID, u
                 "rows of renders": queries.renders_of(TENANT, renders),
                 "outputs of renders": queries.outputs_of(TENANT, renders),
                 "events": queries.events_page(TENANT, job_id, after=event_id, limit=20),
+                "picture before": browse.neighbour(TENANT, job_id, 10_000, is_next=False),
+                "picture after": browse.neighbour(TENANT, job_id, 10_000, is_next=True),
                 "workers": queries.workers_page(since_seconds=60.0, after="w01000", limit=20),
             }
             for name, statement in pages.items():
@@ -160,6 +162,13 @@ def test_pages_have_everything_once(database: Database, large: tuple[uuid.UUID, 
             ),
             "identity_id",
         )
+
+        # And one leads to those beside it
+        with database.reading() as tx:
+            assert browse.beside(tx, TENANT, job_id, 700) == (renders[699]["render_id"], renders[701]["render_id"])
+            assert browse.beside(tx, TENANT, job_id, 0) == (None, renders[1]["render_id"])
+            assert browse.beside(tx, TENANT, job_id, len(renders) - 1) == (renders[-2]["render_id"], None)
+            assert browse.beside(tx, "another", job_id, 700) == (None, None)
 
         # Then each is there once, in order
         assert [row["ordinal"] for row in renders] == list(range(PEOPLE * PER_PERSON))
