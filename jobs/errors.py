@@ -14,6 +14,7 @@ JobsError
 │   ├── NotAuthenticated    it shows no token that is valid
 │   ├── TokenReadOnly       its token may only read
 │   ├── TooManyAttempts     too many wrong tokens came from its address (retryable)
+│   ├── TooManyAtOnce       more of this kind is in hand than may be at once (retryable)
 │   └── UploadRefused       what was sent is not what was announced
 ├── JobArchived          the job lies in the archive, where nothing is changed
 ├── UnknownWorker        no such worker runs
@@ -166,6 +167,13 @@ class TooManyAttempts(RequestRefused):
     """Too many wrong tokens came from this address; wait a few minutes."""
 
     code = "too_many_attempts"
+    retryable = True
+
+
+class TooManyAtOnce(RequestRefused):
+    """More of this kind is in hand than may be at once; send it when one has ended."""
+
+    code = "too_many_at_once"
     retryable = True
 
 

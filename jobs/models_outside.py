@@ -40,7 +40,8 @@ class Gallery(Base):
 
 class Token(Owned, Base):
     """A token with which somebody may ask for a tenant's jobs over HTTP: its own text names the tenant, and only its
-    SHA-256 is kept.
+    SHA-256 is kept. `ended_sessions` are the logins with it that were ended before their time: until when each would
+    have lasted, by its id.
     """
 
     __tablename__ = "tokens"
@@ -52,6 +53,7 @@ class Token(Owned, Base):
     expires_at: Mapped[dt.datetime | None]
     revoked_at: Mapped[dt.datetime | None]
     last_used_at: Mapped[dt.datetime | None]
+    ended_sessions: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class Webhook(Owned, Base):

@@ -83,7 +83,9 @@ class Settings(BaseSettings):
         "from it under presigned URLs; otherwise both go through `portraits serve`.",
     )
     serve_metrics: bool = Field(
-        True, description="Whether `portraits serve` answers /metrics: the fleet's numbers, which name no tenant."
+        False,
+        description="Whether `portraits serve` answers /metrics: the fleet's numbers, which name no tenant and for "
+        "which it asks no token: only where no stranger reaches it.",
     )
     serve_proxies: str = Field(
         "",

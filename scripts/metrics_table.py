@@ -15,9 +15,9 @@ from worker.telemetry.metrics import Counts
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "reference" / "metrics.md"
 HEAD = """# Metrics
 
-What a worker tells at `http://HOST:PORT/metrics` (`PORTRAITS_METRICS_PORT`), and `portraits serve` of the queue; see
-[Watching a fleet](../telemetry.md). No label holds a tenant, job, person or picture, and every label has a bound. This
-page is written by `scripts/metrics_table.py`.
+What a worker tells at `http://HOST:PORT/metrics` (`PORTRAITS_METRICS_PORT`), and `portraits serve` of the queue
+(`PORTRAITS_SERVE_METRICS`); see [Watching a fleet](../telemetry.md). No label holds a tenant, job, person or picture,
+and every label has a bound. This page is written by `scripts/metrics_table.py`.
 """
 OF_WORKERS = """
 ## Of a worker

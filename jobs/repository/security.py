@@ -60,7 +60,7 @@ _WRITTEN_BY_TENANTS = {
         "deliveries",
     ],
     "DELETE": ["uploads", "webhooks", "deliveries"],
-    "UPDATE (last_used_at)": ["tokens"],
+    "UPDATE (last_used_at, ended_sessions)": ["tokens"],
     "INSERT (id, created_at, weight)": ["tenants"],
     "UPDATE (created_at)": ["tenants"],
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, or_, select, update
@@ -11,6 +12,8 @@ from sqlalchemy import Connection, insert, or_, select, update
 from jobs.models_outside import Token
 from jobs.orm import new_id, utcnow
 from jobs.repository import tenants
+
+Ended = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class TokenRow:
     expires_at: dt.datetime | None
     revoked_at: dt.datetime | None
     last_used_at: dt.datetime | None
+    ended_sessions: dict[str, float] | None
 
 
 _COLUMNS = tuple(getattr(Token, name) for name in TokenRow.__dataclass_fields__)
@@ -72,6 +76,14 @@ def used(tx: Connection, tenant_id: str, token_id: uuid.UUID, at: dt.datetime) -
     mine = (Token.tenant_id == tenant_id, Token.id == token_id)
     is_later = or_(Token.last_used_at.is_(None), Token.last_used_at < at)
     tx.execute(update(Token).where(*mine, is_later).values(last_used_at=at))
+
+
+def end_session(tx: Connection, tenant_id: str, token_id: uuid.UUID, ended: Callable[[Ended], Ended]) -> None:
+    """Write down the ended sessions of a token as `ended` makes them of those before; others wait for each other."""
+    mine = (Token.tenant_id == tenant_id, Token.id == token_id)
+    found = tx.execute(select(Token.ended_sessions).where(*mine).with_for_update()).one_or_none()
+    if found is not None:
+        tx.execute(update(Token).where(*mine).values(ended_sessions=ended(found[0] or {})))
 
 
 def _one(tx: Connection, tenant_id: str, token_id: uuid.UUID) -> TokenRow:

@@ -15,6 +15,7 @@ from jobs.orm import utcnow
 from jobs.repository import jobs as job_rows
 from jobs.repository.uploads import UploadRow
 from jobs.storage import Announced
+from jobs.uploads import upload_key
 from jobs.web import schemas
 from jobs.web.access import Writer
 from jobs.web.api_reading import JobName
@@ -94,8 +95,9 @@ async def send_photo(
     if told is None or told["until"] <= time.time():
         raise UploadRefused("this address takes no photo, or no longer; announce the photo again (POST /photos)")
     what = Announced(told["sha256"], told["size"], told["type"])
-    data = await request.body()
-    await run_in_threadpool(uploads.accept, services.database, services.storage, told["tenant"], what, data)
+    with services.uploads.taken(upload_key(told["tenant"], what.sha256)):
+        data = await request.body()
+        await run_in_threadpool(uploads.accept, services.database, services.storage, told["tenant"], what, data)
     return Response(status_code=204)
 
 
@@ -125,9 +127,10 @@ async def enqueue_job(
     or lie in a bucket that the server's settings name; a manifest names no file of the server.
     """
     services = services_of(request)
-    body = Body.of(request.headers.get("content-type", ""), await request.body())
     how = Submission(dry_run=dry_run, again=again)
-    found = await to_thread.run_sync(submit, services, caller, body, how, limiter=services.enqueueing)
+    with services.manifests.taken(caller.tenant):
+        body = Body.of(request.headers.get("content-type", ""), await request.body())
+        found = await to_thread.run_sync(submit, services, caller, body, how, limiter=services.enqueueing)
     response.status_code = 201 if isinstance(found, schemas.Enqueued) and found.created else 200
     return found
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from jobs.errors import NotAuthenticated, TooManyAttempts
-from jobs.web.access import Caller, by_session, by_token, client_address, session_text
+from jobs.web.access import Caller, by_session, by_token, client_address, end_session, session_text
 from jobs.web.problems import headers_of, status_of
 from jobs.web.rendering import page
 from jobs.web.services import Services, services_of
@@ -28,8 +28,12 @@ def is_https(services: Services, request: Request) -> bool:
 def visitor(request: Request) -> Caller | None:
     """Whoever is logged in; None for everybody else."""
     services = services_of(request)
-    text = request.cookies.get(SECURE_COOKIE if is_https(services, request) else PLAIN_COOKIE)
+    text = request.cookies.get(_cookie(services, request))
     return by_session(services, text) if text else None
+
+
+def _cookie(services: Services, request: Request) -> str:
+    return SECURE_COOKIE if is_https(services, request) else PLAIN_COOKIE
 
 
 def own_path(text: str) -> str:
@@ -79,7 +83,7 @@ def _log_in(request: Request, body: bytes) -> Response:
     answer = RedirectResponse(then, 303)
     secure = is_https(services, request)
     answer.set_cookie(
-        SECURE_COOKIE if secure else PLAIN_COOKIE,
+        _cookie(services, request),
         session_text(services, caller),
         max_age=services.settings.session_seconds,
         path="/",
@@ -91,11 +95,12 @@ def _log_in(request: Request, body: bytes) -> Response:
 
 
 def log_out(request: Request) -> Response:
-    """Forget the session."""
+    """End the session, also for whoever has kept its cookie."""
     if not is_from_here(request):
         return RedirectResponse("/jobs", 303)
+    services = services_of(request)
+    name, secure = _cookie(services, request), is_https(services, request)
+    end_session(services, request.cookies.get(name, ""))
     answer = RedirectResponse("/login", 303)
-    secure = is_https(services_of(request), request)
-    name = SECURE_COOKIE if secure else PLAIN_COOKIE
     answer.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="strict")
     return answer

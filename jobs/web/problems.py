@@ -20,7 +20,7 @@ from jobs.errors import JobsError, ManifestInvalid
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 SHOWN_FAULTS = 100
-RETRY_SECONDS = {"rate_limited": 60, "quota_exceeded": 600, "too_many_attempts": 300}
+RETRY_SECONDS = {"rate_limited": 60, "quota_exceeded": 600, "too_many_attempts": 300, "too_many_at_once": 10}
 _STATUS = {
     "bad_key": 404,
     "file_refused": 422,
@@ -37,6 +37,7 @@ _STATUS = {
     "request_refused": 422,
     "request_too_large": 413,
     "source_missing": 409,
+    "too_many_at_once": 429,
     "too_many_attempts": 429,
     "token_read_only": 403,
     "unknown_job": 404,
@@ -46,7 +47,7 @@ _STATUS = {
     "unknown_worker": 404,
     "upload_refused": 422,
 }
-_PLAIN = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+_PLAIN = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 503: "server_busy"}
 
 
 class ProblemFault(BaseModel):

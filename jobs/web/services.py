@@ -15,6 +15,7 @@ from jobs.errors import StorageError
 from jobs.settings import Settings
 from jobs.storage import Storage, open_storage
 from jobs.web.last_used import LastUsed
+from jobs.web.places import Places
 from jobs.web.signing import Signer
 from jobs.web.throttle import Throttle
 from jobs.web.thumbnails import Thumbnails
@@ -22,6 +23,8 @@ from jobs.web.thumbnails import Thumbnails
 log = logging.getLogger(__name__)
 # Each decodes photos on a few threads; manifests beyond these wait, and take no thread that others need.
 ENQUEUE_AT_ONCE = 4
+# Of one tenant: its further ones are told to come again, so that others always find a place.
+ENQUEUE_OF_A_TENANT = 2
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Services:
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     throttle: Throttle = field(default_factory=Throttle)
     enqueueing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(ENQUEUE_AT_ONCE))
+    manifests: Places = field(default_factory=lambda: Places(ENQUEUE_OF_A_TENANT, "manifests of a tenant"))
+    uploads: Places = field(default_factory=lambda: Places(1, "photo under an address"))
 
     @classmethod
     def open(cls, settings: Settings) -> Services:

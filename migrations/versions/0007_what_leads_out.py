@@ -117,6 +117,7 @@ def _tokens() -> None:
         sa.Column("expires_at", sa.DateTime(timezone=True)),
         sa.Column("revoked_at", sa.DateTime(timezone=True)),
         sa.Column("last_used_at", sa.DateTime(timezone=True)),
+        sa.Column("ended_sessions", sa.JSON(none_as_null=True)),
         sa.UniqueConstraint("tenant_id", "sha256", name="uq_tokens_tenant_id_sha256"),
     )
 

@@ -65,6 +65,7 @@ def _run(settings: Settings, host: str, port: int, tls: dict[str, Any], *, with_
 
     from jobs.clerk.child import minded
     from jobs.web.app import create_app
+    from jobs.web.connections import PatientForAWhile
 
     app = create_app(settings)
     with ExitStack() as stack:
@@ -74,6 +75,7 @@ def _run(settings: Settings, host: str, port: int, tls: dict[str, Any], *, with_
             signal.signal(number, lambda *_: None)
         config = uvicorn.Config(
             app,
+            http=PatientForAWhile,
             log_config=None,
             # Our own line for each request leaves out what stands behind `?`: it may be a signature.
             access_log=False,

@@ -5,21 +5,24 @@ from __future__ import annotations
 import io
 import threading
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from PIL import Image
 from sqlalchemy import select, update
-from web_world import ACME, GLOBEX, Site, manifest
+from starlette.testclient import TestClient
+from web_world import ACME, ADDRESS, GLOBEX, Site, manifest
 
 from jobs.archive import archive
 from jobs.errors import UnknownJob
 from jobs.models import METADATA, Worker
 from jobs.repository import fleet
 from jobs.web import api_writing
-from jobs.web.app import THREADS
-from jobs.web.services import ENQUEUE_AT_ONCE
+from jobs.web.app import THREADS, create_app
+from jobs.web.services import ENQUEUE_AT_ONCE, ENQUEUE_OF_A_TENANT
 
 RFC_FIELDS = {"type", "title", "status", "detail", "code"}
 
@@ -301,29 +304,74 @@ def test_a_database_that_is_away_is_told_as_503_without_its_address(
     assert site.client.get("/healthz").status_code == 200
 
 
-def test_manifests_that_take_long_hold_up_nobody_who_reads(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given more manifests than there are threads, of which none comes to an end
-    entered, ended = threading.Semaphore(0), threading.Event()
+@dataclass
+class Endless:
+    """Manifests that come to no end until they are told to."""
 
-    def slow(*_: Any) -> None:
-        entered.release()
-        assert ended.wait(60)
+    entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def submit(self, *_: Any) -> None:
+        """In the place of the real one."""
+        self.entered.release()
+        assert self.ended.wait(60)
         raise UnknownJob("it is over")
 
-    monkeypatch.setattr(api_writing, "submit", slow)
-    site.token()
-    with ThreadPoolExecutor(2 * THREADS) as pool:
-        asked = [pool.submit(site.ask, "POST", "/jobs", json=manifest("ada")) for _ in range(THREADS + 8)]
-        try:
-            assert all(entered.acquire(timeout=60) for _ in range(ENQUEUE_AT_ONCE))
 
-            # When somebody else asks for something, then it is answered
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endless]:
+    """Every manifest takes long."""
+    made = Endless()
+    monkeypatch.setattr(api_writing, "submit", made.submit)
+    yield made
+    made.ended.set()
+
+
+def test_manifests_that_take_long_hold_up_nobody_who_reads(site: Site, endless: Endless) -> None:
+    # Given more manifests of several tenants than there are places, of which none comes to an end
+    tenants = (ACME, GLOBEX, "initech")
+    for tenant in tenants:
+        site.token(tenant)
+    with ThreadPoolExecutor(2 * THREADS) as pool:
+        asked = [
+            pool.submit(site.ask, "POST", "/jobs", tenant=tenant, json=manifest("ada"))
+            for tenant in tenants
+            for _ in range(ENQUEUE_OF_A_TENANT)
+        ]
+        try:
+            assert all(endless.entered.acquire(timeout=60) for _ in range(ENQUEUE_AT_ONCE))
+
+            # When somebody asks for something, then it is answered
             found = pool.submit(site.ask, "GET", "/jobs", tenant=GLOBEX).result(60)
             assert (found.status_code, pool.submit(site.client.get, "/healthz").result(60).status_code) == (200, 200)
-            assert not entered.acquire(blocking=False)
+            assert not endless.entered.acquire(blocking=False)
         finally:
-            ended.set()
+            endless.ended.set()
         assert {one.result(60).status_code for one in asked} == {404}
+
+
+def test_a_tenants_slow_manifests_leave_places_for_others(site: Site, endless: Endless) -> None:
+    # Given a tenant whose manifests are in hand, and come to no end
+    for tenant in (ACME, GLOBEX):
+        site.token(tenant)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(site.ask, "POST", "/jobs", json=manifest("ada")) for _ in range(ENQUEUE_OF_A_TENANT)]
+        try:
+            assert all(endless.entered.acquire(timeout=60) for _ in asked)
+
+            # When it sends more, then these are told to come again, and another tenant's is taken
+            for _ in range(3):
+                told = pool.submit(site.ask, "POST", "/jobs", json=manifest("ben")).result(60)
+                problem(told, 429, "too_many_at_once")
+                assert int(told.headers["retry-after"]) > 0
+            other = pool.submit(site.ask, "POST", "/jobs", tenant=GLOBEX, json=manifest("cleo"))
+            assert endless.entered.acquire(timeout=60)
+        finally:
+            endless.ended.set()
+        assert {one.result(60).status_code for one in (*asked, other)} == {404}
+
+    # And the places are free again
+    assert site.ask("POST", "/jobs", json=manifest("ada")).status_code == 404
 
 
 def test_the_log_tells_no_address_that_takes_a_photo(site: Site, caplog: pytest.LogCaptureFixture) -> None:
@@ -357,9 +405,12 @@ def test_every_answer_has_the_headers_that_bind_browsers(site: Site) -> None:
     assert "strict-transport-security" not in answers[0].headers
 
 
-def test_the_numbers_name_no_tenant(site: Site) -> None:
+def test_the_numbers_are_told_where_that_is_wanted_and_name_no_tenant(site: Site) -> None:
     site.enqueue("ada")
-    told = site.client.get("/metrics")
+    assert site.client.get("/metrics").status_code == 404
+    settings = site.settings.model_copy(update={"serve_metrics": True})
+    with TestClient(create_app(settings), ADDRESS) as inside:
+        told = inside.get("/metrics")
     assert told.status_code == 200
     assert "portraits_queue_units{" in told.text and ACME not in told.text and "ada" not in told.text
 

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
-from web_world import ACME, GLOBEX, Site
+from starlette.testclient import TestClient
+from web_world import ACME, ADDRESS, GLOBEX, Site
 
 from jobs import tokens
 from jobs.models import Render
 from jobs.models_outside import Token
 from jobs.orm import utcnow
 from jobs.repository import fleet
+from jobs.web import access
+from jobs.web.app import create_app
 from jobs.web.login import PLAIN_COOKIE, SECURE_COOKIE
 from jobs.web.strip import best_of_each
 
@@ -123,6 +126,34 @@ def test_a_session_ends_with_its_token(site: Site) -> None:
     with site.database.transaction() as tx:
         tx.execute(update(Token).values(expires_at=utcnow()))
     assert site.client.get("/jobs").status_code == 303
+
+
+def test_a_session_that_was_logged_out_is_over_for_every_process(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given two logins with one token, and another process of the same installation
+    site.log_in()
+    first = {"Cookie": f"{PLAIN_COOKIE}={site.client.cookies[PLAIN_COOKIE]}"}
+    site.log_in()
+    second = {"Cookie": f"{PLAIN_COOKIE}={site.client.cookies[PLAIN_COOKIE]}"}
+    site.client.cookies.clear()
+    with TestClient(create_app(site.settings), ADDRESS, follow_redirects=False) as other:
+
+        def answers(headers: dict[str, str]) -> tuple[int, int]:
+            here, there = (one.get("/jobs", headers=headers).status_code for one in (site.client, other))
+            return here, there
+
+        # When one of them logs out, then its cookie is nothing any more, and the other one goes on
+        assert site.client.post("/logout", headers=first).status_code == 303
+        assert (answers(first), answers(second)) == ((303, 303), (200, 200))
+
+        # And with more than are remembered one by one, all that began until then are over; a new one is not
+        monkeypatch.setattr(access, "MOST_ENDED", 1)
+        site.log_in()
+        third = {"Cookie": f"{PLAIN_COOKIE}={site.client.cookies[PLAIN_COOKIE]}"}
+        site.client.cookies.clear()
+        assert other.post("/logout", headers=third).status_code == 303
+        assert [answers(one) for one in (first, second, third)] == [(303, 303)] * 3
+        site.log_in()
+        assert site.client.get("/jobs").status_code == 200
 
 
 def test_a_session_that_was_changed_or_made_elsewhere_is_none(site: Site) -> None:

@@ -27,7 +27,8 @@ def walled(database: Database, database_url: str, tmp_path: Path) -> Iterator[Si
         security.apply(tx, tenant_role, worker_role)
     folder = tmp_path / "people"
     folder.mkdir()
-    site = Site(queue_settings(tmp_path / "home", database_url, database_tenant_role=tenant_role), database, folder)
+    settings = queue_settings(tmp_path / "home", database_url, database_tenant_role=tenant_role, serve_metrics=True)
+    site = Site(settings, database, folder)
     with site.client:
         yield site
     with database.transaction() as tx:
@@ -54,6 +55,9 @@ def test_all_of_it_works_behind_the_wall(walled: Site) -> None:
         assert walled.client.get(path).status_code == 200, path
     assert walled.ask("GET", f"/pictures/{picture}", tenant=GLOBEX).status_code == 404
     assert walled.client.get("/metrics").status_code == 200
+    shown = {"Cookie": "; ".join(f"{name}={value}" for name, value in walled.client.cookies.items())}
+    assert walled.client.post("/logout").headers["location"] == "/login"
+    assert walled.client.get("/jobs", headers=shown).status_code == 303
 
 
 @only_postgres

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,33 @@ def test_what_is_sent_must_be_what_was_announced(site: Site) -> None:
     (found,) = faults(site.ask("POST", "/jobs", json=manifest("ada", photo=NAMED)))
     assert "was announced, and its bytes were not sent" in found["message"]
     assert found["field"] == "identities[0].photos[0]"
+
+
+def test_an_upload_address_takes_one_photo_at_a_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a photo that is being stored under an address, which takes long
+    data = photo_bytes("green")
+    place = site.ask("POST", "/photos", json=announced(data)).json()
+    entered, ended, accept = threading.Event(), threading.Event(), uploads.accept
+
+    def slow(*told: Any) -> None:
+        entered.set()
+        assert ended.wait(60)
+        accept(*told)
+
+    monkeypatch.setattr(uploads, "accept", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(site.client.put, place["url"], content=data, headers=place["headers"])
+        try:
+            assert entered.wait(60)
+
+            # When the address is used once more meanwhile, then that is refused and the first one is not harmed
+            again = pool.submit(site.client.put, place["url"], content=data, headers=place["headers"]).result(60)
+            assert (again.status_code, again.json()["code"]) == (429, "too_many_at_once")
+            assert int(again.headers["retry-after"]) > 0
+        finally:
+            ended.set()
+        assert first.result(60).status_code == 204
+    assert site.client.put(place["url"], content=data, headers=place["headers"]).status_code == 204
 
 
 def test_a_store_that_took_other_bytes_is_not_believed(site: Site) -> None:
