@@ -165,6 +165,8 @@ def test_pictures_are_put_in_the_order_of_their_id_similarity(opened: Page, rows
     first = opened.locator(".tile .similarity").first
     assert first.inner_text() == f"ID {rows[0]['id_similarity']:.2f}"
     assert first.locator("abbr").get_attribute("title") == "ID similarity"
+    opened.locator(".tile .seed").first.evaluate("e => { e.textContent = 'seed 18446744073709551615'; }")
+    assert first.evaluate("e => e.offsetHeight") < 20  # on one line, however long the seed beside it is
     assert f"ID similarity {rows[0]['id_similarity']:.2f}" in names(opened)[0]
     assert opened.locator(".person .sum abbr").first.get_attribute("title") == "Mean ID similarity"
     assert "likeness" not in opened.content().lower()
