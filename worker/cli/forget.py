@@ -95,8 +95,8 @@ def _tell(done: Forgotten, *, as_json: bool, receipt: Path | None = None) -> Non
         return
     if done.behind:
         several = len(done.behind) > 1
-        told = f"{len(done.behind)} workers drop what they hold with their" if several else "1 worker drops it with its"
-        warn(f"{told} next sign of life: {', '.join(done.behind[:5])}")
+        who = f"{len(done.behind)} workers drop what they hold with their" if several else "1 worker drops it with its"
+        warn(f"{who} next sign of life: {', '.join(done.behind[:5])}")
     if receipt is not None:
         hint(f"{receipt} still tells of it: `portraits privacy verify --receipt {receipt}`, then remove it")
 
