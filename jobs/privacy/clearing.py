@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from jobs.database import Database
+from jobs.errors import StorageError
 from jobs.repository import forgettings
 from jobs.repository import sweep as tenant_rows
 from jobs.repository.forgettings import ForgettingRow
@@ -37,17 +38,29 @@ def clear(
 ) -> int:
     """Remove the objects of so many rows, of `ids` alone if they are given; how many went.
 
-    Raises: StorageError, DatabaseUnavailable; what is left stays noted, and the next call goes on.
+    A row of which the store refuses an object is left, and the others are seen to. Raises: the first such refusal, in
+    the end; StorageUnavailable, DatabaseUnavailable at once. What is left stays noted, and the next call goes on.
     """
-    removed = 0
+    removed, refused, fault = 0, set[uuid.UUID](), None
     for _ in range(limit):
         with database.reading() as tx:
-            rows = forgettings.to_clear(tx, limit=1, ids=ids)
+            rows = forgettings.to_clear(tx, limit=1, ids=ids, without=refused)
         if not rows or is_over():
             break
-        removed += _clear_row(database, storage, rows[0])
+        try:
+            removed += _clear_row(database, storage, rows[0])
+        except StorageError as error:
+            if error.retryable:
+                raise
+            row = str(rows[0].id)
+            log.error("objects of an erasure are left, the others go on: %s", error, extra={"forgetting": row})
+            refused.add(rows[0].id)
+            fault = fault or error
+            continue
         with database.transaction() as tx:
             forgettings.cleared(tx, rows[0].id)
+    if fault is not None:
+        raise fault
     return removed
 
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from jobs import uploads
 from jobs.database import Database
-from jobs.errors import SettingsInvalid
+from jobs.errors import SettingsInvalid, StorageError
 from jobs.orm import utcnow
 from jobs.privacy import clearing
 from jobs.privacy.forgetting import erase_one
@@ -65,7 +65,13 @@ def turn(database: Database, storage: Storage, settings: Settings) -> int:
         is_due = rows.is_due(tx)
     if not may_clear:
         return 0
-    swept = Swept(objects=clearing.clear(database, storage, limit=ROWS_AT_ONCE))
+    swept = Swept()
+    try:
+        swept.objects += clearing.clear(database, storage, limit=ROWS_AT_ONCE)
+    except StorageError as error:
+        if error.retryable:
+            raise
+        # It is told of and noted; whoever is due to be erased does not wait until somebody mends it.
     closed = clearing.close(database, storage, after_seconds=clearing.late_seconds(settings))
     if not is_due:
         return swept.total + closed

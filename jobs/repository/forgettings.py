@@ -7,7 +7,7 @@ worker that has obeyed up to some `at` has seen every row up to there.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,9 +118,13 @@ def obeyed(tx: Connection, worker_id: str, until: float) -> None:
     tx.execute(update(Worker).where(Worker.id == worker_id, less).values(forgot_until=until))
 
 
-def to_clear(tx: Connection, *, limit: int, ids: Iterable[uuid.UUID] | None = None) -> list[ForgettingRow]:
+def to_clear(
+    tx: Connection, *, limit: int, ids: Iterable[uuid.UUID] | None = None, without: Collection[uuid.UUID] = ()
+) -> list[ForgettingRow]:
     """Rows of which objects are left in the store, the oldest first; of `ids` alone if they are given."""
     statement = select(*_COLUMNS).where(Forgetting.keys.is_not(None)).order_by(Forgetting.at, Forgetting.id)
+    if without:
+        statement = statement.where(Forgetting.id.not_in(without))
     if ids is not None:
         statement = statement.where(Forgetting.id.in_(list(ids)))
     return [ForgettingRow(*row) for row in tx.execute(statement.limit(limit))]

@@ -13,6 +13,7 @@ from test_forget import left_of
 
 from jobs import privacy
 from jobs.database import Database, epoch_now
+from jobs.errors import ObjectDenied
 from jobs.models import Identity, Render, Unit, Worker
 from jobs.models_outside import Forgetting
 from jobs.privacy import clearing, retention
@@ -118,6 +119,41 @@ def test_what_is_sent_under_an_address_that_was_given_out_before_goes_in_the_end
     grow_old(world.database, forgettings.LATE_SECONDS + 101)
     retention.turn(world.database, world.storage, direct)
     assert not world.storage.exists(again) and rows(world.database) == []
+
+
+def test_an_object_that_the_store_refuses_keeps_nothing_else_from_going(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given two erasures, and a store that refuses for good to let go of an object of the first
+    keys = [f"{TENANT}/photos/{number}.jpg" for number in "12"]
+    with world.database.transaction() as tx:
+        for key in keys:
+            world.storage.put(key, b"a face", content_type="image/jpeg")
+            forgettings.add(tx, TENANT, weight_sets=[], keys=[key])
+    purge = world.storage.purge
+
+    def refuse(key: str) -> None:
+        if key == keys[0]:
+            raise ObjectDenied(f"{key} is locked")
+        purge(key)
+
+    monkeypatch.setattr(world.storage, "purge", refuse)
+
+    # When they are cleared, then the refusal is told, and the other one has gone all the same
+    with pytest.raises(ObjectDenied, match="locked"):
+        clearing.clear(world.database, world.storage)
+    assert [key for key in keys if world.storage.exists(key)] == keys[:1]
+
+    # And the clerk's turn goes on to whoever is due to be erased
+    begun: list[bool] = []
+    monkeypatch.setattr(retention, "_sweep", lambda *_args, **_terms: begun.append(True) or True)
+    retention.turn(world.database, world.storage, world.settings)
+    assert begun == [True]
+
+    # When the store lets go of it, then it goes
+    monkeypatch.undo()
+    assert clearing.clear(world.database, world.storage) == 1
+    assert not any(map(world.storage.exists, keys))
 
 
 @pytest.mark.parametrize(
