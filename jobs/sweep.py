@@ -19,7 +19,6 @@ from sqlalchemy import Connection
 
 from jobs import uploads
 from jobs.database import Database
-from jobs.errors import BadKey
 from jobs.gallery import keys as gallery_keys
 from jobs.repository import galleries
 from jobs.repository import sweep as rows
@@ -108,28 +107,6 @@ def sweep(
         # Never younger than the ordinary grace: no row says whose they are, and a writer may be at work.
         report.unfinished = storage.remove_unfinished(max(older_than_seconds, GRACE_SECONDS)) if delete else 0
     return report
-
-
-def remove_erased(keys: Iterable[str], *, tenant: str, settings: Settings | None = None) -> int:
-    """Remove the objects whose keys erasing somebody has told, after its transaction; returns how many went.
-
-    Each is asked for right before it goes: a photo may have been enqueued again since, or a person's weight set be made
-    anew under the same key. Those stay. Raises: StorageError, DatabaseUnavailable; it may then be called again.
-    """
-    chosen = settings or get_settings()
-    storage, database = open_storage(chosen.storage_url, chosen), Database.from_settings(chosen)
-    removed = 0
-    try:
-        for key in keys:
-            parsed = _parse(tenant, Entry(key, 0, 0.0))
-            if parsed is None:
-                raise BadKey(f"{key!r} is no key of tenant {tenant!r}; wanted what erasing somebody of it has told")
-            if unnamed(database, tenant, [key]):
-                storage.purge(key)
-                removed += 1
-    finally:
-        database.dispose()
-    return removed
 
 
 def unnamed(database: Database, tenant: str, keys: Iterable[str]) -> list[str]:
