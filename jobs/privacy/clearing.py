@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from jobs.database import Database
-from jobs.errors import StorageError
+from jobs.errors import BadKey, StorageError
 from jobs.repository import forgettings
 from jobs.repository import sweep as tenant_rows
 from jobs.repository.forgettings import ForgettingRow
@@ -92,10 +92,15 @@ def close(
 
 
 def purge(database: Database, storage: Storage, tenant: str, keys: Iterable[str]) -> int:
-    """Remove those of these objects that no row names, with their earlier versions; how many."""
+    """Remove those of these objects that no row names, with their earlier versions; how many.
+
+    Raises BadKey for one that is not this tenant's.
+    """
     removed = 0
     with ThreadPoolExecutor(THREADS, thread_name_prefix="clearing") as pool:
         for page in parts(keys, PAGE):
+            if strange := next((key for key in page if not key.startswith(f"{tenant}/")), None):
+                raise BadKey(f"{strange!r} is no key of tenant {tenant!r}; wanted what erasing somebody of it has told")
             free = unnamed(database, tenant, page)
             list(pool.map(storage.purge, free))
             removed += len(free)

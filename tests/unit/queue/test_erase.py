@@ -16,6 +16,7 @@ from test_quarantine import claim, drawn
 from jobs import verify
 from jobs.archive import archive
 from jobs.database import Database
+from jobs.errors import BadKey
 from jobs.models import METADATA, Event, Identity, Job, Photo, Render, Share, Unit, WeightSet
 from jobs.options import ControlOption, GateOption, OutputOption, Picture, RenderOptions, StartOption
 from jobs.privacy.clearing import purge
@@ -352,9 +353,10 @@ def test_objects_of_somebody_who_was_erased_go_but_for_those_that_are_named_agai
     assert set(world.storage.list(f"{TENANT}/")) == named
     assert [row["state"] for row in world.renders(again)] == ["done"]
 
-    # And so does what no row of this tenant can have told
+    # And a key that no row of this tenant can have told is refused
     world.storage.put("else/photos/x", b"x", content_type="image/png")
-    assert purge(world.database, world.storage, TENANT, ["else/photos/x"]) == 0
+    with pytest.raises(BadKey, match="no key of tenant"):
+        purge(world.database, world.storage, TENANT, ["else/photos/x"])
     assert world.storage.exists("else/photos/x")
 
 
