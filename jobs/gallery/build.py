@@ -203,7 +203,7 @@ def _note(database: Database, claimed: ClaimedGallery, error: Exception) -> None
 
 
 def _clear(storage: Storage, prefix: str, *, older_than: int | None = None) -> None:
-    """Remove what is not in force; what the store keeps for now, the sweep removes later."""
+    """Remove what is not in force; what the store does not let go of, the sweep removes later."""
     try:
         found = list(storage.list(prefix))
         for key in found:

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, and_, case, func, select, text
 
 from jobs.database import epoch_now
-from jobs.models import Unit, Worker
+from jobs.models import Unit
+from jobs.models_fleet import Worker
 from jobs.models_outside import Delivery, Gallery
 
 LONGEST_SECONDS = 5

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, RowMapping, func, or_, select
 
 from jobs.database import epoch_now
-from jobs.models import Leader, Unit
+from jobs.models import Unit
+from jobs.models_fleet import Leader
 from jobs.models_outside import Delivery, Token, Webhook
 from jobs.orm import utcnow
 from jobs.repository.ends import is_untold

@@ -15,7 +15,8 @@ from sqlalchemy import Connection, case, select, update
 from sqlalchemy.sql import ColumnElement
 
 from jobs.database import epoch_now
-from jobs.models import Control, Job, Unit
+from jobs.models import Job, Unit
+from jobs.models_fleet import Control
 from jobs.orm import utcnow
 from jobs.repository import shares
 from jobs.repository.jobs import lock, lock_units, record_event

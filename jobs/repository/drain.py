@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, and_, case, or_, select, update
 
 from jobs.database import epoch_now
-from jobs.models import Worker
+from jobs.models_fleet import Worker
 
 DRAINED = "drained"
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, case, delete, func, insert, or_, select, upda
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.database import epoch_now
-from jobs.models import Leader, Shift, Worker
+from jobs.models_fleet import Leader, Shift, Worker
 from jobs.orm import new_id, utcnow
 from jobs.repository.drain import DRAINED
 

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
 
 from jobs.database import epoch_now
-from jobs.models import Leader, Worker
+from jobs.models_fleet import Leader, Worker
 from jobs.models_outside import Forgetting
 from jobs.orm import new_id
 from jobs.repository import fleet

@@ -18,7 +18,8 @@ from sqlalchemy.types import TypeEngine
 from sqlalchemy.types import Uuid as UuidType
 
 from jobs.database import epoch_now
-from jobs.models import ARCHIVED_EVENTS, ARCHIVED_RENDERS, ARCHIVED_UNITS, Event, Job, Render, Unit, Worker
+from jobs.models import ARCHIVED_EVENTS, ARCHIVED_RENDERS, ARCHIVED_UNITS, Event, Job, Render, Unit
+from jobs.models_fleet import Worker
 from jobs.orm import Utc, utcnow
 
 PAGE = 1_000

@@ -14,18 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, Text, cast, delete, exists, func, or_, select, text, update
 
 from jobs.database import epoch_now
-from jobs.models import (
-    ARCHIVED_UNITS,
-    Identity,
-    JobPicture,
-    Leader,
-    Photo,
-    PhotoSet,
-    PhotoSetPhoto,
-    Render,
-    Tenant,
-    Unit,
-)
+from jobs.models import ARCHIVED_UNITS, Identity, JobPicture, Photo, PhotoSet, PhotoSetPhoto, Render, Tenant, Unit
+from jobs.models_fleet import Leader
 from jobs.repository import fleet
 from jobs.repository.erasure import Made
 from jobs.repository.parts import parts

@@ -127,7 +127,7 @@ def _check_parts(parts: SplitResult, rules: Rules) -> None:
 
 
 def system_resolver(host: str, port: int) -> list[str]:
-    """What a name stands for now, best first. Raises OSError."""
+    """The addresses that a name stands for, best first. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(entry[4][0]).partition("%")[0] for entry in found]
 
@@ -165,7 +165,7 @@ def resolved(host: str, port: int, resolver: Resolver, seconds: float) -> list[s
 def allowed_addresses(
     host: str, port: int, rules: Rules, resolver: Resolver = system_resolver, *, seconds: float = RESOLVE_SECONDS
 ) -> list[Address]:
-    """The numbers that a host stands for now and that may be connected to, if that is known within so many seconds.
+    """The numbers that a host stands for and that may be connected to, if that is known within so many seconds.
 
     Raises: WebhookSilent where the name stands for nothing, WebhookRefused where nothing of it is allowed.
     """

@@ -41,7 +41,8 @@ from queue_world import ASKED
 from sqlalchemy import Uuid, delete, select, text, update
 
 from jobs.database import Database, epoch_now
-from jobs.models import METADATA, Candidate, Control, Identity, Job, Render, Share, Unit
+from jobs.models import METADATA, Candidate, Identity, Job, Render, Share, Unit
+from jobs.models_fleet import Control
 from jobs.repository import again, control, erasure, late, queries, reaping, units
 from jobs.repository import jobs as job_rows
 from jobs.repository import people as people_rows

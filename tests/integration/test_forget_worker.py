@@ -14,7 +14,8 @@ from sqlalchemy import func, select
 from stacks import PHOTOS, ROOT, Stack, people_manifest
 
 from jobs import enqueue, privacy
-from jobs.models import Identity, Render, Unit, Worker
+from jobs.models import Identity, Render, Unit
+from jobs.models_fleet import Worker
 from jobs.models_outside import Forgetting
 from jobs.sweep import sweep
 from worker.spool import ENDING, Spool
@@ -122,4 +123,6 @@ def test_somebody_who_is_forgotten_while_being_drawn_leaves_nothing_behind(stack
 
         until(stack, lambda: sweep(stack.settings, older_than_seconds=0).orphans == 0, "an object came late")
         until(stack, lambda: left() == [], f"something is left: {left()}")
+    with stack.database.reading() as tx:
+        assert name not in tx.execute(select(Identity.external_id)).scalars().all()
     stack.database.dispose()

@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,7 @@ def test_of_what_is_forgotten_a_bucket_keeps_no_earlier_version(
 ) -> None:
     # Given a bucket that keeps versions, with the pictures of three people, and an object that was removed before
     chosen = s3_settings(tmp_path, str(file_database.engine.url), access)
-    client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-    try:
+    with keeps_versions(access):
         world = World(file_database, chosen, FakeRenderer())
         drawn(world)
         mine = next(key for key in world.storage.list(f"{TENANT}/photos/"))
@@ -138,8 +138,6 @@ def test_of_what_is_forgotten_a_bucket_keeps_no_earlier_version(
         left += list(privacy.remains(Sought.of(TENANT, receipt=receipts[2]), settings=chosen))
         assert [(one.kind, one.where) for one in left] == [("object", mine)]
         world.storage.purge(mine)
-    finally:
-        client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
 
 
 def test_of_a_photo_that_was_sent_ahead_a_bucket_keeps_no_earlier_version(
@@ -147,8 +145,7 @@ def test_of_a_photo_that_was_sent_ahead_a_bucket_keeps_no_earlier_version(
 ) -> None:
     # Given a bucket that keeps versions, and a person whose photo was sent ahead of the job
     chosen = s3_settings(tmp_path, str(file_database.engine.url), access)
-    client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-    try:
+    with keeps_versions(access):
         world = World(file_database, chosen, FakeRenderer())
         tokens.create(file_database, TENANT, "shop", may_write=True)
         data = next(PHOTOS.rglob("*.jpg")).read_bytes()
@@ -166,6 +163,14 @@ def test_of_a_photo_that_was_sent_ahead_a_bucket_keeps_no_earlier_version(
         prefix = chosen.storage_url.removeprefix(f"s3://{BUCKET}/")
         found = client(access).list_object_versions(Bucket=BUCKET, Prefix=f"{prefix}/{TENANT}/uploads/")
         assert not found.get("Versions") and not found.get("DeleteMarkers")
+
+
+@contextmanager
+def keeps_versions(access: Access) -> Iterator[None]:
+    """In this block the bucket keeps versions of what is overwritten or removed."""
+    client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    try:
+        yield
     finally:
         client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
 
@@ -190,8 +195,7 @@ def test_of_what_was_removed_before_its_person_was_forgotten_a_bucket_keeps_no_v
 ) -> None:
     # Given a bucket that keeps versions, and people who are drawn
     chosen = s3_settings(tmp_path, str(file_database.engine.url), access)
-    client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-    try:
+    with keeps_versions(access):
         world = World(file_database, chosen, FakeRenderer())
         drawn(world)
         with file_database.reading() as tx:
@@ -226,8 +230,6 @@ def test_of_what_was_removed_before_its_person_was_forgotten_a_bucket_keeps_no_v
             tx.execute(update(Forgetting).values(at=Forgetting.at - LATE_SECONDS - 1))
         assert clearing.close(file_database, world.storage) >= 1
         assert not versions(chosen, access) & lost(mine)
-    finally:
-        client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
 
 
 def test_of_what_expired_or_was_swept_a_bucket_keeps_no_version(
@@ -235,8 +237,7 @@ def test_of_what_expired_or_was_swept_a_bucket_keeps_no_version(
 ) -> None:
     # Given a bucket that keeps versions, a photo that was sent ahead of no job and expired, and a picture without a row
     chosen = s3_settings(tmp_path, str(file_database.engine.url), access)
-    client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-    try:
+    with keeps_versions(access):
         world = World(file_database, chosen, FakeRenderer())
         tokens.create(file_database, TENANT, "shop", may_write=True)
         data = next(PHOTOS.rglob("*.jpg")).read_bytes()
@@ -252,8 +253,6 @@ def test_of_what_expired_or_was_swept_a_bucket_keeps_no_version(
         # When a sweep removes both, then no version is kept, and no mark
         assert sweep(chosen, older_than_seconds=0.0, delete=True).removed == 1
         assert versions(chosen, access) == set()
-    finally:
-        client(access).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
 
 
 def test_who_may_only_read_can_neither_write_nor_remove(

@@ -36,6 +36,15 @@ def broker(tmp_path: Path, url: str, **files: Path) -> Broker:
     return Broker(Settings(home=tmp_path, broker_url=url, queue=name, **files))  # type: ignore[arg-type]
 
 
+def assert_untrusted(home: Path, url: str, stranger: Authority) -> None:
+    """A broker whose certificate is another's, or nobody's that is known, is not spoken to."""
+    for files in ({"broker_ca_file": stranger.ca}, {}):
+        other = broker(home, url, **files)
+        with pytest.raises(BrokerUnavailable):
+            other.check()
+        other.close()
+
+
 @pytest.mark.redis
 def test_a_broker_on_redis_is_reached_with_tls_and_only_if_it_is_trusted(
     tmp_path: Path, authority: Authority, stranger: Authority
@@ -55,11 +64,7 @@ def test_a_broker_on_redis_is_reached_with_tls_and_only_if_it_is_trusted(
         ours.close()
 
         # And when another is named, or none, then nothing is sent
-        for files in ({"broker_ca_file": stranger.ca}, {}):
-            other = broker(tmp_path, url, **files)
-            with pytest.raises(BrokerUnavailable):
-                other.check()
-            other.close()
+        assert_untrusted(tmp_path, url, stranger)
 
 
 @pytest.mark.rabbitmq
@@ -81,11 +86,7 @@ def test_a_broker_on_rabbitmq_is_reached_with_tls_and_only_if_it_is_trusted(
         ours = broker(tmp_path, url, broker_ca_file=authority.ca)
         ours.check()
         ours.close()
-        for files in ({"broker_ca_file": stranger.ca}, {}):
-            other = broker(tmp_path, url, **files)
-            with pytest.raises(BrokerUnavailable):
-                other.check()
-            other.close()
+        assert_untrusted(tmp_path, url, stranger)
 
 
 @pytest.mark.s3

@@ -25,7 +25,7 @@ from jobs.clerk.process import OFFICE, Clerk, once
 from jobs.clerk.seat import FILE, Seat
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
-from jobs.models import Leader
+from jobs.models_fleet import Leader
 
 ROOT = Path(__file__).resolve().parents[3]
 only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

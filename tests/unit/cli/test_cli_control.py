@@ -9,7 +9,7 @@ from cli_world import CliWorld
 from sqlalchemy import update
 
 from jobs.database import Database
-from jobs.models import Worker
+from jobs.models_fleet import Worker
 from jobs.repository import fleet
 from worker.cli.progress import Moment, remark
 from worker.cli.speed import Speed

@@ -14,7 +14,8 @@ from test_forget import left_of
 from jobs import privacy
 from jobs.database import Database, epoch_now
 from jobs.errors import ObjectDenied
-from jobs.models import Identity, Render, Unit, Worker
+from jobs.models import Identity, Render, Unit
+from jobs.models_fleet import Worker
 from jobs.models_outside import Forgetting
 from jobs.privacy import clearing, retention
 from jobs.repository import fleet, forgettings

@@ -14,7 +14,8 @@ from sqlalchemy import insert, select, update
 
 from jobs import privacy
 from jobs.database import Database
-from jobs.models import ARCHIVED_UNITS, Identity, Leader, Photo, PhotoSet, Unit
+from jobs.models import ARCHIVED_UNITS, Identity, Photo, PhotoSet, Unit
+from jobs.models_fleet import Leader
 from jobs.models_outside import Upload
 from jobs.orm import utcnow
 from jobs.privacy import retention

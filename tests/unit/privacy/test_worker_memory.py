@@ -14,7 +14,8 @@ from sqlalchemy import select
 
 from jobs import privacy
 from jobs.database import Database
-from jobs.models import Unit, Worker
+from jobs.models import Unit
+from jobs.models_fleet import Worker
 from jobs.models_outside import Forgetting
 from jobs.profiles import find_profile
 from jobs.repository import forgettings

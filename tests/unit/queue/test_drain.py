@@ -16,7 +16,8 @@ from sqlalchemy import select, update
 from jobs import control
 from jobs.database import Database
 from jobs.errors import UnknownWorker
-from jobs.models import Unit, Worker
+from jobs.models import Unit
+from jobs.models_fleet import Worker
 from jobs.repository import drain, fleet
 from worker import process, reaper
 from worker.leases import Leases

@@ -13,7 +13,8 @@ from queue_world import World, add_job, person, settings
 from sqlalchemy import select
 
 from jobs.database import Database
-from jobs.models import Unit, Worker
+from jobs.models import Unit
+from jobs.models_fleet import Worker
 from worker.costs import FILE as CALIBRATION
 from worker.lessons import FILE, FIRST_SECONDS, LONGEST_SECONDS, Lessons
 from worker.plan import BatchKey, BatchSizes

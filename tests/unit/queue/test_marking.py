@@ -18,7 +18,8 @@ from sqlalchemy import select
 
 from jobs.database import Database
 from jobs.digital_source import source_of
-from jobs.models import Render, Unit, Worker
+from jobs.models import Render, Unit
+from jobs.models_fleet import Worker
 from jobs.profiles import Profile
 from worker import process
 from worker.errors import MarkingBroken

@@ -25,8 +25,8 @@ from jobs.models import (
     Render,
     Tenant,
     Unit,
-    Worker,
 )
+from jobs.models_fleet import Worker
 from jobs.orm import new_id, utcnow
 from jobs.repository import browse, queries
 from jobs.settings import Settings

@@ -17,7 +17,8 @@ from sqlalchemy import select, update
 
 from jobs.database import Database
 from jobs.errors import StorageDenied, StorageFull, StorageUnavailable
-from jobs.models import Candidate, Unit, Worker
+from jobs.models import Candidate, Unit
+from jobs.models_fleet import Worker
 from jobs.options import GateOption, OutputOption, RenderOptions
 from jobs.repository import late
 from worker.breaker import Breaker

@@ -16,7 +16,8 @@ from hyperlora.errors import WeightsMissing
 from jobs.broker import describe_broker, make_app
 from jobs.database import Database
 from jobs.errors import ProfileInvalid, ProfileUnknown, SettingsInvalid
-from jobs.models import Unit, Worker
+from jobs.models import Unit
+from jobs.models_fleet import Worker
 from jobs.profiles import find_profile, load_profiles
 from jobs.repository import queries
 from jobs.settings import Settings

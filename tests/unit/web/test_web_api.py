@@ -18,7 +18,8 @@ from web_world import ACME, ADDRESS, GLOBEX, Site, manifest
 
 from jobs.archive import archive
 from jobs.errors import UnknownJob
-from jobs.models import METADATA, Worker
+from jobs.models import METADATA
+from jobs.models_fleet import Worker
 from jobs.repository import fleet
 from jobs.web import api_writing
 from jobs.web.app import THREADS, create_app
