@@ -41,7 +41,7 @@ def percent(share: float | None) -> str:
 
 def similarity(value: float | None) -> str:
     """An ID similarity with two digits."""
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else f"{value:z.2f}"
 
 
 def seconds(value: float | None) -> str:

@@ -133,6 +133,12 @@ def test_what_cannot_be_shown_counts_as_failed(new_page: Open, tmp_path: Path) -
     assert names(page) == ["ada, beach, seed 1002, waiting"]
 
 
+def test_an_id_similarity_that_rounds_to_nothing_has_no_sign(new_page: Open, tmp_path: Path) -> None:
+    page = visit(new_page(), write_gallery(tmp_path / "out", [row(0, "ada", "office", id_similarity=-0.003)]))
+    assert page.locator(".tile .similarity").inner_text() == "ID 0.00"
+    assert page.locator(".person .sum").last.inner_text() == "ID 0.00"
+
+
 @pytest.mark.parametrize(
     ("asked", "wanted"), [("al", ["alan"]), ("ADA", ["ada"]), ("a", ["ada", "alan", "grace"]), ("nobody", [])]
 )

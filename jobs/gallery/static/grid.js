@@ -242,7 +242,7 @@ function makeLabel(n) {
   const known = group.items.map((index) => shown[index].similarity).filter((value) => value !== undefined);
   if (known.length) {
     const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
-    label.append(shortSimilarity("sum", mean.toFixed(2), "Mean ID similarity"));
+    label.append(shortSimilarity("sum", twoDigits(mean), "Mean ID similarity"));
   }
   rail.append(label);
   made.append(rail);

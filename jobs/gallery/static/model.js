@@ -63,7 +63,12 @@ function counted() {
 }
 
 function similarity(picture) {
-  return picture.similarity === undefined ? "" : picture.similarity.toFixed(2);
+  return picture.similarity === undefined ? "" : twoDigits(picture.similarity);
+}
+
+// What rounds to nothing has no sign.
+function twoDigits(value) {
+  return value.toFixed(2).replace("-0.00", "0.00");
 }
 
 function number(value) {

@@ -21,6 +21,7 @@ from jobs.web import access
 from jobs.web.app import create_app
 from jobs.web.login import PLAIN_COOKIE, SECURE_COOKIE
 from jobs.web.strip import best_of_each
+from jobs.web.words import similarity
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
 
@@ -262,6 +263,11 @@ def test_a_picture_leads_to_the_one_before_and_after_it(site: Site) -> None:
         assert ways == {rel: f"/pictures/{other}" for rel, other in around.items() if other}
         # And the file is a link that is seen
         assert f'href="/pictures/{picture}/file">Open the file</a>' in site.client.get(f"/pictures/{picture}").text
+
+
+@pytest.mark.parametrize(("value", "told"), [(None, "–"), (-0.003, "0.00"), (-0.125, "-0.12"), (0.995, "0.99")])
+def test_an_id_similarity_has_two_digits_and_nothing_has_no_sign(value: float | None, told: str) -> None:
+    assert similarity(value) == told
 
 
 def test_id_similarity_has_one_name_and_is_explained(site: Site) -> None:
